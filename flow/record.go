@@ -1,0 +1,151 @@
+package flow
+
+// EndReason is flowEndReason, IANA element 136.
+type EndReason uint8
+
+const (
+	EndUnknown  EndReason = 0
+	EndIdle     EndReason = 1 // idle timeout
+	EndActive   EndReason = 2 // active timeout: the flow goes on in the cache
+	EndDetected EndReason = 3 // FIN or RST seen
+	EndForced   EndReason = 4 // drained: shutdown, or the end of the capture
+	EndResource EndReason = 5 // lack of resources: aggressive ageing, a full set
+)
+
+var endNames = [...]string{"unknown", "idle", "active", "end", "forced", "resources"}
+
+func (r EndReason) String() string {
+	if int(r) < len(endNames) {
+		return endNames[r]
+	}
+	return "reserved"
+}
+
+// Version of the export protocol a record came in.
+const (
+	VersionMetered = 0 // metered by this process
+	VersionV1      = 1
+	VersionV5      = 5
+	VersionV6      = 6
+	VersionV7      = 7
+	VersionV8      = 8
+	VersionV9      = 9
+	VersionIPFIX   = 10
+	VersionSFlow   = 105 // printed "sflow"
+)
+
+// Field is a set of Record fields.
+type Field uint64
+
+// One bit for each field of Record that may be unknown.
+const (
+	HasFirst Field = 1 << iota
+	HasLast
+	HasProto
+	HasSrc
+	HasSrcPort
+	HasDst
+	HasDstPort
+	HasTOS
+	HasTCPFlags
+	HasPackets
+	HasBytes
+	HasInput
+	HasOutput
+	HasDirection
+	HasVLAN
+	HasICMP // ICMPType and ICMPCode
+	HasNextHop
+	HasBGPNextHop
+	HasSrcAS
+	HasDstAS
+	HasSrcMask
+	HasDstMask
+	HasSampling
+	HasEndReason
+	HasForwardingStatus
+	HasExporter
+	HasDomain
+	HasReceived
+	HasFlowID
+)
+
+// Record is one flow record: what the metering process says of a flow when it
+// leaves the cache, or what a collector read from an export datagram.
+//
+// A field means something only if its bit is in Has: unknown is not zero.
+// Version is always valid. Records are handed on in batches; Elements (and the
+// batch itself) belong to the giver and are valid until the call returns.
+type Record struct {
+	Src, Dst, NextHop, BGPNextHop Addr
+	Exporter                      Addr // source address of the export datagrams
+
+	First, Last int64 // Unix ns of the first and last packet
+	Received    int64 // Unix ns: when the collector had the datagram
+
+	Packets, Bytes uint64 // as metered or exported, not multiplied by Sampling
+	FlowID         uint64 // IE 148: names this record among all of its exporter's
+
+	Has Field
+
+	Input, Output uint32 // ifIndex
+	SrcAS, DstAS  uint32
+	Sampling      uint32 // one packet in so many was looked at; 1: all
+	Domain        uint32 // observation domain; v9 source ID; v5-v8 engine_type*256+engine_id
+
+	SrcPort, DstPort   uint16
+	VLAN               uint16 // outermost id
+	TCPFlags           uint16 // OR over the flow
+	Proto, TOS         uint8
+	ICMPType, ICMPCode uint8
+	SrcMask, DstMask   uint8
+	Direction          uint8 // IE 61: 0 ingress, 1 egress
+	EndReason          EndReason
+	ForwardingStatus   uint8 // IE 89
+	Version            uint8 // Version…
+	IPVersion          uint8 // 4 or 6; 0: by the form of the addresses
+	Fragment           bool  // made of later fragments (metered here)
+
+	// Elements holds what has no field of its own: a JSON object
+	// {"ianaName": value, …}, or nil.
+	Elements []byte
+}
+
+// Sink takes records in batches. It returns when it has taken them (and may
+// block); a record it could not keep is counted by it, not returned. The batch
+// is the caller's again on return. An error ends the giver's work.
+type Sink interface {
+	WriteRecords(batch []Record) error
+}
+
+// SinkFunc is a function as a Sink.
+type SinkFunc func([]Record) error
+
+func (f SinkFunc) WriteRecords(b []Record) error { return f(b) }
+
+// Tee gives every batch to each sink in turn and returns the first error.
+func Tee(sinks ...Sink) Sink {
+	return SinkFunc(func(b []Record) error {
+		for _, s := range sinks {
+			if err := s.WriteRecords(b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Loss is one line of the ledger: what a stage gave up, and why. Stages list
+// all their reasons, also those at zero, always in the same order.
+type Loss struct {
+	Stage  string `json:"stage"`  // a folder: capture, packet, cache, export, collect, wire, store
+	Reason string `json:"reason"` // lower-kebab, stable: it is a metric label
+	// What is known of the lost: records for stages that hold records,
+	// packets and octets for those that hold packets. Datagrams count
+	// export datagrams of unknown content.
+	Records   uint64 `json:"records"`
+	Packets   uint64 `json:"packets"`
+	Bytes     uint64 `json:"bytes"`
+	Datagrams uint64 `json:"datagrams"`
+	Help      string `json:"help"` // one sentence: what happened, what to do
+}
