@@ -1,0 +1,206 @@
+// Package config is weir's one configuration file: YAML, strict, with errors
+// that name the place (file:line:col), what was found and what would be
+// accepted.
+//
+// In: a file, or nothing (the defaults are a working system). Out: a Config
+// whose every value has been checked. All errors of a file come at once.
+package config
+
+import (
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// DefaultPath is read when it is there and no -c says otherwise.
+const DefaultPath = "/etc/weir/weir.yaml"
+
+// Config is the file. Field names are its keys; a `reserved` key is known but
+// belongs to a part of weir that this version does not have.
+type Config struct {
+	Interfaces map[string]Interface `yaml:"interfaces"`
+	Cache      Cache                `yaml:"cache"`
+	Export     []Destination        `yaml:"export"`
+	Collect    Collect              `yaml:"collect"`
+	Store      Store                `yaml:"store"`
+	Console    Console              `yaml:"console"`
+	ACL        any                  `yaml:"acl" reserved:"filtering"`
+	Guard      any                  `yaml:"guard" reserved:"protection"`
+	Enrich     any                  `yaml:"enrich" reserved:"enrichment"`
+	Billing    any                  `yaml:"billing" reserved:"billing"`
+	Control    string               `yaml:"control"`
+	Log        Log                  `yaml:"log"`
+}
+
+// Interface says what is done at one interface. Naming any interface replaces
+// the default choice (those with a route and no master).
+type Interface struct {
+	Meter       bool   `yaml:"meter"`
+	Sample      Sample `yaml:"sample"`
+	Promiscuous bool   `yaml:"promiscuous"`
+	ACL         any    `yaml:"acl" reserved:"filtering"`
+	Forward     any    `yaml:"forward" reserved:"forwarding"`
+	Guard       any    `yaml:"guard" reserved:"protection"`
+}
+
+// Cache is the flow cache.
+type Cache struct {
+	Entries Count    `yaml:"entries"`
+	Idle    Duration `yaml:"idle"`    // 0: never
+	Active  Duration `yaml:"active"`  // 0: never
+	TCPEnd  bool     `yaml:"tcp-end"` // FIN or RST ends a flow within 2 s
+	Key     string   `yaml:"key"`     // cisco, 5tuple
+}
+
+// Destination is where flow records are exported to. In the file it may be the
+// bare URL, as on the command line.
+type Destination struct {
+	To string `yaml:"to"` // udp://HOST:PORT?version=5|9|10&…
+}
+
+// Collect is the collecting process.
+type Collect struct {
+	Listen        []string `yaml:"listen"`
+	ReceiveBuffer Size     `yaml:"receive-buffer"` // of each socket, octets
+}
+
+// Store is where records are kept.
+type Store struct {
+	Dir     string   `yaml:"dir"`
+	MaxSize Size     `yaml:"max-size"` // oldest records go first; 0: no limit
+	MaxAge  Duration `yaml:"max-age"`  // 0: no limit
+}
+
+// Console is the web console, its API and the metrics.
+type Console struct {
+	Listen string `yaml:"listen"` // HOST:PORT; empty: no console
+}
+
+// Log is what weir says of itself, on stderr.
+type Log struct {
+	Level  string `yaml:"level"`  // debug, info, warn, error
+	Format string `yaml:"format"` // text, json
+}
+
+// Default is the configuration of a machine that has no file.
+func Default() *Config {
+	return &Config{
+		Cache: Cache{Entries: 1 << 20, Idle: Duration(15 * time.Second), Active: Duration(30 * time.Minute), TCPEnd: true, Key: "cisco"},
+		Collect: Collect{
+			Listen:        []string{"udp://127.0.0.1:2055", "udp://127.0.0.1:4739", "udp://127.0.0.1:6343", "udp://127.0.0.1:9995"},
+			ReceiveBuffer: 64 << 20,
+		},
+		Store:   Store{Dir: defaultStore(), MaxSize: 20 << 30, MaxAge: Duration(90 * 24 * time.Hour)},
+		Console: Console{Listen: "127.0.0.1:8642"},
+		Control: defaultControl(),
+		Log:     Log{Level: "info", Format: "text"},
+	}
+}
+
+// defaultStore is /var/lib/weir for root, else a folder of the user's own.
+func defaultStore() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/weir"
+	}
+	return filepath.Join(stateHome(), "weir")
+}
+
+func defaultControl() string {
+	if os.Geteuid() == 0 {
+		return "/run/weir/weir.sock"
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		return filepath.Join(dir, "weir", "weir.sock")
+	}
+	return filepath.Join(stateHome(), "weir", "weir.sock")
+}
+
+func stateHome() string {
+	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
+		return dir
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = os.TempDir()
+	}
+	return filepath.Join(home, ".local", "state")
+}
+
+// check tests what the types alone cannot, and reports by the keys' path.
+func (c *Config) check(report func(path, msg string)) {
+	if c.Cache.Entries < 1024 || c.Cache.Entries > 1<<28 {
+		report("cache.entries", strconv.FormatUint(uint64(c.Cache.Entries), 10)+": accepted: 1Ki to 256Mi entries of 128 octets")
+	}
+	oneOf(report, "cache.key", c.Cache.Key, "cisco", "5tuple")
+	for i, l := range c.Collect.Listen {
+		if _, err := ParseListen(l); err != nil {
+			report("collect.listen["+strconv.Itoa(i)+"]", err.Error())
+		}
+	}
+	for i, d := range c.Export {
+		if u, err := url.Parse(d.To); err != nil || u.Scheme == "" || u.Host == "" {
+			report("export["+strconv.Itoa(i)+"]", strconv.Quote(d.To)+": accepted: udp://HOST:PORT?version=5|9|10")
+		}
+	}
+	if c.Console.Listen != "" {
+		if _, _, err := net.SplitHostPort(c.Console.Listen); err != nil {
+			report("console.listen", strconv.Quote(c.Console.Listen)+": accepted: HOST:PORT, or nothing for no console")
+		}
+	}
+	if c.Store.Dir == "" {
+		report("store.dir", "empty: accepted: a folder")
+	}
+	oneOf(report, "log.level", c.Log.Level, "debug", "info", "warn", "error")
+	oneOf(report, "log.format", c.Log.Format, "text", "json")
+}
+
+func oneOf(report func(path, msg string), path, got string, accepted ...string) {
+	if !slices.Contains(accepted, got) {
+		report(path, strconv.Quote(got)+": accepted: "+strings.Join(accepted, ", ")+didYouMean(got, accepted))
+	}
+}
+
+// Listen is where a collector listens.
+type Listen struct {
+	Network string // udp
+	Addr    netip.AddrPort
+}
+
+// ParseListen reads SCHEME://[HOST]:PORT; no host is every address.
+func ParseListen(s string) (Listen, error) {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		scheme, rest = "udp", s
+	}
+	switch scheme {
+	case "udp":
+	case "tcp", "tls", "dtls", "kafka":
+		return Listen{}, errorf("%q: %s is not supported by this version; accepted: udp://[HOST]:PORT", s, scheme)
+	default:
+		return Listen{}, errorf("%q: unknown scheme %q; accepted: udp://[HOST]:PORT%s", s, scheme, didYouMean(scheme, []string{"udp"}))
+	}
+	host, port, err := net.SplitHostPort(rest)
+	if err != nil {
+		return Listen{}, errorf("%q: accepted: udp://[HOST]:PORT", s)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return Listen{}, errorf("%q: port %q is not a number from 0 to 65535", s, port)
+	}
+	addr := netip.IPv6Unspecified()
+	switch {
+	case host == "localhost":
+		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case host != "" && host != "*":
+		if addr, err = netip.ParseAddr(host); err != nil {
+			return Listen{}, errorf("%q: %q is not an IP address of this machine", s, host)
+		}
+	}
+	return Listen{Network: scheme, Addr: netip.AddrPortFrom(addr, uint16(n))}, nil
+}
