@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# All the tests. Prints a line a package, the failures whole, and at the end
+# every test that was skipped with its reason: nothing is passed over in silence.
+set -u
+cd "$(dirname "$0")/.."
+export PATH=$PATH:/usr/sbin:/sbin
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+status=0
+
+echo "== form"
+scripts/lint.sh || status=1
+
+echo "== static build"
+CGO_ENABLED=0 go build -o /dev/null ./cmd/weir || status=1
+
+echo "== tests"
+go test -v -timeout 12m ./... >"$log" 2>&1 || status=1
+grep -E '^(ok|FAIL|---|panic|\?)' "$log" | grep -E '^(ok|FAIL|--- FAIL|panic)'
+if [ $status != 0 ]; then
+	echo "== what failed"
+	awk '/^=== RUN/{buf=""} {buf=buf $0 "\n"} /^ *--- FAIL/{printf "%s", buf; buf=""} /^panic|^# |DATA RACE|\.go:[0-9]+:[0-9]+:/{print}' "$log" | head -n 200
+fi
+
+echo "== race detector"
+go test -race -short -timeout 8m ./flow ./cache ./meter ./collect ./export ./store ./console >"$log.race" 2>&1 || { status=1; cat "$log.race"; }
+grep -E '^(ok|FAIL)' "$log.race"
+rm -f "$log.race"
+
+skipped=$(grep -cE '^ *--- SKIP' "$log")
+echo "== not tried here: $skipped"
+grep -A2 -E '^ *--- SKIP' "$log" | grep -vE '^(--|=== |\s*--- (PASS|FAIL)|PASS|ok)' | sed 's/^/  /'
+passed=$(grep -cE '^ *--- PASS' "$log")
+failed=$(grep -cE '^ *--- FAIL' "$log")
+echo "$passed passed, $failed failed, $skipped skipped"
+exit $status
