@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Peers and weir in one run, side by side; the figures are ratios of one
+# machine and one hour, so run it on yours.
+#
+#   make bench                    packets to flows, collector, queries
+#   PACKETS=2000000 make bench    smaller (default 20 M packets, 5 M records)
+#
+# Needs root, for the network namespace that all traffic stays in.
+set -eu
+cd "$(dirname "$0")/.."
+export PATH=$PATH:/usr/sbin:/sbin
+: "${PACKETS:=20000000}" "${FLOWS:=$((PACKETS / 20))}" "${RECORDS:=5000000}" "${RATE:=400000}" "${ROUNDS:=3}"
+export BENCH_TMP=${BENCH_TMP:-$PWD/bench/work} BENCH_BIN=$PWD/bench/work/bin
+[ "$(id -u)" = 0 ] || { echo "bench: needs root for network namespaces: sudo make bench" >&2; exit 1; }
+mkdir -p "$BENCH_BIN"
+make --no-print-directory build
+go build -o "$BENCH_BIN/" ./bench/gen/...
+weir=$PWD/bin/weir
+
+capture() { # name, flags
+	local f=$BENCH_TMP/$1-$PACKETS.pcap; shift
+	[ -s "$f.truth.json" ] || "$BENCH_BIN/genpcap" -o "$f" -n "$PACKETS" "$@" >&2
+	echo "$f"
+}
+mix=$(capture mix -flows "$FLOWS" -span 300)
+flood=$(capture flood -mode synflood -span 60)
+left=()
+has() { command -v "$1" >/dev/null || { left+=("$1"); return 1; }; }
+
+echo "== $(uname -srm), $(nproc) CPUs, $(awk -F': ' '/model name/{print $2; exit}' /proc/cpuinfo)"
+check='awk -v q="\"" "/^\\{/{s=\$0} END{match(s,/\"records\":[0-9]+/); r=substr(s,RSTART+10,RLENGTH-10); match(s,/\"metered\":\\{\"packets\":[0-9]+,\"bytes\":[0-9]+/); m=substr(s,RSTART,RLENGTH); gsub(/[^0-9,]/,\"\",m); split(m,v,\",\"); print r, v[1], v[2]}" {OUT}/summary'
+peers=()
+has softflowd && peers+=("softflowd=softflowd -r {PCAP} -n {SINK} -v 9 -m 2000000 -t maxlife=1800 -t general=15")
+has nfpcapd && peers+=("nfpcapd=nfpcapd -r {PCAP} -l {OUT}")
+for file in "$mix" "$flood"; do
+	echo; echo "== capture file to flows"
+	bench/run_pcap.sh -r "$ROUNDS" "$file" \
+		"weir=$weir meter -r {PCAP} -o csv -w /dev/null --summary 2>{OUT}/summary @@ $check" \
+		"weir-export=$weir meter -r {PCAP} --export udp://{SINK}?version=9" "${peers[@]}"
+done
+
+echo; echo "== collector: receive and store"
+peers=()
+has nfcapd && peers+=("nfcapd-lz4=exec nfcapd -w {OUT} -p {PORT} -z=lz4 -B 67108864" )
+has nfacctd && [ -n "${BENCH_NFACCTD:-}" ] && peers+=("nfacctd=exec nfacctd -l {PORT} -P memory -c src_host,dst_host,src_port,dst_port,proto")
+for v in 5 9 10; do
+	bench/run_collect.sh -v $v -n "$RECORDS" -R "$RATE" -r "$ROUNDS" \
+		"weir=exec $weir collect --listen udp://127.0.0.1:{PORT} --store {OUT} --control {OUT}/ctl @@ $weir query --store {OUT} -A proto -o csv | awk -F, 'NR>1{f+=\$2;p+=\$3;b+=\$4}END{print f,p,b}'" "${peers[@]}"
+done
+
+echo; echo "== queries"
+data=$BENCH_TMP/query
+if [ ! -d "$data/weir" ] && has nfcapd; then
+	bench/fill.sh "$data" "$RECORDS" "$weir"
+fi
+if [ -d "$data/weir" ] && has nfdump; then
+	bench/run_query.sh -r "$ROUNDS" -n "$RECORDS" -d "$data" \
+		"weir-top-src=$weir query --store $data/weir -s srcip/bytes" "nfdump-top-src=nfdump -R $data/nf -s srcip/bytes -n 10" \
+		"weir-top-port=$weir query --store $data/weir -s dstport/bytes" "nfdump-top-port=nfdump -R $data/nf -s dstport/bytes -n 10" \
+		"weir-filter=$weir query --store $data/weir -A proto 'proto udp and dst port 53'" "nfdump-filter=nfdump -R $data/nf -A proto 'proto udp and dst port 53'"
+fi
+echo
+echo "not run: ${left[*]:-every peer of the table was here}; ipfixprobe, vflow, goflow2, pmacct's nfacctd (BENCH_NFACCTD=1 runs it)"
