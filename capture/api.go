@@ -2,21 +2,9 @@ package capture
 
 import (
 	"errors"
-	"io"
 
 	"weir/packet"
 )
-
-// Decode fills in from p: what packet.Decode says of the frame, and what only
-// the capture knows: the time, the interface and a tag the NIC took off.
-func (p *Packet) Decode(in *packet.Info) packet.Reason { return packet.UnknownLink }
-
-// Progress is offered by sources that read files.
-type Progress interface {
-	// Progress is how many octets of the file were read, and how many there
-	// are (0: unknown, as for a pipe). It may be called from any goroutine.
-	Progress() (done, total int64)
-}
 
 // Stats is offered by live sources.
 type Stats interface {
@@ -25,20 +13,6 @@ type Stats interface {
 	// goroutine.
 	Stats() (packets, drops uint64)
 }
-
-// Errors to branch on with errors.Is.
-var (
-	ErrTruncated  = errors.New("the capture ends within a packet") // all packets before it were given
-	ErrNotCapture = errors.New("not a capture file")
-	ErrDown       = errors.New("interface is down") // Read may be called again
-	ErrGone       = errors.New("interface is gone") // for good
-)
-
-// Open opens the capture file at path; "-" is standard input.
-func Open(path string) (Source, error) { return nil, errors.New("not yet") }
-
-// OpenReader reads a capture from r; name stands for it in errors.
-func OpenReader(r io.Reader, name string) (Source, error) { return nil, errors.New("not yet") }
 
 // LiveOptions are the options of OpenLive; the zero value is ready for use.
 type LiveOptions struct {

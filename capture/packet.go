@@ -1,0 +1,19 @@
+package capture
+
+import (
+	"weir/flow"
+	"weir/packet"
+)
+
+// Decode fills in from p: what packet.Decode says of the frame, and what only
+// the capture knows: the time, the interface and a tag that was taken off the
+// frame, which is the outermost one.
+func (p *Packet) Decode(in *packet.Info) packet.Reason {
+	in.Time = p.Time
+	in.Key.Input = p.Interface
+	why := packet.Decode(p.Link, p.Data, p.Wire, in)
+	if p.VLAN != 0 {
+		in.Key.VLAN = in.Key.VLAN&^flow.VLANMask | p.VLAN
+	}
+	return why
+}
