@@ -42,6 +42,10 @@ const (
 	KeyTagged   = 0x8000 // a VLAN tag was there (id 0 is a priority tag)
 )
 
+// KeyEgress in Key.Input: the packet was sent by this host; the rest is the
+// ifIndex of its output interface (an ifIndex has 31 bits).
+const KeyEgress = 1 << 31
+
 // Key is the flow key (RFC 7011 section 2): packets that agree in it are one
 // flow. 44 octets without padding; the kernel's table has the same layout, so
 // integers are in the machine's byte order.
