@@ -20,15 +20,19 @@ type batch struct {
 	ends []uint32 // where each row's elements end in text
 }
 
-// maxText bounds a batch's elements, so that ends cannot wrap.
-const maxText = 1 << 30
-
 func (b *batch) rows() int { return len(b.has) }
 
 func (b *batch) reset() { b.resize(0) }
 
-// resize sets the number of rows, keeping what is there.
+// resize sets the number of rows, keeping what is there. Rows that are new hold
+// anything; their elements must be set in order.
 func (b *batch) resize(n int) {
+	switch had := len(b.ends); {
+	case n == 0:
+		b.text = b.text[:0]
+	case n < had:
+		b.text = b.text[:b.ends[n-1]]
+	}
 	b.has = sized(b.has, n)
 	for i := range b.addr {
 		b.addr[i] = sized(b.addr[i], n)
@@ -49,11 +53,6 @@ func (b *batch) resize(n int) {
 		b.u8[i] = sized(b.u8[i], n)
 	}
 	b.ends = sized(b.ends, n)
-	if n == 0 {
-		b.text = b.text[:0]
-	} else {
-		b.text = b.text[:min(len(b.text), int(b.ends[n-1]))]
-	}
 }
 
 func sized[T any](s []T, n int) []T {
@@ -238,6 +237,7 @@ func (b *batch) take(from *batch, order []int32) {
 	for i := range b.u8 {
 		b.u8[i] = pick(b.u8[i], from.u8[i], order)
 	}
+	b.ends = b.ends[:0]
 	for _, j := range order {
 		b.text = append(b.text, from.elements(int(j))...)
 		b.ends = append(b.ends, uint32(len(b.text)))
