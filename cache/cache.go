@@ -1,56 +1,402 @@
 package cache
 
 import (
+	"math"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
 	"weir/flow"
 	"weir/packet"
 )
 
 const maxEntries = 1 << 26
 
-// Gone is an entry that has left the cache: what a record is made of.
-type Gone struct{ entry Entry }
-
 // Cache is a flow cache. It belongs to one goroutine.
-type Cache struct{ cfg Config }
+type Cache struct {
+	cfg    Config
+	secret secret
+
+	// The table: this cache's regions of it.
+	entries    []Entry
+	heads      []head
+	pages      []uint32 // for each page the second before which nothing is due
+	groups     []uint32 // for each group of pages
+	regions    []region
+	regionSets uint32
+	regionMask uint32 // the bits of a hash that choose among all the table's regions
+	base       uint32 // of those, the first held here
+	overflow   *overflow
+
+	clock
+	nextDue            uint32 // the second before which no tick has anything to do
+	shift              uint8  // stamps are in units of 1<<shift seconds
+	tickLanes          uint64 // the tick, and the one after, as stamps in all lanes
+	nextLanes          uint64
+	maxDue             uint32 // the furthest second a stamp can say now
+	stampFrom, stampTo int64  // packets of times in (from, to] get stampDue
+	stampDue           uint32
+	newest             int64 // largest time of a packet
+	ageAgain           int64 // live: when pressure may be looked at again
+
+	idle, active, tcpEnd int64
+	mask                 bool
+	live                 uint64
+
+	out   out
+	stats Stats
+
+	// A chunk of a batch on its way through the passes of Add.
+	infos  [chunk]*packet.Info
+	hashes [chunk]uint64
+	sets   [chunk][2]uint32
+	slots  [chunk]uint32
+	found  []uint32 // slots of a page that a sweep is at
+	touch  uint64   // keeps reads that only fetch from being optimised away
+
+	mapping []byte
+	cleanup runtime.Cleanup
+}
+
+// chunk is how many packets go through a pass of Add at a time: enough that
+// their misses overlap, few enough that what they fetch is still there.
+const chunk = 128
 
 // New makes a cache; its records go to sink in batches. The table's memory is
 // the operating system's: Close gives it back.
-func New(cfg Config, sink flow.Sink) (*Cache, error) { return &Cache{cfg: cfg}, cfg.Validate() }
+func New(cfg Config, sink flow.Sink) (*Cache, error) { return NewShare(cfg, sink, 0, 1) }
 
-// Add counts packets, in arrival order. It may zero what the key mask leaves out.
-func (c *Cache) Add(batch []packet.Info) {}
-
-// Tick moves the clock to now (Unix ns): every whole second up to it that has
-// something to decide is swept. A time before the last tick changes nothing.
-func (c *Cache) Tick(now int64) {}
-
-// Drain ends all flows for the given reason and hands on every record.
-func (c *Cache) Drain(why flow.EndReason) {}
-
-// Err is the first error of the sink. Records after it are counted as lost.
-func (c *Cache) Err() error { return nil }
-
-// Close returns the table's memory. What was not drained is lost.
-func (c *Cache) Close() error { return nil }
-
-// Stats are a cache's counters.
-type Stats struct {
-	Packets, Bytes uint64                       // added
-	Created        uint64                       // flows entered
-	Expired        [flow.EndResource + 1]uint64 // flows that left for good, by reason; active ones stay
-	Records        uint64                       // handed on
-	Entries, Peak  uint64                       // flows in the table, and the most there were
-	Capacity       uint64
-	Refused        uint64 // packets that found no place, counted in aggregates
-	Aggregates     uint64 // overflow aggregates in use
-	Backwards      uint64 // packets with a time before one already seen
+// NewShare makes the cache that holds share i of n of a table's regions (n at
+// most Regions(cfg.Entries)). It must be given the packets for which Share
+// says i, by AddSome.
+func NewShare(cfg Config, sink flow.Sink, i, n int) (*Cache, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	sh := shapeOf(cfg.Entries)
+	lo, hi := shareBounds(sh.regions, i, n)
+	c := &Cache{
+		cfg:        cfg,
+		secret:     newSecret(cfg.Seed),
+		regionSets: sh.regionSets,
+		regionMask: sh.regions - 1,
+		base:       lo,
+		regions:    make([]region, hi-lo),
+		nextDue:    never,
+		shift:      shiftFor(int64(cfg.Idle)),
+		idle:       int64(cfg.Idle),
+		active:     int64(cfg.Active),
+		tcpEnd:     int64(cfg.TCPEnd),
+		mask:       cfg.Key != flow.KeyCisco,
+		newest:     math.MinInt64,
+		found:      make([]uint32, 0, pageSets*ways),
+	}
+	capacity := sh.regionSets * ways
+	for i := range c.regions {
+		c.regions[i] = region{
+			capacity: capacity,
+			staged:   uint32(uint64(capacity) * stagedPercent / 100),
+			urgent:   uint32(uint64(capacity) * urgentPercent / 100),
+		}
+	}
+	sets := int(sh.regionSets) * len(c.regions)
+	c.heads = make([]head, sets)
+	c.pages = make([]uint32, (sets+pageSets-1)/pageSets)
+	c.groups = make([]uint32, (len(c.pages)+groupPages-1)/groupPages)
+	for i := range c.pages {
+		c.pages[i] = never
+	}
+	for i := range c.groups {
+		c.groups[i] = never
+	}
+	if !cfg.Offline {
+		c.overflow = newOverflow()
+	}
+	c.out.init(&c.cfg, sink)
+	var err error
+	if c.entries, c.mapping, err = memory(sets * ways); err != nil {
+		return nil, err
+	}
+	c.cleanup = runtime.AddCleanup(c, func(m []byte) { unix.Munmap(m) }, c.mapping)
+	c.stats.Capacity = uint64(len(c.entries))
+	return c, nil
 }
 
-// Stats returns the counters.
-func (c *Cache) Stats() Stats { return Stats{} }
+// Close returns the table's memory. What was not drained is lost.
+func (c *Cache) Close() error {
+	if c.mapping == nil {
+		return nil
+	}
+	c.cleanup.Stop()
+	m := c.mapping
+	c.mapping, c.entries = nil, nil
+	return unix.Munmap(m)
+}
 
-// Losses is the cache's part of the ledger.
-func (c *Cache) Losses() []flow.Loss { return nil }
+// Sharer says which cache of n has a key: what the reader of a capture needs
+// to hand packets to them.
+type Sharer struct {
+	secret secret
+	mask   bool
+	share  [maxRegions]uint8
+	last   uint64
+}
 
-// Entries shows what is in the table as records, without ending anything.
-func (c *Cache) Entries(yield func(*flow.Record) bool) {}
+// NewSharer divides cfg's table among n caches.
+func NewSharer(cfg Config, n int) *Sharer {
+	r := shapeOf(cfg.Entries).regions
+	s := &Sharer{secret: newSecret(cfg.Seed), mask: cfg.Key != flow.KeyCisco, last: uint64(r) - 1}
+	for i := range n {
+		lo, hi := shareBounds(r, i, n)
+		for j := lo; j < hi; j++ {
+			s.share[j] = uint8(i)
+		}
+	}
+	return s
+}
+
+// Share zeroes what the key mask leaves out, and gives the key's hash and share.
+func (s *Sharer) Share(k *flow.Key) (hash uint64, share int) {
+	if s.mask {
+		maskKey(k)
+	}
+	h := s.secret.hash(k)
+	return h, int(s.share[h&s.last])
+}
+
+func shareBounds(regions uint32, i, n int) (lo, hi uint32) {
+	return regions * uint32(i) / uint32(n), regions * uint32(i+1) / uint32(n)
+}
+
+// maskKey leaves the 5-tuple. What says how the addresses are to be read stays.
+func maskKey(k *flow.Key) {
+	k.Input, k.TOS = 0, 0
+	k.VLAN &= flow.KeyIPv6 | flow.KeyFragment | flow.KeyInner
+}
+
+// Add counts packets, in arrival order. It may zero what the key mask leaves out.
+func (c *Cache) Add(batch []packet.Info) {
+	if !c.started && len(batch) > 0 {
+		c.Tick(batch[0].Time)
+	}
+	for len(batch) > 0 {
+		n := min(len(batch), chunk)
+		for i := range batch[:n] {
+			in := &batch[i]
+			if c.mask {
+				maskKey(&in.Key)
+			}
+			c.infos[i] = in
+			c.hashes[i] = c.secret.hash(&in.Key)
+		}
+		c.addChunk(n)
+		batch = batch[n:]
+	}
+}
+
+// AddSome counts the packets of batch that index lists, with the hashes that a
+// Sharer gave for all of batch.
+func (c *Cache) AddSome(batch []packet.Info, hashes []uint64, index []uint16) {
+	if !c.started && len(index) > 0 {
+		c.Tick(batch[index[0]].Time)
+	}
+	for len(index) > 0 {
+		n := min(len(index), chunk)
+		for i, j := range index[:n] {
+			c.infos[i] = &batch[j]
+			c.hashes[i] = hashes[j]
+		}
+		c.addChunk(n)
+		index = index[n:]
+	}
+}
+
+// addChunk counts infos[:n]. Most of a packet's cost is waiting for memory: one
+// line of tags, two of the entry. So the chunk goes through in passes whose
+// reads do not depend on each other, and which the processor overlaps: first
+// the tags, then the entries that the tags point at, and then the work.
+func (c *Cache) addChunk(n int) {
+	n = min(n, chunk)
+	var touch uint64
+	sets := c.regionSets
+	for i, h := range c.hashes[:n] {
+		r := uint32(h)&c.regionMask - c.base
+		s1 := r*sets + pick(uint32(h>>32), sets)
+		s2 := r*sets + pick(uint32(h), sets)
+		c.sets[i] = [2]uint32{s1, s2}
+		touch ^= c.heads[s1].tagLanes() ^ c.heads[s2].tagLanes()
+	}
+	for i := range c.hashes[:n] {
+		s1, s2 := c.sets[i][0], c.sets[i][1]
+		tag := hashTag(c.hashes[i])
+		slot := s1 * ways
+		if m := like(c.heads[s1].tagLanes(), tag); m != 0 {
+			slot += lane(m)
+		} else if m := like(c.heads[s2].tagLanes(), tag); m != 0 {
+			slot = s2*ways + lane(m)
+		} else {
+			slot = c.choose(s1, s2, &c.regions[s1/sets]).slot
+		}
+		c.slots[i] = slot
+		e := &c.entries[slot]
+		touch ^= e.Packets ^ uint64(e.Last)
+	}
+	c.touch ^= touch
+	var bytes, back uint64
+	newest := c.newest
+	for i, in := range c.infos[:n] {
+		t := in.Time
+		if t < newest {
+			back++
+		} else {
+			newest = t
+		}
+		bytes += uint64(in.Length)
+		slot := c.slots[i]
+		e := &c.entries[slot]
+		if c.heads[slot/ways].tags[slot%ways] == 0 || !equal(&e.Key, &in.Key) {
+			if slot = c.find(i, &in.Key); slot == none {
+				c.create(i, in)
+				continue
+			}
+			e = &c.entries[slot]
+		}
+		// A hit. Whatever is out of the ordinary is handled apart.
+		e.Bytes += uint64(in.Length)
+		e.Packets++
+		e.TCPFlags |= in.TCPFlags
+		l := uint16(min(in.Length, math.MaxUint16))
+		e.MinLength, e.MaxLength = min(e.MinLength, l), max(e.MaxLength, l)
+		e.MinTTL, e.MaxTTL = min(e.MinTTL, in.TTL), max(e.MaxTTL, in.TTL)
+		if e.Packets == 1 || t < e.Last || in.TCPFlags&(flow.FIN|flow.RST) != 0 || e.Mark != 0 {
+			c.hit(slot, e, in)
+			continue
+		}
+		e.Last = t
+		if t <= c.stampFrom || t > c.stampTo {
+			c.newStampDue(t)
+		}
+		c.heads[slot/ways].stamps[slot%ways] = manyPackets | uint8(min(c.stampDue, e.Until)>>c.shift)&0x7f
+	}
+	c.newest = newest
+	c.stats.Packets += uint64(n)
+	c.stats.Bytes += bytes
+	c.stats.Backwards += back
+}
+
+const none = math.MaxUint32
+
+// find looks for the key of the chunk's packet i.
+func (c *Cache) find(i int, k *flow.Key) uint32 {
+	tag := hashTag(c.hashes[i])
+	for _, s := range c.sets[i] {
+		for m := like(c.heads[s].tagLanes(), tag); m != 0; m &= m - 1 {
+			slot := s*ways + lane(m)
+			if c.heads[s].tags[slot%ways] != 0 && equal(&c.entries[slot].Key, k) {
+				return slot
+			}
+		}
+	}
+	return none
+}
+
+// newStampDue finds the second at which a flow whose last packet is of time t
+// is idle, clamped to what a stamp can say, and the times that share it.
+func (c *Cache) newStampDue(t int64) {
+	due := c.due(t, c.idle)
+	_, c.stampDue = c.stamp(due)
+	if due == never || due <= c.tick || t > math.MaxInt64/2 || t < math.MinInt64/2 {
+		c.stampFrom, c.stampTo = t-1, t // not worth keeping
+		return
+	}
+	c.stampTo = c.unix(due) - c.idle
+	c.stampFrom = c.stampTo - second
+}
+
+// create enters a flow.
+func (c *Cache) create(i int, in *packet.Info) {
+	h, s1, s2 := c.hashes[i], c.sets[i][0], c.sets[i][1]
+	r := &c.regions[s1/c.regionSets]
+	p := c.choose(s1, s2, r)
+	if p.refuse {
+		r.refused++
+		c.stats.Refused++
+		c.nextDue = min(c.nextDue, c.tick+1)
+		c.overflow.add(c, in)
+		return
+	}
+	e := &c.entries[p.slot]
+	if p.evict {
+		c.retire(p.slot, e, c.tick+1, flow.EndResource, r)
+	}
+	l := uint16(min(in.Length, math.MaxUint16))
+	*e = Entry{
+		Packets: 1, Bytes: uint64(in.Length), Key: in.Key, State: hashState(h),
+		First: in.Time, Last: in.Time,
+		TCPFlags: in.TCPFlags, MinLength: l, MaxLength: l, MinTTL: in.TTL, MaxTTL: in.TTL,
+		Incarnation: e.Incarnation,
+		Until:       max(c.due(in.Time, c.active), c.tick+1),
+	}
+	due := e.Until
+	if in.TCPFlags&(flow.FIN|flow.RST) != 0 && c.tcpEnd != 0 {
+		e.Mark = markClosing
+		e.Until = max(c.due(in.Time, c.tcpEnd), c.tick+1)
+		due = min(due, e.Until)
+	}
+	if in.Time <= c.stampFrom || in.Time > c.stampTo {
+		c.newStampDue(in.Time)
+	}
+	stamp, due := c.stamp(min(due, c.stampDue))
+	head := &c.heads[p.slot/ways]
+	head.tags[p.slot%ways] = uint8(hashTag(h))
+	head.stamps[p.slot%ways] = stamp
+	c.lowerPage(p.slot, due)
+	r.created++
+	r.fresh = true
+	if r.live++; r.live > r.staged {
+		c.nextDue = min(c.nextDue, c.tick+1)
+	}
+	c.stats.Created++
+	c.live++
+	c.stats.Peak = max(c.stats.Peak, c.live)
+}
+
+// hit is what is left to do for a packet that is out of the ordinary: the first
+// after an active timeout, one that came late, a FIN or RST or one after it.
+func (c *Cache) hit(slot uint32, e *Entry, in *packet.Info) {
+	if e.Packets == 1 || in.Time < e.First {
+		e.First = in.Time
+		if e.Mark&markClosing == 0 {
+			e.Until = max(c.due(e.First, c.active), c.tick+1)
+		}
+	}
+	e.Last = max(e.Last, in.Time)
+	if in.TCPFlags&(flow.FIN|flow.RST) != 0 && e.Mark&markClosing == 0 && c.tcpEnd != 0 {
+		e.Mark |= markClosing
+		e.Until = max(c.due(in.Time, c.tcpEnd), c.tick+1)
+	}
+	c.restamp(slot, e, manyPackets)
+}
+
+// restamp says in the set's head when the entry is due.
+func (c *Cache) restamp(slot uint32, e *Entry, many uint8) {
+	due := min(c.due(e.Last, c.idle), e.Until)
+	if e.Mark&markClosing != 0 && e.Packets > 0 {
+		due = min(due, c.due(e.First, c.active))
+	}
+	stamp, due := c.stamp(due)
+	c.heads[slot/ways].stamps[slot%ways] = stamp | many
+	c.lowerPage(slot, due)
+}
+
+// retire ends a flow: what it counted leaves, the slot is free.
+func (c *Cache) retire(slot uint32, e *Entry, end uint32, why flow.EndReason, r *region) {
+	if e.Packets > 0 {
+		c.emit(slot, e, end, why)
+	}
+	e.State = stateFree
+	c.heads[slot/ways].tags[slot%ways] = 0
+	r.live--
+	c.live--
+	c.stats.Expired[why]++
+}

@@ -1,0 +1,158 @@
+package cache
+
+import "weir/flow"
+
+// batchSize is how many entries that left are handed on at a time.
+const batchSize = 256
+
+// out hands on what leaves: to Config.Gone, or as records to the sink.
+type out struct {
+	gone     [batchSize]Gone
+	n        int
+	hook     func([]Gone)
+	sink     flow.Sink
+	recorder Recorder
+	records  []flow.Record
+	given    uint64
+	err      error
+	lost     flow.Loss
+}
+
+func (o *out) init(cfg *Config, sink flow.Sink) {
+	o.hook, o.sink, o.recorder = cfg.Gone, sink, NewRecorder(cfg)
+	if o.hook == nil {
+		o.records = make([]flow.Record, batchSize)
+	}
+	o.lost = flow.Loss{
+		Stage: "cache", Reason: "sink-failed",
+		Help: "What takes the records failed, and what was metered could not be handed on: see the error it ended with.",
+	}
+}
+
+// next is room for one more.
+func (o *out) next() *Gone {
+	if o.n == batchSize {
+		o.flush()
+	}
+	o.n++
+	return &o.gone[o.n-1]
+}
+
+func (o *out) flush() {
+	gone := o.gone[:o.n]
+	if o.n = 0; len(gone) == 0 {
+		return
+	}
+	if o.hook != nil {
+		o.given += uint64(len(gone))
+		o.hook(gone)
+		return
+	}
+	records := o.records[:len(gone)]
+	for i := range gone {
+		o.recorder.Fill(&gone[i], &records[i])
+	}
+	if o.err == nil {
+		if o.err = o.sink.WriteRecords(records); o.err == nil {
+			o.given += uint64(len(records))
+			return
+		}
+	}
+	for i := range gone {
+		o.lost.Records++
+		o.lost.Packets += gone[i].Packets
+		o.lost.Bytes += gone[i].Bytes
+	}
+}
+
+// emit hands on what e has counted.
+func (c *Cache) emit(slot uint32, e *Entry, end uint32, why flow.EndReason) {
+	e.Incarnation++
+	g := c.out.next()
+	g.Entry = *e
+	c.gone(g, slot, end, uint8(why))
+}
+
+// gone writes what an entry's fields mean once it has left.
+func (c *Cache) gone(g *Gone, slot, end uint32, mark uint8) *Gone {
+	g.State = c.base*c.regionSets*ways + slot
+	g.Until = end
+	g.Mark = mark
+	return g
+}
+
+// Err is the first error of the sink. Records after it are counted as lost.
+func (c *Cache) Err() error { return c.out.err }
+
+// Losses is the cache's part of the ledger. What is refused a place is not
+// lost: it is counted in aggregates, which leave as records.
+func (c *Cache) Losses() []flow.Loss { return []flow.Loss{c.out.lost} }
+
+// Stats are a cache's counters.
+type Stats struct {
+	Packets, Bytes uint64                       // added
+	Created        uint64                       // flows entered
+	Expired        [flow.EndResource + 1]uint64 // flows that left, by reason; EndActive: deltas, the flow stayed
+	Records        uint64                       // handed on
+	Entries, Peak  uint64                       // flows in the table, and the most there were
+	Capacity       uint64
+	Refused        uint64 // packets that found no place, counted in aggregates
+	Aggregates     uint64 // overflow aggregates in use
+	Backwards      uint64 // packets with a time before one already seen
+}
+
+// Add sums counters up; Peak is the sum of peaks.
+func (s *Stats) Add(t *Stats) {
+	s.Packets += t.Packets
+	s.Bytes += t.Bytes
+	s.Created += t.Created
+	for i, n := range t.Expired {
+		s.Expired[i] += n
+	}
+	s.Records += t.Records
+	s.Entries += t.Entries
+	s.Peak += t.Peak
+	s.Capacity += t.Capacity
+	s.Refused += t.Refused
+	s.Aggregates += t.Aggregates
+	s.Backwards += t.Backwards
+}
+
+// Stats returns the counters.
+func (c *Cache) Stats() Stats {
+	s := c.stats
+	s.Records = c.out.given
+	s.Entries = c.live
+	if c.overflow != nil {
+		s.Aggregates = uint64(c.overflow.live)
+	}
+	return s
+}
+
+// Entries shows what is in the table as records, without ending anything:
+// their end reason is unknown, and what has counted nothing since its last
+// record is left out.
+func (c *Cache) Entries(yield func(*flow.Record) bool) {
+	var g Gone
+	var r flow.Record
+	show := func(e *Entry, slot uint32, mark uint8) bool {
+		if e.Packets == 0 {
+			return true
+		}
+		g.Entry = *e
+		c.out.recorder.Fill(c.gone(&g, slot, 0, mark), &r)
+		r.Has &^= flow.HasEndReason
+		return yield(&r)
+	}
+	for i := range c.heads {
+		for used := nonzero(c.heads[i].tagLanes()); used != 0; used &= used - 1 {
+			slot := uint32(i)*ways + lane(used)
+			if !show(&c.entries[slot], slot, 0) {
+				return
+			}
+		}
+	}
+	if c.overflow != nil {
+		c.overflow.each(show)
+	}
+}

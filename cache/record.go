@@ -1,0 +1,99 @@
+package cache
+
+import "weir/flow"
+
+// Gone is an entry that has left the cache: what a record is made of. It is an
+// Entry whose Until, Mark and State have taken on other meanings.
+type Gone struct{ Entry }
+
+// A Gone's Mark: the end reason, and what the entry was.
+const (
+	goneReason    = 0x0f
+	goneAggregate = 0x10 // an overflow aggregate: interface, protocol, destination prefix
+	goneCatchAll  = 0x20 // what no aggregate took: the interface is all that is known
+)
+
+// Reason is why it left.
+func (g *Gone) Reason() flow.EndReason { return flow.EndReason(g.Mark & goneReason) }
+
+// End is the second of the cache's clock at which it left: the tick that ended
+// it; for an entry that had to leave between two ticks, the next.
+func (g *Gone) End() uint32 { return g.Until }
+
+// A flow id (IE 148) is, from the top: 12 bits of the start, 6 of the cache, 27
+// of the slot, 19 of how many records that slot has given.
+const (
+	slotBits        = 27
+	incarnationBits = 19
+)
+
+// Recorder makes records of what has left the caches of one Config.
+type Recorder struct {
+	id       uint64
+	sampling uint32
+	known    flow.Field
+}
+
+// NewRecorder takes Boot, Number, Sampling and Key from cfg.
+func NewRecorder(cfg *Config) Recorder {
+	r := Recorder{
+		id:       (uint64(cfg.Boot)&0xfff<<6 | uint64(cfg.Number)&0x3f) << (slotBits + incarnationBits),
+		sampling: max(cfg.Sampling, 1),
+		known: flow.HasFirst | flow.HasLast | flow.HasPackets | flow.HasBytes | flow.HasSampling |
+			flow.HasEndReason | flow.HasFlowID | flow.HasProto | flow.HasSrc | flow.HasDst |
+			flow.HasSrcPort | flow.HasDstPort | flow.HasTCPFlags | flow.HasTOS,
+	}
+	if cfg.Key == flow.Key5Tuple {
+		r.known &^= flow.HasTOS
+	}
+	return r
+}
+
+// Fill makes out the record of g.
+func (r *Recorder) Fill(g *Gone, out *flow.Record) {
+	k := &g.Key
+	has := r.known
+	*out = flow.Record{
+		Src: k.Src, Dst: k.Dst, SrcPort: k.SrcPort, DstPort: k.DstPort, Proto: k.Proto, TOS: k.TOS,
+		First: g.First, Last: g.Last, Packets: g.Packets, Bytes: g.Bytes,
+		TCPFlags:  uint16(g.TCPFlags),
+		FlowID:    r.id | uint64(g.State)<<incarnationBits | uint64(g.Incarnation)&(1<<incarnationBits-1),
+		Sampling:  r.sampling,
+		EndReason: g.Reason(),
+		IPVersion: 4,
+	}
+	if k.VLAN&flow.KeyIPv6 != 0 {
+		out.IPVersion = 6
+	}
+	if k.VLAN&flow.KeyTagged != 0 {
+		out.VLAN = k.VLAN & flow.VLANMask
+		has |= flow.HasVLAN
+	}
+	switch {
+	case k.Input&flow.KeyEgress != 0:
+		out.Output, out.Direction = k.Input&^flow.KeyEgress, 1
+		has |= flow.HasOutput | flow.HasDirection
+	case k.Input != 0:
+		out.Input = k.Input
+		has |= flow.HasInput | flow.HasDirection
+	}
+	if k.VLAN&flow.KeyFragment != 0 {
+		out.Fragment = true
+	} else if k.Proto == flow.ProtoICMP || k.Proto == flow.ProtoICMPv6 {
+		out.ICMPType, out.ICMPCode = uint8(k.DstPort>>8), uint8(k.DstPort)
+		has |= flow.HasICMP
+	}
+	if g.Mark&(goneAggregate|goneCatchAll) != 0 {
+		has &^= flow.HasSrc | flow.HasSrcPort | flow.HasDstPort | flow.HasTCPFlags | flow.HasTOS | flow.HasICMP | flow.HasVLAN
+		if g.Mark&goneCatchAll != 0 {
+			has &^= flow.HasDst | flow.HasProto
+			out.IPVersion = 0
+		} else if out.DstMask = 24; out.IPVersion == 6 {
+			out.DstMask = 64
+		}
+		if has&flow.HasDst != 0 {
+			has |= flow.HasDstMask
+		}
+	}
+	out.Has = has
+}
