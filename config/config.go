@@ -7,6 +7,7 @@
 package config
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"net/url"
@@ -130,6 +131,13 @@ func stateHome() string {
 		home = os.TempDir()
 	}
 	return filepath.Join(home, ".local", "state")
+}
+
+// Check says what is wrong with a configuration that flags were laid over.
+func (c *Config) Check() error {
+	var errs []error
+	c.check(func(path, msg string) { errs = append(errs, errorf("%s: %s", path, msg)) })
+	return errors.Join(errs...)
 }
 
 // check tests what the types alone cannot, and reports by the keys' path.
