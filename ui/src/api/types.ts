@@ -1,0 +1,227 @@
+// What the API answers. Made from the Go types: go test ./console -run ScreensTypes -update
+
+/** A cell of a table. */
+export type Cell = string | number | null;
+
+/** A flow record by its columns; what is unknown is missing. */
+export type Flow = { [column: string]: Cell | { [element: string]: unknown } | undefined };
+
+export interface Total {
+  flows: number;
+  packets: number;
+  bytes: number;
+  first?: string;
+  last?: string;
+}
+
+export interface FlowsAnswer {
+  columns: string[];
+  rows: Flow[];
+  total: Total;
+  took_ms: number;
+  truncated: boolean;
+}
+
+export interface RowsAnswer {
+  columns: string[];
+  rows: Cell[][];
+  filters: string[];
+  total: Total;
+  took_ms: number;
+  segments: number;
+  truncated: boolean;
+}
+
+export interface Line {
+  name: string;
+  filter: string;
+  flows: number[];
+  packets: number[];
+  bytes: number[];
+}
+
+export interface SeriesAnswer {
+  bin_seconds: number;
+  time: number[];
+  lines: Line[];
+  total: Total;
+  took_ms: number;
+}
+
+export interface Top {
+  name: string;
+  stat: string;
+  columns: string[];
+  rows: Cell[][];
+  filters: string[];
+  total: Total;
+  took_ms: number;
+  segments: number;
+  truncated: boolean;
+}
+
+export interface LossLine {
+  stage: string;
+  reason: string;
+  records: number;
+  packets: number;
+  bytes: number;
+  datagrams: number;
+  help: string;
+  recent: number;
+}
+
+export interface Exporter {
+  address: string;
+  name?: string;
+  version: string;
+  domain: number;
+  datagrams: number;
+  records: number;
+  sequence_gaps: number;
+  sequence_lost: number;
+  sequence_unit: string;
+  last_seen: string;
+  late: boolean;
+  sampling: number;
+  skew_seconds: number;
+  templates: number;
+  misses: number;
+}
+
+export interface Interface {
+  exporter?: string;
+  index: number;
+  name: string;
+  alias?: string;
+  mode?: string;
+  speed?: number;
+  packets_in: number;
+  bytes_in: number;
+  packets_out: number;
+  bytes_out: number;
+  dropped: number;
+}
+
+export interface Parts {
+  query: boolean;
+  cache: boolean;
+  collector: boolean;
+  interfaces: boolean;
+  exports: boolean;
+  store: boolean;
+  losses: boolean;
+  metrics: boolean;
+}
+
+export interface Count {
+  name: string;
+  count: number;
+}
+
+export interface Cache {
+  entries: number;
+  capacity: number;
+  created: number;
+  packets: number;
+  bytes: number;
+  expired: Count[];
+  idle_seconds: number;
+  active_seconds: number;
+}
+
+export interface Store {
+  kind: string;
+  path: string;
+  records: number;
+  bytes: number;
+  segments: number;
+  oldest: string;
+  newest: string;
+  free: number;
+  error?: string;
+}
+
+export interface Destination {
+  address: string;
+  version: string;
+  records: number;
+  datagrams: number;
+  bytes: number;
+  failed: number;
+}
+
+export interface ExporterCount {
+  up: number;
+  late: number;
+}
+
+export interface StatusAnswer {
+  version: string;
+  started: string;
+  uptime_seconds: number;
+  parts: Parts;
+  cache: Cache | null;
+  store: Store | null;
+  exports: Destination[];
+  exporters: ExporterCount | null;
+}
+
+export interface NowAnswer {
+  as_of: string;
+  took_ms: number;
+  range: string;
+  from: string;
+  to: string;
+  filter: string;
+  series: SeriesAnswer | null;
+  tops: Top[];
+  newest: Flow | null;
+  losses: LossLine[];
+  exporters: Exporter[];
+  interfaces: Interface[];
+  status: StatusAnswer;
+}
+
+export interface CheckAnswer {
+  ok: boolean;
+  canonical: string;
+  message: string;
+  line: number;
+  column: number;
+  width: number;
+  accepted: string[];
+  suggestion: string;
+}
+
+export interface Completion {
+  word: string;
+  help: string;
+}
+
+export interface CompleteAnswer {
+  from: number;
+  to: number;
+  words: Completion[];
+}
+
+export interface LossesAnswer {
+  losses: LossLine[];
+}
+
+export interface ExportersAnswer {
+  exporters: Exporter[];
+}
+
+export interface InterfacesAnswer {
+  interfaces: Interface[];
+}
+
+export interface Error {
+  error: string;
+  line?: number;
+  column?: number;
+  width?: number;
+  accepted?: string[];
+  suggestion?: string;
+}

@@ -1,0 +1,211 @@
+// Traffic over time: in above zero, out below, and what does not say on top of in.
+
+import { useCallback, useMemo, useState } from "preact/hooks";
+import uPlot from "uplot";
+import type { NowAnswer } from "../../api/types.ts";
+import { fade, palette, Plot, plotFont } from "../../parts/plot.tsx";
+import { useMedia } from "../../state/hooks.ts";
+import { change, usePreferences } from "../../state/store.ts";
+import { iso, rate, text, tick, zoneName, dateTime } from "../../text/format.ts";
+import { begin, rates } from "./rates.ts";
+
+const chartHeight = 260;
+
+/** Seconds before now in which records may still be on their way. */
+function settling(a: NowAnswer): number {
+  return (a.status.cache?.idle_seconds || 15) + 10;
+}
+
+export function RateChart({ answer, live }: { answer: NowAnswer; live: boolean }) {
+  const { unit, zone, theme } = usePreferences();
+  const dark = useMedia("(prefers-color-scheme: dark)");
+  const series = answer.series!;
+  const r = useMemo(() => rates(series), [series]);
+  const [at, setAt] = useState<number>();
+  const from = Date.parse(answer.from) / 1000;
+  const to = Date.parse(answer.to) / 1000;
+
+  const data = useMemo<uPlot.AlignedData>(() => [r.time, r.unknown, r.in, r.out], [r]);
+  // What the drawing reads at its own time.
+  const facts = useMemo(() => ({ from, to, begin: 0, settle: 0 }), []);
+  Object.assign(facts, { from, to, begin: begin(answer) / 1000, settle: live ? to - settling(answer) : 0 });
+
+  const make = useCallback(() => options(unit, zone, facts, (i) => setAt(i)), [unit, zone, facts]);
+  const i = at !== undefined && at < series.time.length ? at : undefined;
+  const total = (k: number) => r.unknown[k]! - r.out[k]!;
+  return (
+    <figure class="chart">
+      <figcaption>
+        <ul class="legend">
+          {r.hasDirection && <li class="in"><i />In <b>{i === undefined ? "" : text(rate(r.in[i]!, unit))}</b></li>}
+          {r.hasDirection && <li class="out"><i />Out <b>{i === undefined ? "" : text(rate(-r.out[i]!, unit))}</b></li>}
+          {r.hasUnknown && (
+            <li class="none" title="Flows whose records do not say on which way they were observed">
+              <i />{r.hasDirection ? "Direction unknown" : "Total"} <b>{i === undefined ? "" : text(rate(r.unknown[i]! - r.in[i]!, unit))}</b>
+            </li>
+          )}
+          {i !== undefined && r.hasDirection && <li>Sum <b>{text(rate(total(i), unit))}</b></li>}
+        </ul>
+        <span class="muted when">
+          {i === undefined
+            ? `${zoneName(zone, new Date(to * 1000))}, bins of ${series.bin_seconds < 60 ? series.bin_seconds + " s" : series.bin_seconds / 60 + " min"}`
+            : dateTime(new Date(series.time[i]! * 1000), zone)}
+        </span>
+      </figcaption>
+      <Plot make={make} data={data} height={chartHeight} version={`${unit} ${zone} ${theme} ${dark}`} label="Traffic over time; the table that follows says the same" />
+      <table class="sr">
+        <caption>Traffic over time</caption>
+        <thead>
+          <tr><th>Time</th><th>In</th><th>Out</th><th>Direction unknown</th></tr>
+        </thead>
+        <tbody>
+          {series.time.map((t, k) => (
+            <tr key={t}>
+              <td>{dateTime(new Date(t * 1000), zone)}</td>
+              <td>{text(rate(r.in[k]!, unit))}</td>
+              <td>{text(rate(-r.out[k]!, unit))}</td>
+              <td>{text(rate(r.unknown[k]! - r.in[k]!, unit))}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </figure>
+  );
+}
+
+function options(unit: "bit" | "byte", zone: "utc" | "local", facts: { from: number; to: number; begin: number; settle: number }, hover: (i: number | undefined) => void): Omit<uPlot.Options, "width" | "height"> {
+  const c = palette(["in", "out", "none", "line", "line-2", "ink-3", "ink-2", "paper"]);
+  const factor = unit === "bit" ? 8 : 1;
+  const stepped = uPlot.paths.stepped!({ align: 1 });
+  const line = (colour: string, label: string): uPlot.Series => ({
+    label, stroke: colour, fill: fade(colour, 0.22), width: 1.5, paths: stepped, points: { show: false },
+  });
+  return {
+    legend: { show: false },
+    padding: [8, 8, 0, 0],
+    cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: false, dist: 5 } },
+    select: { show: true, left: 0, top: 0, width: 0, height: 0 },
+    scales: {
+      x: { time: true, range: () => [facts.from, facts.to] },
+      y: { range: (_, min, max) => bounds(min, max) },
+    },
+    series: [{}, line(c["none"]!, "unknown"), line(c["in"]!, "in"), line(c["out"]!, "out")],
+    axes: [
+      {
+        font: plotFont, stroke: c["ink-3"]!, size: 26, gap: 4, space: 70,
+        grid: { show: false }, ticks: { stroke: c["line"]!, width: 1, size: 4 },
+        values: (_, splits, __, ___, step) => splits.map((s) => tick(new Date(s * 1000), zone, step)),
+      },
+      {
+        font: plotFont, stroke: c["ink-3"]!, size: 74, gap: 6, space: 36,
+        grid: { stroke: c["line"]!, width: 1 }, ticks: { show: false },
+        // Ticks at round numbers of the unit that is shown.
+        splits: (_, __, min, max, step) => {
+          const width = nice(step * factor) / factor;
+          const marks = [];
+          for (let v = Math.ceil(min / width) * width; v <= max; v += width) marks.push(Math.abs(v) < width / 2 ? 0 : v);
+          return marks;
+        },
+        values: (_, splits) => splits.map((v) => (v === 0 ? "0" : text(rate(Math.abs(v), unit)))),
+      },
+    ],
+    tzDate: (ts) => (zone === "utc" ? uPlot.tzDate(new Date(ts * 1000), "Etc/UTC") : new Date(ts * 1000)),
+    hooks: {
+      drawClear: [(u) => shade(u, facts, c)],
+      draw: [(u) => zero(u, c["line-2"]!)],
+      setCursor: [(u) => {
+        const left = u.cursor.left ?? -1;
+        if (left < 0) return hover(undefined);
+        // The bin under the pointer, not the nearest beginning of one.
+        const at = u.posToVal(left, "x");
+        const times = u.data[0];
+        let i = (u.cursor.idx ?? 0);
+        if (times[i] !== undefined && times[i]! > at) i--;
+        hover(i >= 0 && i < times.length - 1 ? i : undefined);
+      }],
+      setSelect: [(u) => {
+        if (u.select.width < 5) return;
+        const a = u.posToVal(u.select.left, "x");
+        const b = u.posToVal(u.select.left + u.select.width, "x");
+        u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+        change({ range: "", from: iso(new Date(Math.floor(a) * 1000)), to: iso(new Date(Math.ceil(b) * 1000)) });
+      }],
+    },
+  };
+}
+
+/** Room above and below, and never an empty scale. */
+export function bounds(min: number, max: number): [number, number] {
+  const top = Math.max(max ?? 0, 0);
+  const bottom = Math.min(min ?? 0, 0);
+  if (top === 0 && bottom === 0) return [0, 1000];
+  return [bottom * 1.08, top * 1.08];
+}
+
+/** The next of 1, 2, 5 times a power of ten. */
+function nice(step: number): number {
+  const p = 10 ** Math.floor(Math.log10(step));
+  const m = step / p;
+  return (m <= 1 ? 1 : m <= 2 ? 2 : m <= 5 ? 5 : 10) * p;
+}
+
+/** Says where there is no data yet, and where more of it may come. */
+function shade(u: uPlot, facts: { from: number; to: number; begin: number; settle: number }, c: Record<string, string>): void {
+  const { ctx } = u;
+  const { left, top, width, height } = u.bbox;
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(left, top, width, height);
+  ctx.clip();
+  if (facts.begin > facts.from) {
+    const x = Math.min(u.valToPos(facts.begin, "x", true), left + width);
+    hatch(ctx, left, top, x - left, height, fade(c["line-2"]!, 0.5));
+    const ratio = devicePixelRatio;
+    if (x - left > 120 * ratio) {
+      ctx.fillStyle = c["ink-3"]!;
+      ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+      ctx.textBaseline = "top";
+      const label = "no data yet";
+      ctx.fillStyle = c["paper"]!;
+      const w = ctx.measureText(label).width;
+      ctx.fillRect(left + 10 * ratio, top + 8 * ratio, w + 12 * ratio, 18 * ratio);
+      ctx.fillStyle = c["ink-3"]!;
+      ctx.fillText(label, left + 16 * ratio, top + 12 * ratio);
+    }
+  }
+  if (facts.settle > facts.from) {
+    const x = u.valToPos(facts.settle, "x", true);
+    ctx.fillStyle = fade(c["ink-3"]!, 0.09);
+    ctx.fillRect(x, top, left + width - x, height);
+  }
+  ctx.restore();
+}
+
+function hatch(ctx: CanvasRenderingContext2D, x: number, y: number, w: number, h: number, colour: string): void {
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(x, y, w, h);
+  ctx.clip();
+  ctx.strokeStyle = colour;
+  ctx.lineWidth = 1;
+  ctx.beginPath();
+  const gap = 9 * devicePixelRatio;
+  for (let d = -h; d < w; d += gap) {
+    ctx.moveTo(x + d, y + h);
+    ctx.lineTo(x + d + h, y);
+  }
+  ctx.stroke();
+  ctx.restore();
+}
+
+function zero(u: uPlot, colour: string): void {
+  const y = Math.round(u.valToPos(0, "y", true)) + 0.5;
+  u.ctx.save();
+  u.ctx.strokeStyle = colour;
+  u.ctx.lineWidth = devicePixelRatio;
+  u.ctx.beginPath();
+  u.ctx.moveTo(u.bbox.left, y);
+  u.ctx.lineTo(u.bbox.left + u.bbox.width, y);
+  u.ctx.stroke();
+  u.ctx.restore();
+}
