@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"weir/flow"
 )
 
@@ -52,6 +54,8 @@ func (s *Store) Tidy(ctx context.Context) error {
 	if s.o.NoCompact {
 		return err
 	}
+	// An hour's merge needs much memory, seldom.
+	defer func() { s.mergeIn = &merger{store: s} }()
 	for ctx.Err() == nil {
 		parts, level := planMerge(s.Segments(), s.o.Now().UnixMicro(), uint64(s.o.CompactRows))
 		if len(parts) == 0 {
@@ -132,15 +136,20 @@ type merger struct {
 func (m *merger) merge(parts []Segment, level int) error {
 	s := m.store
 	if m.enc == nil {
-		m.enc = newEncoder()
+		m.enc = newEncoder(zstd.SpeedFastest)
 	}
+	rows := 0
+	for i := range parts {
+		rows += int(parts[i].Rows)
+	}
+	m.in.resize(rows)
 	m.in.reset()
 	var done []Segment
 	out := Segment{Level: level, Made: s.o.Now().UnixMicro()}
 	for i := range parts {
 		g := &parts[i]
 		path := s.path(g.File)
-		rows := m.in.rows()
+		before := m.in.rows()
 		data, err := readFile(path, g)
 		if err == nil {
 			var meta Segment
@@ -150,7 +159,7 @@ func (m *merger) merge(parts []Segment, level int) error {
 			}
 		}
 		if err != nil {
-			m.in.resize(rows)
+			m.in.resize(before)
 			if err := s.dropBroken(g, err); err != nil {
 				return err
 			}
@@ -161,11 +170,14 @@ func (m *merger) merge(parts []Segment, level int) error {
 	if m.in.rows() == 0 {
 		return nil
 	}
+	m.in.summary(&out)
 	m.sort()
-	m.sorted.take(&m.in, m.order)
-	m.sorted.summary(&out)
 	out.ID = s.newID()
-	if err := s.writeRows(&out, &m.sorted, m.enc); err != nil {
+	err := s.writeRows(&out, m.enc, func(lo, hi int) (*batch, int) {
+		m.sorted.take(&m.in, m.order[lo:hi])
+		return &m.sorted, 0
+	})
+	if err != nil {
 		s.o.disk.remove(s.path(out.File))
 		return fmt.Errorf("merging %d segments: %w", len(done), err)
 	}
@@ -173,7 +185,7 @@ func (m *merger) merge(parts []Segment, level int) error {
 	for i := range done {
 		ids[i] = done[i].ID
 	}
-	err := s.change(func(c *catalogue) error {
+	err = s.change(func(c *catalogue) error {
 		if !c.drop(ids) {
 			return errGone
 		}

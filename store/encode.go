@@ -48,8 +48,8 @@ type encoder struct {
 	protocol thrift.CompactProtocol
 }
 
-func newEncoder() *encoder {
-	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest),
+func newEncoder(level zstd.EncoderLevel) *encoder {
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level),
 		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true))
 	if err != nil {
 		panic(err) // no option can be wrong
@@ -59,9 +59,10 @@ func newEncoder() *encoder {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// write writes b as one segment and fills in s.Size and s.CRC; the rest of s
-// is there already and goes into the file.
-func (e *encoder) write(w io.Writer, b *batch, s *Segment) error {
+// write writes one segment and fills in s.Size and s.CRC; the rest of s is there
+// already and goes into the file. group gives rows lo to hi, one row group, as
+// rows from and following of a batch that is valid until the next call.
+func (e *encoder) write(w io.Writer, s *Segment, group func(lo, hi int) (b *batch, from int)) error {
 	s.Size, s.CRC = 0, 0
 	meta, err := json.Marshal(s)
 	if err != nil {
@@ -81,15 +82,17 @@ func (e *encoder) write(w io.Writer, b *batch, s *Segment) error {
 	file := &format.FileMetaData{
 		Version:          2,
 		Schema:           fileSchema,
-		NumRows:          int64(b.rows()),
+		NumRows:          int64(s.Rows),
 		KeyValueMetadata: []format.KeyValue{{Key: metaKey, Value: string(meta)}},
 		CreatedBy:        "weir",
 		ColumnOrders:     columnOrders,
 		RowGroups:        thrift.Slice[format.RowGroup]{},
 	}
 	e.out = append(e.out[:0], "PAR1"...)
-	for lo := 0; lo < b.rows(); lo += groupRows {
-		hi := min(lo+groupRows, b.rows())
+	for start := 0; start < int(s.Rows); start += groupRows {
+		end := min(start+groupRows, int(s.Rows))
+		b, lo := group(start, end)
+		hi := lo + end - start
 		g := format.RowGroup{NumRows: int64(hi - lo), FileOffset: at + int64(len(e.out)), Ordinal: int16(len(file.RowGroups))}
 		all, any := ^flow.Field(0), flow.Field(0)
 		for _, has := range b.has[lo:hi] {
@@ -121,6 +124,9 @@ func (e *encoder) write(w io.Writer, b *batch, s *Segment) error {
 	s.Size = at
 	return err
 }
+
+// whole is the rows of b as they are, for encoder.write.
+func (b *batch) whole(lo, _ int) (*batch, int) { return b, lo }
 
 var fileSchema, columnOrders = func() (thrift.Slice[format.SchemaElement], thrift.Slice[format.ColumnOrder]) {
 	elements := thrift.Slice[format.SchemaElement]{{Name: "flows", NumChildren: thrift.New(int32(len(schema)))}}
@@ -252,8 +258,12 @@ func (e *encoder) chunk(c *column, b *batch, lo, hi int, all, any flow.Field, ba
 		dict = nil
 	}
 	raw := len(dict) + len(page)
-	e.packed[0] = e.pack(e.packed[0][:0], dict)
-	e.packed[1] = e.pack(e.packed[1][:0], page)
+	e.packed[0] = e.zstd.EncodeAll(dict, e.packed[0][:0])
+	if enc == format.Plain {
+		e.packed[1] = e.zstd.EncodeAll(page, e.packed[1][:0])
+	} else {
+		e.packed[1] = e.pack(e.packed[1][:0], page)
+	}
 	if len(e.packed[0])+len(e.packed[1]) < raw-raw/32 {
 		m.Codec = format.Zstd
 	} else {
@@ -494,19 +504,18 @@ func minMax(s *format.Statistics, lo, hi uint64, size int) {
 	s.MaxValue = binary.LittleEndian.AppendUint64(nil, hi)[:size]
 }
 
-// pack appends src as a zstd frame. Most long pages here are bit-packed
-// numbers without pattern: a look at the start tells, and they are stored in
-// raw blocks, which costs nothing to write or read.
+// pack appends src, bit-packed numbers, as a zstd frame. Long ones mostly have
+// no pattern: a look at a few places tells, and they are stored in raw blocks,
+// which costs nothing to write or read.
 func (e *encoder) pack(dst, src []byte) []byte {
-	const look = 8 << 10
-	if len(src) == 0 {
-		return dst
-	}
-	if len(src) > 4*look {
+	const look, places = 4 << 10, 4
+	if len(src) > 2*look*places {
 		at := len(dst)
-		mid := len(src) / 2
-		dst = e.zstd.EncodeAll(src[mid:mid+look], dst)
-		hard := len(dst)-at > look-look/20
+		for i := range places {
+			from := len(src) / places * i
+			dst = e.zstd.EncodeAll(src[from:from+look], dst)
+		}
+		hard := len(dst)-at > look*places*19/20
 		dst = dst[:at]
 		if hard {
 			return appendRaw(dst, src)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
 	"pgregory.net/rapid"
 
 	"weir/flow"
@@ -21,7 +22,7 @@ func BenchmarkEncode(b *testing.B) {
 	const n = 1 << 18
 	records := storetest.NewTraffic(1, epoch.UnixNano()).Records(n)
 	var cols batch
-	e := newEncoder()
+	e := newEncoder(zstd.SpeedFastest)
 	report := func(b *testing.B, size int64) {
 		b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds(), "records/s")
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/record")
@@ -47,7 +48,7 @@ func BenchmarkEncode(b *testing.B) {
 		for b.Loop() {
 			s = Segment{}
 			cols.summary(&s)
-			if err := e.write(io.Discard, &cols, &s); err != nil {
+			if err := e.write(io.Discard, &s, cols.whole); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -66,7 +67,7 @@ func random(t *rapid.T) []flow.Record {
 // What is written is read back, whatever is known of a record and whatever
 // becomes of its columns: dictionaries, deltas, plain, all null.
 func TestSegmentRoundTrip(t *testing.T) {
-	e := newEncoder()
+	e := newEncoder(zstd.SpeedFastest)
 	rapid.Check(t, func(t *rapid.T) {
 		want := random(t)
 		var in, out batch
@@ -76,7 +77,7 @@ func TestSegmentRoundTrip(t *testing.T) {
 		var file bytes.Buffer
 		var s Segment
 		in.summary(&s)
-		if err := e.write(&file, &in, &s); err != nil {
+		if err := e.write(&file, &s, in.whole); err != nil {
 			t.Fatal(err)
 		}
 		meta, err := readMeta("x", file.Bytes())

@@ -35,6 +35,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"weir/flow"
 )
 
@@ -167,7 +169,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", dir, err)
 	}
-	s := &Store{dir: dir, o: o, lock: lock, wake: make(chan struct{}, 1), enc: newEncoder(), losses: newLosses()}
+	s := &Store{dir: dir, o: o, lock: lock, wake: make(chan struct{}, 1), enc: newEncoder(zstd.SpeedFastest), losses: newLosses()}
 	s.mergeIn = &merger{store: s}
 	if err := s.recover(); err != nil {
 		lock.Close()
@@ -351,7 +353,7 @@ func (s *Store) writeSegment(b *buffer) error {
 	}
 	seg := Segment{ID: b.id, Made: s.o.Now().UnixMicro()}
 	b.summary(&seg)
-	if err := s.writeRows(&seg, &b.batch, s.enc); err != nil {
+	if err := s.writeRows(&seg, s.enc, b.whole); err != nil {
 		return err
 	}
 	err := s.change(func(c *catalogue) error { c.add(seg); return nil })
@@ -368,14 +370,14 @@ func (s *Store) newID() uint64 {
 	return id
 }
 
-// writeRows writes b as the file of seg, which it completes.
-func (s *Store) writeRows(seg *Segment, b *batch, e *encoder) error {
+// writeRows writes the file of seg, which it completes.
+func (s *Store) writeRows(seg *Segment, e *encoder, group func(lo, hi int) (*batch, int)) error {
 	at := time.UnixMicro(seg.MinRecv).UTC().Format("20060102T150405")
 	seg.File = fmt.Sprintf("%s/%s-%08d-%d.parquet", flowsDir, at, seg.ID, seg.Level)
 	start := time.Now()
 	var encoded time.Duration
 	_, err := writeFile(s.o.disk, s.path(seg.File), func(f file) error {
-		err := e.write(f, b, seg)
+		err := e.write(f, seg, group)
 		encoded = time.Since(start)
 		return err
 	})

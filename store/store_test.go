@@ -934,6 +934,12 @@ func BenchmarkStore(b *testing.B) {
 		b.StopTimer()
 		c := &clock{t: epoch}
 		s := open(b, b.TempDir(), Options{Now: c.now})
+		for range s.o.Buffers { // a store that runs has its buffers
+			buf := &buffer{}
+			buf.resize(s.o.SegmentRows)
+			buf.reset()
+			s.free, s.made = append(s.free, buf), s.made+1
+		}
 		b.StartTimer()
 		t0 := cpu()
 		for lo := 0; lo < n; lo += 1000 {
