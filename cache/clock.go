@@ -56,3 +56,7 @@ func floorSecond(t int64) int64 {
 	}
 	return s
 }
+
+// Clock is the last whole second that Tick has reached, in the unit of
+// Gone.End.
+func (c *clock) Clock() uint32 { return c.tick }

@@ -15,17 +15,13 @@ type out struct {
 	records  []flow.Record
 	given    uint64
 	err      error
-	lost     flow.Loss
+	lost     Lost
 }
 
 func (o *out) init(cfg *Config, sink flow.Sink) {
 	o.hook, o.sink, o.recorder = cfg.Gone, sink, NewRecorder(cfg)
 	if o.hook == nil {
 		o.records = make([]flow.Record, batchSize)
-	}
-	o.lost = flow.Loss{
-		Stage: "cache", Reason: "sink-failed",
-		Help: "What takes the records failed, and what was metered could not be handed on: see the error it ended with.",
 	}
 }
 
@@ -86,7 +82,18 @@ func (c *Cache) Err() error { return c.out.err }
 
 // Losses is the cache's part of the ledger. What is refused a place is not
 // lost: it is counted in aggregates, which leave as records.
-func (c *Cache) Losses() []flow.Loss { return []flow.Loss{c.out.lost} }
+func (c *Cache) Losses() []flow.Loss { return c.out.lost.Losses() }
+
+// Losses is l as the ledger has it.
+func (l Lost) Losses() []flow.Loss {
+	return []flow.Loss{{
+		Stage: "cache", Reason: SinkFailed, Records: l.Records, Packets: l.Packets, Bytes: l.Bytes,
+		Help: "What takes the records failed, and what was metered could not be handed on: see the error it ended with.",
+	}}
+}
+
+// SinkFailed is the one reason for which metered packets are lost.
+const SinkFailed = "sink-failed"
 
 // Stats are a cache's counters.
 type Stats struct {
@@ -99,7 +106,11 @@ type Stats struct {
 	Refused        uint64 // packets that found no place, counted in aggregates
 	Aggregates     uint64 // overflow aggregates in use
 	Backwards      uint64 // packets with a time before one already seen
+	Lost           Lost   // what the sink did not take
 }
+
+// Lost is metered and not handed on.
+type Lost struct{ Records, Packets, Bytes uint64 }
 
 // Add sums counters up; Peak is the sum of peaks.
 func (s *Stats) Add(t *Stats) {
@@ -116,6 +127,9 @@ func (s *Stats) Add(t *Stats) {
 	s.Refused += t.Refused
 	s.Aggregates += t.Aggregates
 	s.Backwards += t.Backwards
+	s.Lost.Records += t.Lost.Records
+	s.Lost.Packets += t.Lost.Packets
+	s.Lost.Bytes += t.Lost.Bytes
 }
 
 // Stats returns the counters.
@@ -123,6 +137,7 @@ func (c *Cache) Stats() Stats {
 	s := c.stats
 	s.Records = c.out.given
 	s.Entries = c.live
+	s.Lost = c.out.lost
 	if c.overflow != nil {
 		s.Aggregates = uint64(c.overflow.live)
 	}

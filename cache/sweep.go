@@ -250,3 +250,14 @@ func (c *Cache) Leave(why flow.EndReason) iter.Seq[*Gone] {
 		}
 	}
 }
+
+// Restart drains for the given reason and begins anew at now: for a clock that
+// was set back, whose timers would stand still otherwise.
+func (c *Cache) Restart(why flow.EndReason, now int64) {
+	c.Drain(why)
+	c.started = false
+	c.Tick(now)
+}
+
+// Flush hands on what has left since the last tick.
+func (c *Cache) Flush() { c.out.flush() }

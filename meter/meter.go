@@ -13,11 +13,13 @@
 package meter
 
 import (
-	"context"
+	"fmt"
+	"math"
+	"sync"
 
 	"weir/cache"
-	"weir/capture"
 	"weir/flow"
+	"weir/packet"
 )
 
 // Filter chooses packets; those that do not match are as if never read, and
@@ -85,32 +87,112 @@ type Snapshot struct {
 type Meter struct {
 	cfg  Config
 	sink flow.Sink
+
+	mu       sync.Mutex // guards what follows: what the owners have published
+	accounts []account
+	caches   []cache.Stats
+	merged   cache.Stats // files: what the merger handed on, or could not
+	drops    []func() (packets, drops uint64)
+	live     []*live
 }
 
 // New checks cfg. With several live sources sink is called from one goroutine
 // at a time, but not always the same.
 func New(cfg Config, sink flow.Sink) (*Meter, error) {
-	return &Meter{cfg: cfg, sink: sink}, cfg.Cache.Validate()
+	if err := cfg.Cache.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Workers < 0 {
+		return nil, fmt.Errorf("meter: %d workers, want 0 (one for each processor) or more", cfg.Workers)
+	}
+	return &Meter{cfg: cfg, sink: sink}, nil
 }
 
-// RunFiles meters captures one after the other to their end, or until ctx ends;
-// then all flows end and their records are handed on. It does not close them.
-func (m *Meter) RunFiles(ctx context.Context, sources ...capture.Source) error { return nil }
+func (m *Meter) newReader(i int) *reader {
+	return &reader{
+		account: newAccount(), filter: m.cfg.Filter,
+		sampler: newSampler(m.cfg.Sample, m.cfg.Cache.Seed+uint64(i)), newest: math.MinInt64,
+	}
+}
 
-// RunLive meters sources at the same time until ctx ends or all of them have
-// ended; then what is metered is drained. It does not close them.
-func (m *Meter) RunLive(ctx context.Context, sources ...capture.Source) error { return nil }
+func (m *Meter) publishAccount(i int, a *account) {
+	m.mu.Lock()
+	for len(m.accounts) <= i {
+		m.accounts = append(m.accounts, newAccount())
+	}
+	a.copyTo(&m.accounts[i])
+	m.mu.Unlock()
+}
+
+func (m *Meter) publishCache(i int, s cache.Stats) {
+	m.mu.Lock()
+	for len(m.caches) <= i {
+		m.caches = append(m.caches, cache.Stats{})
+	}
+	m.caches[i] = s
+	m.mu.Unlock()
+}
+
+func (m *Meter) publishMerged(records uint64, lost cache.Lost) {
+	m.mu.Lock()
+	m.merged = cache.Stats{Records: records, Lost: lost}
+	m.mu.Unlock()
+}
 
 // Snapshot is cheap and may be called at any time from any goroutine; while
 // metering it is at most a second old.
-func (m *Meter) Snapshot() Snapshot { return Snapshot{} }
+func (m *Meter) Snapshot() Snapshot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var s Snapshot
+	a := sum(m.accounts)
+	for i := range m.caches {
+		s.Cache.Add(&m.caches[i])
+	}
+	s.Cache.Add(&m.merged)
+	s.Cache.Backwards = a.backwards
+	s.Interfaces = a.interfaces
+	for _, stats := range m.drops {
+		_, drops := stats()
+		s.CaptureDrops += drops
+	}
+	s.Metered, s.Filtered = a.metered, a.filtered
+	s.Count.plus(a.metered)
+	s.Ignored = make(map[string]Count, len(a.ignored))
+	for _, why := range packet.Reasons() {
+		s.Ignored[why.String()] = a.ignored[why]
+		s.Count.plus(a.ignored[why])
+	}
+	s.Ignored[notSampled] = a.notSampled
+	s.Count.plus(a.notSampled)
+	s.Flows.Created = s.Cache.Created
+	s.Flows.Expired = make(map[string]uint64)
+	for why := flow.EndIdle; why <= flow.EndResource; why++ {
+		s.Flows.Expired[why.String()] = s.Cache.Expired[why]
+	}
+	s.Records = s.Cache.Records
+	s.Lost = map[string]LossCount{cache.SinkFailed: LossCount(s.Cache.Lost)}
+	return s
+}
 
 // Summary is the account; it is final when Run… has returned.
-func (m *Meter) Summary() Summary { return Summary{} }
+func (m *Meter) Summary() Summary { return m.Snapshot().Summary }
 
 // Losses is the meter's part of the ledger: capture, packet and cache.
-func (m *Meter) Losses() []flow.Loss { return nil }
-
-// Entries copies out the flows that are in the live caches now, at most limit
-// of each cache (0: all), each cache in its own goroutine between two batches.
-func (m *Meter) Entries(ctx context.Context, limit int) ([]flow.Record, error) { return nil, nil }
+func (m *Meter) Losses() []flow.Loss {
+	s := m.Snapshot()
+	all := []flow.Loss{{
+		Stage: "capture", Reason: "kernel-drop", Packets: s.CaptureDrops,
+		Help: "The kernel dropped packets because they were not read in time: give the meter more rings or cores, or sample.",
+	}}
+	for _, why := range packet.Reasons() {
+		c := s.Ignored[why.String()]
+		all = append(all, flow.Loss{Stage: "packet", Reason: why.String(), Packets: c.Packets, Bytes: c.Bytes, Help: why.Help()})
+	}
+	c := s.Ignored[notSampled]
+	all = append(all, flow.Loss{
+		Stage: "packet", Reason: notSampled, Packets: c.Packets, Bytes: c.Bytes,
+		Help: "Sampling did not choose the packet; records say at which rate.",
+	})
+	return append(all, s.Cache.Lost.Losses()...)
+}

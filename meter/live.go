@@ -1,0 +1,195 @@
+package meter
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"weir/cache"
+	"weir/capture"
+	"weir/flow"
+	"weir/packet"
+)
+
+const (
+	// lastReads bounds how long a live source is read on after the end, for
+	// what its ring still holds.
+	lastReads = time.Second
+	// setBack is how far the machine's clock must jump back to begin anew.
+	setBack = 2 * time.Second
+	// downWait is the pause before an interface that is down is tried again.
+	downWait = 200 * time.Millisecond
+)
+
+// RunLive meters sources at the same time until ctx ends or all of them have
+// ended; then what was captured until then is metered and drained. It does not
+// close them.
+func (m *Meter) RunLive(ctx context.Context, sources ...capture.Source) error {
+	shared := &sharedSink{sink: m.sink}
+	var all []*live
+	for i, src := range sources {
+		cfg := m.cfg.Cache
+		cfg.Offline, cfg.Gone = false, nil
+		cfg.Sampling = max(m.cfg.Sample.N, 1)
+		cfg.Number = uint8(i)
+		c, err := cache.New(cfg, shared)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		all = append(all, &live{meter: m, number: i, source: src, cache: c, reader: m.newReader(i), ask: make(chan question), ended: make(chan struct{})})
+	}
+	m.mu.Lock()
+	for _, l := range all {
+		if s, ok := l.source.(capture.Stats); ok {
+			m.drops = append(m.drops, s.Stats)
+		}
+	}
+	m.live = all
+	m.mu.Unlock()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	errs := make([]error, len(all))
+	for i, l := range all {
+		wg.Go(func() {
+			errs[i] = l.run(ctx)
+			if l.cache.Err() != nil {
+				cancel(l.cache.Err()) // nobody takes records any more
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// live meters one source.
+type live struct {
+	meter  *Meter
+	number int
+	source capture.Source
+	cache  *cache.Cache
+	reader *reader
+	ask    chan question
+	ended  chan struct{} // no more answers
+	infos  [blockPackets]packet.Info
+}
+
+func (l *live) run(ctx context.Context) error {
+	defer close(l.ended)
+	defer l.publish()
+	defer l.cache.Drain(flow.EndForced)
+	batch := capture.Batch{Packets: make([]capture.Packet, 0, readPackets)}
+	last := time.Now().UnixNano()
+	for ctx.Err() == nil {
+		err := l.source.Read(&batch)
+		l.add(batch.Packets)
+		now := time.Now().UnixNano()
+		if now < last-int64(setBack) {
+			l.cache.Restart(flow.EndForced, now)
+		}
+		l.cache.Tick(now)
+		last = now
+		l.publish()
+		select {
+		case q := <-l.ask:
+			q <- l.copyOut()
+		default:
+		}
+		switch {
+		case l.cache.Err() != nil:
+			return l.cache.Err()
+		case err == nil:
+		case errors.Is(err, io.EOF):
+			return nil
+		case errors.Is(err, capture.ErrDown):
+			select {
+			case <-ctx.Done():
+			case <-time.After(downWait):
+			}
+		default:
+			return err
+		}
+	}
+	// What came in before the end counts: until the ring is empty, or gives
+	// packets of after the end.
+	end := time.Now()
+	for time.Since(end) < lastReads {
+		err := l.source.Read(&batch)
+		l.add(batch.Packets)
+		if n := len(batch.Packets); err != nil || n == 0 || batch.Packets[n-1].Time > end.UnixNano() {
+			break
+		}
+	}
+	return nil
+}
+
+func (l *live) add(packets []capture.Packet) {
+	n := 0
+	for i := range packets {
+		if !l.reader.decode(&packets[i], &l.infos[n]) {
+			continue
+		}
+		if n++; n == len(l.infos) {
+			l.cache.Add(l.infos[:n])
+			n = 0
+		}
+	}
+	l.cache.Add(l.infos[:n])
+}
+
+func (l *live) publish() {
+	l.meter.publishAccount(l.number, &l.reader.account)
+	l.meter.publishCache(l.number, l.cache.Stats())
+}
+
+// question asks a live cache for what is in it.
+type question chan []flow.Record
+
+func (l *live) copyOut() []flow.Record {
+	var all []flow.Record
+	l.cache.Entries(func(r *flow.Record) bool {
+		all = append(all, *r)
+		return true
+	})
+	return all
+}
+
+// Entries copies out the flows that are in the live caches now, each in its own
+// goroutine between two batches.
+func (m *Meter) Entries(ctx context.Context) ([]flow.Record, error) {
+	m.mu.Lock()
+	live := m.live
+	m.mu.Unlock()
+	var all []flow.Record
+	for _, l := range live {
+		q := make(question, 1)
+		select {
+		case l.ask <- q:
+			all = append(all, <-q...)
+		case <-l.ended:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return all, nil
+}
+
+// sharedSink lets several caches hand on to one sink.
+type sharedSink struct {
+	mu   sync.Mutex
+	sink flow.Sink
+}
+
+func (s *sharedSink) WriteRecords(batch []flow.Record) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sink.WriteRecords(batch)
+}
