@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	// bufferSize is what one read asks for: small enough to stay in the second
-	// level of the processor's cache until it is parsed, which makes reading
-	// cheaper than mapping the file; docs/decisions has the figures.
+	// bufferSize is what one read asks for: small enough to stay in the
+	// processor's cache until it is parsed. A packet of a large file costs 9 ns
+	// this way (128 KiB and 1 MiB: 10.5 ns) and 5 ns from a mapped file, which
+	// kills the process when somebody truncates it: not worth it.
 	bufferSize = 512 << 10
 	// maxFrame bounds a frame: twice tcpdump's longest, and what Linux' longest
 	// offloaded packets need. A length above it is a lie.
