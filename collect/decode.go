@@ -2,7 +2,13 @@ package collect
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
 
+	"weir/capture"
 	"weir/flow"
 	"weir/wire"
 )
@@ -30,7 +36,7 @@ type Summary struct {
 	Bytes     uint64                    `json:"bytes"`
 	Versions  map[string]VersionSummary `json:"versions"` // "5", "9", "10", …
 	Records   uint64                    `json:"records"`
-	Lost      map[string]uint64         `json:"lost"` // by reason, zeros included
+	Lost      map[string]LostSummary    `json:"lost"` // by reason, zeros included
 	Sequence  SequenceSummary           `json:"sequence"`
 	Ignored   map[string]uint64         `json:"ignored"` // packets that carry no export, by reason
 }
@@ -44,6 +50,14 @@ type VersionSummary struct {
 	Records   uint64 `json:"records"`
 }
 
+// LostSummary is what one reason took: as flow.Loss.
+type LostSummary struct {
+	Datagrams uint64 `json:"datagrams"`
+	Records   uint64 `json:"records"`
+	Packets   uint64 `json:"packets"`
+	Bytes     uint64 `json:"bytes"`
+}
+
 // SequenceSummary sums up what sequence numbers say. Records are of v5 to v8
 // and IPFIX, datagrams of v9.
 type SequenceSummary struct {
@@ -55,8 +69,183 @@ type SequenceSummary struct {
 	Restarts      uint64 `json:"restarts"`
 }
 
+// decodeBatch is how many records go to the sink at once.
+const decodeBatch = 4096
+
+// maxMessageFile is the largest file of raw messages that is read.
+const maxMessageFile = 256 << 20
+
 // Decode reads captures (pcap, pcapng) of export traffic, or files of raw
-// messages, in order, with one decoder for all of them.
+// messages, in order, with one decoder for all of them: a template in one file
+// serves the next. Data that comes before its template is decoded when the
+// template comes. An error tells of a file that could not be read to its end,
+// or of the sink; the Summary tells what was read until then.
 func Decode(ctx context.Context, files []string, opt DecodeOptions) (*Summary, error) {
-	return &Summary{}, nil
+	f := &fileDecoder{
+		opt: opt,
+		dec: wire.NewDecoder(wire.Options{
+			Limits:                 wire.Limits{WaitingTime: -1},
+			V8DestinationMaskFirst: opt.V8DestinationMaskFirst,
+			OnRecord:               opt.OnRecord,
+		}),
+		x:   newExtractor(opt.Ports),
+		sum: &Summary{Versions: map[string]VersionSummary{}},
+	}
+	f.x.take = f.take
+	var err error
+	for _, name := range files {
+		if err = f.file(ctx, name); err != nil {
+			break
+		}
+	}
+	if flushErr := f.flush(); err == nil {
+		err = flushErr
+	}
+	f.finish()
+	return f.sum, err
+}
+
+// fileDecoder is the state of Decode.
+type fileDecoder struct {
+	opt   DecodeOptions
+	dec   *wire.Decoder
+	x     *extractor
+	batch wire.Batch
+	sum   *Summary
+	frame int
+	err   error // of the sink
+}
+
+func (f *fileDecoder) file(ctx context.Context, name string) error {
+	src, err := capture.Open(name)
+	if errors.Is(err, capture.ErrNotCapture) && name != "-" {
+		return f.messages(ctx, name, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	b := capture.Batch{Packets: make([]capture.Packet, 0, 256)}
+	f.frame = 0
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		b.Packets = b.Packets[:0]
+		err := src.Read(&b)
+		for i := range b.Packets {
+			f.frame++
+			f.x.packet(&b.Packets[i])
+		}
+		switch {
+		case f.err != nil:
+			return f.err
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// messages reads a file of raw messages, back to back. notCapture is said if it
+// holds none.
+func (f *fileDecoder) messages(ctx context.Context, name string, notCapture error) error {
+	file, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	b, err := io.ReadAll(io.LimitReader(file, maxMessageFile+1))
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if len(b) > maxMessageFile {
+		return fmt.Errorf("%s: a file of messages may have %d MiB at most: split it", name, maxMessageFile>>20)
+	}
+	stat, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	f.frame = 0
+	for off := 0; off < len(b); {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n := wire.Next(b[off:])
+		if n == 0 {
+			if off == 0 {
+				return fmt.Errorf("%w, nor a file of NetFlow or IPFIX messages", notCapture)
+			}
+			return fmt.Errorf("%s: octet %d: no NetFlow or IPFIX message begins here, after %d messages", name, off, f.frame)
+		}
+		f.frame++
+		f.take(wire.Source{}, 0, stat.ModTime().UnixNano(), b[off:off+n])
+		off += n
+	}
+	return f.err
+}
+
+func (f *fileDecoder) take(src wire.Source, _ uint16, time int64, msg []byte) {
+	if f.err != nil {
+		return
+	}
+	m, err := f.dec.Decode(&f.batch, src, time, msg)
+	f.sum.Datagrams++
+	f.sum.Bytes += uint64(len(msg))
+	if m.Version != 0 {
+		k := strconv.Itoa(int(m.Version))
+		v := f.sum.Versions[k]
+		v.Messages++
+		v.Sets += uint64(m.Sets)
+		v.Templates += uint64(m.Templates)
+		v.Options += uint64(m.Options)
+		v.Records += uint64(m.Records + m.Released)
+		f.sum.Versions[k] = v
+		f.sum.Records += uint64(m.Records + m.Released)
+	}
+	if f.opt.OnTemplate != nil {
+		for _, t := range f.batch.Templates {
+			f.opt.OnTemplate(t)
+		}
+	}
+	if f.opt.OnOptions != nil {
+		for _, o := range f.batch.Options {
+			f.opt.OnOptions(o)
+		}
+	}
+	f.batch.Templates, f.batch.Options = f.batch.Templates[:0], f.batch.Options[:0]
+	if len(f.batch.Records) >= decodeBatch || f.opt.OnMessage != nil {
+		f.err = f.flush()
+	}
+	if f.opt.OnMessage != nil {
+		f.opt.OnMessage(f.frame, src, m, err)
+	}
+}
+
+// flush hands the records on.
+func (f *fileDecoder) flush() error {
+	var err error
+	if f.opt.Sink != nil && len(f.batch.Records) > 0 && f.err == nil {
+		err = f.opt.Sink.WriteRecords(f.batch.Records)
+	}
+	f.batch.Reset()
+	return err
+}
+
+func (f *fileDecoder) finish() {
+	f.dec.Finish()
+	f.x.finish()
+	f.sum.Ignored = f.x.ignored
+	f.sum.Lost = map[string]LostSummary{}
+	lost := f.dec.Lost()
+	for _, l := range lost.Losses() {
+		f.sum.Lost[l.Reason] = LostSummary{Datagrams: l.Datagrams, Records: l.Records, Packets: l.Packets, Bytes: l.Bytes}
+	}
+	records, datagrams := f.dec.Sequences()
+	f.sum.Sequence = SequenceSummary{
+		Gaps: records.Gaps + datagrams.Gaps, LostRecords: records.Lost, LostDatagrams: datagrams.Lost,
+		Reordered: records.Reordered + datagrams.Reordered, Duplicates: records.Duplicates + datagrams.Duplicates,
+		Restarts: records.Restarts + datagrams.Restarts,
+	}
 }

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"net/netip"
 	"time"
 
 	"weir/flow"
@@ -59,6 +58,7 @@ type RawRecord struct {
 	Version  uint8
 	Domain   uint32
 	Template *Template
+	Waited   bool   // it came in an earlier message, before its template
 	Data     []byte // valid until the call returns
 }
 
@@ -66,87 +66,143 @@ type RawRecord struct {
 // exporters. It belongs to one goroutine.
 type Decoder struct {
 	opt Options
+
+	sessions map[sessionKey]*session // the first of those that differ in their port
+	lru      session                 // ring: next is the latest heard of, prev the longest silent
+	count    int
+	latest   *session
+
+	templateOctets int // of all templates, about
+	waitingOctets  int // of all sets that wait
+	oldest         int64
+
+	wide bool // some domain 0 announced samplers
+
+	lost Counts                                    // all that was refused since the start
+	gone struct{ records, datagrams SequenceInfo } // what forgotten sessions' sequences said
+	ctx  context
+	msg  message
+
+	arenaStart int    // where the message's elements begin in the batch's arena
+	spans      []span // of the record being read
+	moves      []move // with the offsets of the record being read
 }
 
 // NewDecoder makes a Decoder.
-func NewDecoder(opt Options) *Decoder { return &Decoder{opt: opt} }
+func NewDecoder(opt Options) *Decoder {
+	def := DefaultLimits
+	l := &opt.Limits
+	for _, v := range []struct {
+		have *int
+		def  int
+	}{
+		{&l.Sessions, def.Sessions}, {&l.Templates, def.Templates}, {&l.Fields, def.Fields},
+		{&l.TemplateOctets, def.TemplateOctets}, {&l.WaitingOctets, def.WaitingOctets},
+		{&l.MessageRecords, def.MessageRecords}, {&l.MessageElements, def.MessageElements},
+		{&l.Interfaces, def.Interfaces}, {&l.Samplers, def.Samplers},
+	} {
+		if *v.have <= 0 {
+			*v.have = v.def
+		}
+	}
+	l.Fields = min(l.Fields, hardFields)
+	if l.WaitingTime == 0 {
+		l.WaitingTime = def.WaitingTime
+	}
+	d := &Decoder{opt: opt, sessions: map[sessionKey]*session{}}
+	d.lru.newer, d.lru.older = &d.lru, &d.lru
+	return d
+}
+
+// message is the one being decoded.
+type message struct {
+	Message
+	b   *Batch
+	s   *session // nil: of nobody that is known
+	err *SyntaxError
+}
+
+// refuse counts what could not be taken, and remembers the first of a message.
+func (d *Decoder) refuse(r Reason, octets int, offset int, field string, err error) {
+	d.msg.Refused++
+	d.tally(d.msg.s, r, 1, 0, octets)
+	if d.msg.err == nil {
+		d.msg.err = &SyntaxError{Offset: offset, Field: field, Err: err}
+	}
+}
+
+func (d *Decoder) tally(s *session, r Reason, n, records, octets int) {
+	for _, c := range []*Counts{&d.lost, s.counts()} {
+		if c != nil {
+			c[r].n += uint64(n)
+			c[r].records += uint64(records)
+			c[r].octets += uint64(octets)
+		}
+	}
+}
 
 // Decode reads one message and appends to b what it says. The Message counts
 // what was read also when there is an error, which tells of the first thing
 // that was refused; what follows that in the message was read where its place
 // is certain. received is Unix ns.
 func (d *Decoder) Decode(b *Batch, src Source, received int64, msg []byte) (Message, error) {
-	return Message{}, ErrVersion
+	d.msg = message{b: b}
+	d.ctx.src, d.ctx.received, d.ctx.size, d.ctx.shift = src, received, len(msg), 0
+	d.arenaStart = len(b.arena)
+	if len(msg) < 2 {
+		d.refuse(ShortMessage, len(msg), 0, "version number", ErrShort)
+	} else {
+		switch be.Uint16(msg) {
+		case 1, 5, 6, 7:
+			d.legacy(msg)
+		case 8:
+			d.v8(msg)
+		case 9:
+			d.v9(msg)
+		case 10:
+			d.ipfix(msg)
+		default:
+			d.refuse(UnknownVersion, len(msg), 0, "version number", ErrVersion)
+		}
+	}
+	if s := d.msg.s; s != nil {
+		s.note(&d.msg.Message, received, len(msg))
+	}
+	if d.msg.err != nil {
+		return d.msg.Message, d.msg.err
+	}
+	return d.msg.Message, nil
 }
 
-// ExporterInfo is what is known of one exporter's observation domain.
-type ExporterInfo struct {
-	Addr    netip.Addr `json:"addr"`
-	Port    uint16     `json:"port"` // source port of the latest datagram
-	Version uint8      `json:"version"`
-	Domain  uint32     `json:"domain"`
-
-	First time.Time `json:"first"` // first and latest datagram, when received
-	Last  time.Time `json:"last"`
-
-	Datagrams     uint64 `json:"datagrams"`
-	Bytes         uint64 `json:"bytes"` // of datagrams
-	Sets          uint64 `json:"sets"`
-	Records       uint64 `json:"records"` // flow records
-	OptionRecords uint64 `json:"option_records"`
-	TemplateSets  uint64 `json:"template_records"`
-	Templates     int    `json:"templates"`      // known now
-	WaitingSets   int    `json:"waiting_sets"`   // data without a template
-	WaitingOctets int    `json:"waiting_octets"` // the same
-	Redefined     uint64 `json:"redefined"`      // templates that changed under their number
-	Clamped       uint64 `json:"clamped"`        // records whose last was before first
-
-	Sequence SequenceInfo  `json:"sequence"`
-	Skew     time.Duration `json:"skew_ns"` // exporter's clock minus ours, latest
-	Started  time.Time     `json:"started"` // when the exporter started, by its uptime; zero: unknown
-
-	Sampling   []SamplingInfo    `json:"sampling"`
-	Statistics map[string]uint64 `json:"statistics"` // what the exporter says of itself: notSentFlowTotalCount, …
-	Losses     []flow.Loss       `json:"losses"`
+// header prepares for the records of a message whose header was read.
+func (d *Decoder) header(version uint8, domain, sequence uint32, p pulse, exportedMs int64) {
+	m, c := &d.msg, &d.ctx
+	m.Version, m.Domain, m.Sequence, m.Uptime, m.Exported = version, domain, sequence, p.uptime, exportedMs*1e6
+	m.s = d.session(sessionKey{addr: c.src.Addr, domain: domain, version: version, reliable: c.src.Reliable}, sequence, p)
+	c.version = version
+	c.clock = clock{exported: exportedMs * 1e6, uptime: p.uptime, up: p.up}
+	if !p.up && m.s != nil && m.s.init != 0 {
+		c.uptime, c.up = uint32(exportedMs-m.s.init), true
+	}
+	if skew := c.received - c.exported; d.opt.MaxSkew > 0 && abs(skew) > int64(d.opt.MaxSkew) {
+		c.shift = skew
+	}
+	c.proto = flow.Record{Version: version, Domain: domain, Exporter: c.src.Addr, Received: c.received,
+		Has: flow.HasReceived}
+	if c.src.Addr != (flow.Addr{}) { // a file of messages does not tell
+		c.proto.Has |= flow.HasExporter
+	}
+	if version != flow.VersionV1 {
+		c.proto.Has |= flow.HasDomain
+	}
 }
 
-// SequenceInfo is what sequence numbers say of one exporter's domain. The unit
-// is records for v5 to v8 and IPFIX, datagrams for v9, none for v1.
-type SequenceInfo struct {
-	Unit       string `json:"unit"`
-	Lost       uint64 `json:"lost"`       // never came
-	Missing    uint64 `json:"missing"`    // did not come yet, may be reordered
-	Gaps       uint64 `json:"gaps"`       // holes that were seen, filled later or not
-	Reordered  uint64 `json:"reordered"`  // datagrams that came late and filled a hole
-	Duplicates uint64 `json:"duplicates"` // datagrams that came again (they are decoded: only the store knows flows)
-	Restarts   uint64 `json:"restarts"`   // the exporter began anew; nothing is claimed lost
+func abs(v int64) int64 {
+	if v < 0 {
+		return -v
+	}
+	return v
 }
 
-// SamplingInfo is one sampling rate an exporter announced.
-type SamplingInfo struct {
-	Sampler   uint32 `json:"sampler"`   // IE 48 or 302; 0: none named
-	Interface uint32 `json:"interface"` // ifIndex it is for; 0: all
-	Rate      uint32 `json:"rate"`      // one packet in so many
-}
-
-// TemplateInfo is one template now known.
-type TemplateInfo struct {
-	Addr    netip.Addr  `json:"addr"`
-	Port    uint16      `json:"port"`
-	Version uint8       `json:"version"`
-	Domain  uint32      `json:"domain"`
-	ID      uint16      `json:"id"`
-	Kind    string      `json:"kind"`  // data, options
-	Scope   int         `json:"scope"` // so many fields in front are the scope
-	Fields  []FieldSpec `json:"fields"`
-	Seen    time.Time   `json:"seen"` // when it was last sent
-}
-
-// InterfaceName is what an exporter calls one of its interfaces.
-type InterfaceName struct {
-	Addr        netip.Addr `json:"addr"`
-	Domain      uint32     `json:"domain"`
-	Index       uint32     `json:"index"` // ifIndex
-	Name        string     `json:"name"`
-	Description string     `json:"description"`
-}
+// Lost is what was refused since the start, also of exporters long forgotten.
+func (d *Decoder) Lost() Counts { return d.lost }

@@ -44,7 +44,7 @@ var reasonText = [reasons]struct{ name, help string }{
 	BadOptions:        {"bad-options", "an options record's sampling rate, name or time makes no sense and was not used"},
 	RecordLimit:       {"record-limit", "one message holds more records than the limit: the rest of the set was dropped"},
 	ElementLimit:      {"element-limit", "one message needs more memory for elements without a column than the limit: its further records came without them"},
-	ExporterLimit:     {"exporter-limit", "more exporters and domains than the limit: datagrams of new ones were dropped"},
+	ExporterLimit:     {"exporter-limit", "more exporters and domains than the limit: v9 and IPFIX datagrams of new ones were dropped, the sequence of others is not followed"},
 }
 
 func (r Reason) String() string {
@@ -76,7 +76,8 @@ func (c *Counts) add(o *Counts) {
 	}
 }
 
-// Losses lists c in the ledger's form, zeros included.
+// Losses lists c in the ledger's form, zeros included. Datagrams counts what was
+// refused, be it a datagram, a set or a template record.
 func (c *Counts) Losses() []flow.Loss {
 	all := make([]flow.Loss, reasons)
 	for r := range reasons {

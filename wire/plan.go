@@ -1,3 +1,429 @@
 package wire
 
-type plan struct{}
+import (
+	"weir/flow"
+	"weir/ie"
+)
+
+// A plan is what a template means: compiled once, run for every record. Moves
+// put values into the record's columns; elems write the rest as JSON.
+type plan struct {
+	moves []move
+	elems []elem
+	specs []field
+
+	has      flow.Field // bits of the columns that moves always fill
+	length   int        // octets of a record; the least, if variable
+	variable bool       // some field brings its own length
+	ipv      uint8      // Record.IPVersion, if the template tells
+	finish   finish     // what is left to do after the moves
+}
+
+// field is a template's field, resolved.
+type field struct {
+	typ  ie.Type
+	off  uint16 // where it stands, if no variable one is before it
+	n    uint16
+	key  []byte // `"name":`
+	skip bool   // padding
+
+	// Fields of one name within the scope, or within the rest, are a chain.
+	again int  // the next one, 0: none
+	dup   bool // not the first
+}
+
+// span is where a field's value stands in a record.
+type span struct{ off, n int }
+
+// walk finds the values of the record at f's start, and how long it is. It is
+// false if the record runs beyond f.
+func (p *plan) walk(spans []span, f []byte) (int, bool) {
+	if !p.variable {
+		for i := range p.specs {
+			spans[i] = span{int(p.specs[i].off), int(p.specs[i].n)}
+		}
+		return p.length, p.length <= len(f)
+	}
+	off := 0
+	for i := range p.specs {
+		if n := p.specs[i].n; n != VariableLength {
+			spans[i] = span{off, int(n)}
+			off += int(n)
+			if off > len(f) {
+				return 0, false
+			}
+			continue
+		}
+		from, to, ok := variable(f[off:])
+		if !ok {
+			return 0, false
+		}
+		spans[i] = span{off + from, to - from}
+		off += to
+	}
+	return off, true
+}
+
+// move puts one field into a column.
+type move struct {
+	off uint16
+	n   uint16
+	op  op
+	col column
+	typ ie.Type
+	// left is the bit of context.left to set when the value does not fit the
+	// column, so that it is kept as an element.
+	left  uint8
+	field uint16
+}
+
+// elem writes one or, where a name comes twice, several fields.
+type elem struct {
+	key    []byte
+	member []member
+}
+
+type member struct {
+	field uint16
+	off   uint16
+	n     uint16
+	typ   ie.Type
+	left  uint8 // only if this bit of context.left is set; always: always
+}
+
+const (
+	always   = 255
+	maxLefts = 64
+)
+
+type finish uint8
+
+const (
+	finishTimes finish = 1 << iota
+	finishICMP
+	finishSampling
+	finishObserved
+)
+
+// op is a move for a column in its native length, or opGeneral.
+type op uint8
+
+const (
+	opGeneral op = iota
+	opUp         // sysUpTime in IPFIX: the exporter's start may not be known
+	opDelta      // microseconds before the export
+	opOther      // a second address or mask for a column that already has one
+	opSrc4
+	opSrc16
+	opDst4
+	opDst16
+	opNextHop4
+	opNextHop16
+	opBGPNextHop4
+	opBGPNextHop16
+	opSrcPort
+	opDstPort
+	opPorts // source and destination port, one after the other
+	opProto
+	opTOS
+	opFlags1
+	opFlags2
+	opPackets4
+	opPackets8
+	opBytes4
+	opBytes8
+	opInput2
+	opInput4
+	opOutput2
+	opOutput4
+	opFirstUp
+	opLastUp
+	opFirstMs
+	opLastMs
+	opSrcAS2
+	opSrcAS4
+	opDstAS2
+	opDstAS4
+	opSrcMask
+	opDstMask
+	opDirection
+	opEndReason
+	opForwarding
+	opFlowID8
+	opVLAN2
+)
+
+type opKey struct {
+	col column
+	n   uint16
+}
+
+var native = map[opKey]op{
+	{colSrc, 4}: opSrc4, {colSrc, 16}: opSrc16, {colDst, 4}: opDst4, {colDst, 16}: opDst16,
+	{colNextHop, 4}: opNextHop4, {colNextHop, 16}: opNextHop16,
+	{colBGPNextHop, 4}: opBGPNextHop4, {colBGPNextHop, 16}: opBGPNextHop16,
+	{colSrcPort, 2}: opSrcPort, {colDstPort, 2}: opDstPort, {colProto, 1}: opProto, {colTOS, 1}: opTOS,
+	{colTCPFlags, 1}: opFlags1, {colTCPFlags, 2}: opFlags2,
+	{colPackets, 4}: opPackets4, {colPackets, 8}: opPackets8, {colBytes, 4}: opBytes4, {colBytes, 8}: opBytes8,
+	{colInput, 2}: opInput2, {colInput, 4}: opInput4, {colOutput, 2}: opOutput2, {colOutput, 4}: opOutput4,
+	{colSrcAS, 2}: opSrcAS2, {colSrcAS, 4}: opSrcAS4, {colDstAS, 2}: opDstAS2, {colDstAS, 4}: opDstAS4,
+	{colSrcMask, 1}: opSrcMask, {colDstMask, 1}: opDstMask, {colDirection, 1}: opDirection,
+	{colEndReason, 1}: opEndReason, {colForwarding, 1}: opForwarding, {colFlowID, 8}: opFlowID8,
+	{colVLAN, 2}: opVLAN2,
+}
+
+// pair says that a column may be filled by IPv4's or IPv6's element, whichever
+// is not zero.
+func (c column) pair() bool {
+	return c == colSrc || c == colDst || c == colNextHop || c == colBGPNextHop || c == colSrcMask || c == colDstMask
+}
+
+// compile makes the plan of a template. The template was checked: its records
+// have at least one octet and at most 65535.
+func compile(t *Template) *plan {
+	p := &plan{}
+	used := 0 // left bits given away
+	leftBit := func() uint8 {
+		if used == maxLefts {
+			return always
+		}
+		used++
+		return uint8(used - 1)
+	}
+
+	// Where each field stands, and of which rank its column's best is.
+	var best [columns]rule
+	var have [columns]bool
+	off := 0
+	for i, f := range t.Fields {
+		e, known := lookup(t, i)
+		s := field{typ: e.Type, n: f.Length, off: uint16(min(off, 65535)), key: appendKey(nil, f.Name),
+			skip: known && e.PEN == 0 && e.ID == ie.IDPaddingOctets}
+		if i < t.Scope && t.v9 {
+			s.typ = ie.Unsigned64 // an interface's number, a slot's, …
+		}
+		if f.Length == VariableLength && !t.v9 {
+			p.variable = true
+			p.length++
+		} else {
+			p.length += int(f.Length)
+			off += int(f.Length)
+		}
+		p.specs = append(p.specs, s)
+		if r, ok := ruleOf(t, i); ok && (!have[r.col] || r.rank < best[r.col].rank) {
+			best[r.col], have[r.col] = r, true
+		}
+	}
+
+	last := map[FieldSpec]int{}
+	for i, f := range t.Fields {
+		name := FieldSpec{Name: f.Name}
+		if i < t.Scope {
+			name.ID = 1
+		}
+		if j, ok := last[name]; ok {
+			p.specs[j].again, p.specs[i].dup = i, true
+		}
+		last[name] = i
+	}
+
+	// Moves. Elements that no column takes follow in the template's order.
+	var filled [columns]ie.Type
+	var full [columns]bool
+	keep := make([]uint8, len(t.Fields)) // 0: in a column; else bit+1 or always
+	for i, f := range t.Fields {
+		s := &p.specs[i]
+		if s.skip || f.Length == 0 && s.typ != ie.String {
+			continue // padding, or nothing there
+		}
+		r, ok := ruleOf(t, i)
+		if !ok || r.rank != best[r.col].rank {
+			keep[i] = always
+			continue
+		}
+		m := move{off: s.off, n: s.n, col: r.col, typ: s.typ, field: uint16(i), left: always}
+		switch {
+		case r.col.helps():
+			keep[i] = always
+			if full[r.col] {
+				continue
+			}
+			m.op = opGeneral
+		case full[r.col] && r.col.pair() && filled[r.col] != t.family(i):
+			m.op = opOther
+			if !p.fits(r.col, t, i) {
+				keep[i] = always
+				continue
+			}
+		case full[r.col] && (r.col == colICMP || r.col == colICMPType || r.col == colICMPCode):
+			m.op = opGeneral // IPv4's and IPv6's; the protocol tells which is meant
+		case full[r.col]:
+			keep[i] = always
+			continue
+		default:
+			m.op = p.native(r.col, t, i)
+		}
+		full[r.col], filled[r.col] = true, t.family(i)
+
+		// What may not fit its column is kept as an element when it does not.
+		if !r.col.helps() && !m.op.fits() {
+			if m.left = leftBit(); m.left == always {
+				keep[i] = always
+			} else {
+				keep[i] = m.left + 1
+			}
+		}
+		if m.op.fits() || m.op == opFirstMs || m.op == opLastMs {
+			p.has |= hasBit[r.col]
+		}
+		switch r.col {
+		case colICMP, colICMPType, colICMPCode, colProto:
+			p.finish |= finishICMP
+		case colFirst, colLast:
+			p.finish |= finishTimes
+		case colSampling, colSampler, colSampleInt, colSampleGap, colSampleN, colSampleOf, colSampleP:
+			p.finish |= finishSampling
+		case colObserved:
+			p.finish |= finishObserved
+		}
+		p.moves = append(p.moves, m)
+	}
+	p.order()
+	p.ipv = t.ipVersion()
+
+	byName := map[string]int{}
+	for i := range t.Fields {
+		if keep[i] == 0 {
+			continue
+		}
+		s := &p.specs[i]
+		mb := member{field: uint16(i), off: s.off, n: s.n, typ: s.typ, left: always}
+		if keep[i] != always {
+			mb.left = keep[i] - 1
+		}
+		if j, ok := byName[t.Fields[i].Name]; ok {
+			p.elems[j].member = append(p.elems[j].member, mb)
+			continue
+		}
+		byName[t.Fields[i].Name] = len(p.elems)
+		p.elems = append(p.elems, elem{key: s.key, member: []member{mb}})
+	}
+	return p
+}
+
+// order puts the start of the exporter's clock before stamps that count from
+// it, and joins the ports, which most templates have side by side.
+func (p *plan) order() {
+	moves := make([]move, 0, len(p.moves))
+	for _, m := range p.moves {
+		if m.col == colInit {
+			moves = append(moves, m)
+		}
+	}
+	for _, m := range p.moves {
+		if m.col == colInit {
+			continue
+		}
+		if n := len(moves); n > 0 && m.op == opDstPort && moves[n-1].op == opSrcPort && moves[n-1].off+2 == m.off && !p.variable {
+			moves[n-1].op, moves[n-1].n = opPorts, 4
+			continue
+		}
+		moves = append(moves, m)
+	}
+	p.moves = moves
+}
+
+// fits says whether a move in native length always succeeds.
+func (o op) fits() bool {
+	return o > opOther && o != opFirstMs && o != opLastMs
+}
+
+// fits says whether field i has the length that its pair column takes.
+func (p *plan) fits(c column, t *Template, i int) bool {
+	f := t.Fields[i]
+	if c == colSrcMask || c == colDstMask {
+		return f.Length == 1
+	}
+	return int(f.Length) == p.specs[i].typ.Len()
+}
+
+// native picks the fast move for a column, if field i is as long as it should.
+func (p *plan) native(c column, t *Template, i int) op {
+	f := t.Fields[i]
+	switch {
+	case f.Length == VariableLength && !t.v9:
+		return opGeneral
+	case c == colFirst && f.ID == ie.IDFlowStartSysUpTime && f.Length == 4 && t.v9:
+		return opFirstUp
+	case c == colLast && f.ID == ie.IDFlowEndSysUpTime && f.Length == 4 && t.v9:
+		return opLastUp
+	case c == colFirst && f.ID == ie.IDFlowStartSysUpTime && f.Length == 4,
+		c == colLast && f.ID == ie.IDFlowEndSysUpTime && f.Length == 4:
+		return opUp
+	case c == colFirst && f.ID == ie.IDFlowStartDeltaMicroseconds && f.Length == 4,
+		c == colLast && f.ID == ie.IDFlowEndDeltaMicroseconds && f.Length == 4:
+		return opDelta
+	case c == colFirst && f.ID == ie.IDFlowStartMilliseconds && f.Length == 8:
+		return opFirstMs
+	case c == colLast && f.ID == ie.IDFlowEndMilliseconds && f.Length == 8:
+		return opLastMs
+	case c.pair() && !p.fits(c, t, i):
+		return opGeneral
+	}
+	return native[opKey{c, f.Length}]
+}
+
+// lookup names field i.
+func lookup(t *Template, i int) (ie.Element, bool) {
+	f := t.Fields[i]
+	if i < t.Scope && t.v9 {
+		return ie.Element{}, false
+	}
+	if t.v9 {
+		return ie.LookupV9(f.ID)
+	}
+	return ie.Lookup(f.PEN, f.ID)
+}
+
+// ruleOf is the rule of field i. Scope fields have none.
+func ruleOf(t *Template, i int) (rule, bool) {
+	f := t.Fields[i]
+	if f.PEN != 0 || i < t.Scope || t.opts || f.Length == 0 {
+		return rule{}, false
+	}
+	r, ok := rules[f.ID]
+	return r, ok
+}
+
+// family is IPv4Address or IPv6Address if field i is of that version, also for
+// prefix lengths; else what type it has.
+func (t *Template) family(i int) ie.Type {
+	switch t.Fields[i].ID {
+	case ie.IDSourceIPv4PrefixLength, ie.IDDestinationIPv4PrefixLength:
+		return ie.IPv4Address
+	case ie.IDSourceIPv6PrefixLength, ie.IDDestinationIPv6PrefixLength:
+		return ie.IPv6Address
+	}
+	e, _ := lookup(t, i)
+	return e.Type
+}
+
+// ipVersion is 4 or 6 if the template has addresses of one version only.
+func (t *Template) ipVersion() uint8 {
+	var v uint8
+	for i := range t.Fields {
+		r, ok := ruleOf(t, i)
+		if !ok || r.col != colSrc && r.col != colDst {
+			continue
+		}
+		f := uint8(4)
+		if t.family(i) == ie.IPv6Address {
+			f = 6
+		}
+		if v != 0 && v != f {
+			return 0
+		}
+		v = f
+	}
+	return v
+}

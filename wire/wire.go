@@ -24,9 +24,8 @@ import (
 	"weir/flow"
 )
 
-// Ports that exports are sent to by custom, none of them reserved for one
-// version save IPFIX's.
-var Ports = []uint16{2055, 2056, 4739, 6343, 9555, 9556, 9991, 9992, 9995, 9996}
+// Ports that exports are sent to by custom. Only 4739 is registered, for IPFIX.
+var Ports = []uint16{2055, 4739, 6343, 9995, 9996}
 
 var be = binary.BigEndian
 

@@ -1,0 +1,225 @@
+package wire
+
+import (
+	"encoding/hex"
+	"math"
+	"net/netip"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"weir/ie"
+)
+
+// Elements are JSON, built in the batch's arena: {"name":value,…} in the
+// template's order. Integers and floats are numbers; times RFC 3339 strings;
+// addresses, MAC addresses and text strings; octet arrays, and whatever has
+// not its type's length, hexadecimal strings; an element that comes more than
+// once in a record an array; lists (RFC 6313) objects, see lists.go.
+
+// maxString is how much of a text is kept.
+const maxString = 1024
+
+func appendKey(dst []byte, name string) []byte {
+	return append(appendString(dst, []byte(name)), ':')
+}
+
+// appendElements writes p's elements of one record. spans tells where fields
+// are when lengths vary; nil: the plan knows.
+func (d *Decoder) appendElements(dst []byte, p *plan, spans []span, rec []byte, left uint64, s *session) []byte {
+	start := len(dst)
+	sep := byte('{')
+	for i := range p.elems {
+		e := &p.elems[i]
+		if len(e.member) == 1 {
+			m := &e.member[0]
+			if m.left != always && left&(1<<m.left) == 0 {
+				continue
+			}
+			dst = append(dst, sep)
+			sep = ','
+			dst = append(dst, e.key...)
+			dst = d.appendValue(dst, m.typ, m.of(rec, spans), s, 0)
+			continue
+		}
+		dst, sep = d.appendRepeated(dst, sep, e, spans, rec, left, s)
+	}
+	if len(dst) == start {
+		return dst
+	}
+	return append(dst, '}')
+}
+
+// appendRepeated writes an element that comes more than once in the template.
+func (d *Decoder) appendRepeated(dst []byte, sep byte, e *elem, spans []span, rec []byte, left uint64, s *session) ([]byte, byte) {
+	n := 0
+	for _, m := range e.member {
+		if m.left == always || left&(1<<m.left) != 0 {
+			n++
+		}
+	}
+	if n == 0 {
+		return dst, sep
+	}
+	dst = append(append(dst, sep), e.key...)
+	open := byte('[')
+	for _, m := range e.member {
+		if m.left != always && left&(1<<m.left) == 0 {
+			continue
+		}
+		if n > 1 {
+			dst = append(dst, open)
+			open = ','
+		}
+		dst = d.appendValue(dst, m.typ, m.of(rec, spans), s, 0)
+	}
+	if n > 1 {
+		dst = append(dst, ']')
+	}
+	return dst, ','
+}
+
+func (m *member) of(rec []byte, spans []span) []byte {
+	if spans != nil {
+		sp := spans[m.field]
+		return rec[sp.off : sp.off+sp.n]
+	}
+	return rec[m.off : int(m.off)+int(m.n)]
+}
+
+// appendValue writes one value by its type.
+func (d *Decoder) appendValue(dst []byte, t ie.Type, f []byte, s *session, depth int) []byte {
+	switch {
+	case t.Integer():
+		v, ok := uintOf(f)
+		if !ok {
+			break
+		}
+		if t.Signed() {
+			shift := 64 - 8*len(f)
+			return strconv.AppendInt(dst, int64(v<<shift)>>shift, 10)
+		}
+		return strconv.AppendUint(dst, v, 10)
+	case t == ie.String:
+		return appendText(dst, f)
+	case t == ie.IPv4Address && len(f) == 4:
+		return appendAddr(dst, netip.AddrFrom4([4]byte(f)))
+	case t == ie.IPv6Address && len(f) == 16:
+		return appendAddr(dst, netip.AddrFrom16([16]byte(f)))
+	case t == ie.MACAddress && len(f) == 6:
+		dst = append(dst, '"')
+		for i, c := range f {
+			if i > 0 {
+				dst = append(dst, ':')
+			}
+			dst = append(dst, hexDigits[c>>4], hexDigits[c&15])
+		}
+		return append(dst, '"')
+	case t == ie.Boolean && len(f) == 1 && (f[0] == 1 || f[0] == 2):
+		return strconv.AppendBool(dst, f[0] == 1)
+	case t == ie.Float32 || t == ie.Float64:
+		v, ok := floatOf(f)
+		if !ok || math.IsNaN(v) || math.IsInf(v, 0) {
+			break // JSON has no such numbers
+		}
+		return strconv.AppendFloat(dst, v, 'g', -1, 64)
+	case t >= ie.DateTimeSeconds && t <= ie.DateTimeNanoseconds:
+		ns, ok := absolute(t, f)
+		if !ok {
+			break
+		}
+		dst = append(dst, '"')
+		dst = time.Unix(ns/1e9, ns%1e9).UTC().AppendFormat(dst, timeForm[t-ie.DateTimeSeconds])
+		return append(dst, '"')
+	case t.List():
+		return d.appendList(dst, t, f, s, depth)
+	}
+	return appendHex(dst, f)
+}
+
+var timeForm = [...]string{"2006-01-02T15:04:05Z", "2006-01-02T15:04:05.000Z",
+	"2006-01-02T15:04:05.000000Z", "2006-01-02T15:04:05.000000000Z"}
+
+const hexDigits = "0123456789abcdef"
+
+func appendHex(dst, f []byte) []byte {
+	dst = append(dst, '"')
+	dst = hex.AppendEncode(dst, f)
+	return append(dst, '"')
+}
+
+func appendAddr(dst []byte, a netip.Addr) []byte {
+	dst = append(dst, '"')
+	dst = a.AppendTo(dst)
+	return append(dst, '"')
+}
+
+// floatOf reads a float64, or a float32 standing for one (RFC 7011 section 6.2).
+func floatOf(f []byte) (float64, bool) {
+	switch len(f) {
+	case 4:
+		return float64(math.Float32frombits(be.Uint32(f))), true
+	case 8:
+		return math.Float64frombits(be.Uint64(f)), true
+	}
+	return 0, false
+}
+
+// appendText writes a text of the network: without the zeros that pad it, at
+// most maxString octets.
+func appendText(dst, f []byte) []byte {
+	return appendString(dst, text(f))
+}
+
+func text(f []byte) []byte {
+	for len(f) > 0 && f[len(f)-1] == 0 {
+		f = f[:len(f)-1]
+	}
+	if len(f) > maxString {
+		cut := maxString
+		for cut > maxString-utf8.UTFMax && !utf8.RuneStart(f[cut]) {
+			cut--
+		}
+		f = f[:cut]
+	}
+	return f
+}
+
+// appendString writes a JSON string that is inert wherever it is shown later:
+// what is no UTF-8 becomes U+FFFD; control characters (C0, C1, DEL), those that
+// change the direction of text, line separators and HTML's special characters
+// are escaped.
+func appendString(dst, f []byte) []byte {
+	dst = append(dst, '"')
+	for i := 0; i < len(f); {
+		if c := f[i]; c < utf8.RuneSelf {
+			switch {
+			case c == '"' || c == '\\':
+				dst = append(dst, '\\', c)
+			case c < ' ' || c == 0x7f || c == '<' || c == '>' || c == '&':
+				dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+			default:
+				dst = append(dst, c)
+			}
+			i++
+			continue
+		}
+		r, n := utf8.DecodeRune(f[i:])
+		switch {
+		case r == utf8.RuneError && n == 1:
+			dst = append(dst, "\ufffd"...)
+		case unsafeRune(r):
+			dst = append(dst, '\\', 'u', hexDigits[r>>12&15], hexDigits[r>>8&15], hexDigits[r>>4&15], hexDigits[r&15])
+		default:
+			dst = append(dst, f[i:i+n]...)
+		}
+		i += n
+	}
+	return append(dst, '"')
+}
+
+func unsafeRune(r rune) bool {
+	return r >= 0x80 && r <= 0x9f || // C1
+		r == 0x061c || r == 0x200e || r == 0x200f || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || // direction
+		r == 0x2028 || r == 0x2029 || r == 0xfeff // separators, byte order mark
+}
