@@ -1,0 +1,190 @@
+// Package export sends flow records to collectors: NetFlow v1, v5, v7, v9 and
+// IPFIX in UDP datagrams.
+//
+// In: flow.Record, in batches, from whoever calls WriteRecords. Out: datagrams
+// to every Destination, each with its own version, templates, sequence
+// numbers and pace. Formats and their laws are RFC 3954, RFC 7011 and Cisco's
+// NetFlow v5; octets are written by package wire.
+//
+// Records that cannot go out are counted by reason (Losses): sent + lost =
+// given, to the packet and the octet. Times are Unix ns until they stand in a
+// datagram. An Exporter may be written to from any goroutine; Run owns the
+// sockets and starts one goroutine for each destination.
+package export
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"weir/flow"
+)
+
+// Options is what New needs. Only Destinations must be given.
+type Options struct {
+	Destinations []Destination
+
+	// Block makes WriteRecords wait for slow destinations instead of losing
+	// records: for captures, which can wait.
+	Block bool
+	// FollowRecords makes the export time that of the newest record given
+	// instead of the wall clock: for captures, whose time is in the past.
+	FollowRecords bool
+
+	// Boot is when the exporter began, the base of sysUptime. Zero: New's time.
+	Boot time.Time
+	// Sampling is announced to collectors: one packet in so many is looked at.
+	// 0 and 1: all. A record's own Sampling, if it has one, wins.
+	Sampling       uint32
+	SamplingRandom bool // chosen by lot, not every n-th
+
+	// Interfaces names the interfaces; asked before each announcement. Nil: no
+	// names are sent.
+	Interfaces func() []Interface
+	// Ignored is what the metering process could not make flows of since it
+	// began (IE 164, 165). Nil: not announced.
+	Ignored func() (packets, octets uint64)
+
+	Log *slog.Logger
+	Now func() time.Time // nil: time.Now
+}
+
+// Interface is one line of the interface names' announcement.
+type Interface struct {
+	Index       uint32
+	Name        string
+	Description string
+}
+
+// Endpoint is one destination's UDP flow, for who must not meter it.
+type Endpoint struct {
+	Local, Remote netip.AddrPort
+}
+
+// Stats is what one destination has done since New.
+type Stats struct {
+	Destination string `json:"destination"` // its URL
+	Local       string `json:"local"`       // address:port; empty before the socket is open
+	Remote      string `json:"remote"`
+	Version     uint8  `json:"version"`
+	Template    string `json:"template"` // preset; empty for fixed formats
+	Payload     int    `json:"payload"`  // longest UDP payload at present, octets
+
+	// Given by WriteRecords, and of those what was handed to the network.
+	GivenRecords uint64 `json:"given_records"`
+	Datagrams    uint64 `json:"datagrams"`
+	Octets       uint64 `json:"octets"` // UDP payloads
+	Records      uint64 `json:"records"`
+	Packets      uint64 `json:"packets"` // of the flows in Records
+	Bytes        uint64 `json:"bytes"`
+	// WireRecords counts data records on the wire: a v5 record of more than
+	// 2^32 packets or octets becomes several.
+	WireRecords uint64 `json:"wire_records"`
+	Templates   uint64 `json:"templates"` // template records sent
+	Options     uint64 `json:"options"`   // options data records sent
+
+	Queued   int           `json:"queued"`    // datagrams that wait
+	QueueMax int           `json:"queue_max"` // how many may
+	Paced    time.Duration `json:"paced"`     // time waited for the sake of the collector
+	Retried  uint64        `json:"retried"`   // sends tried again
+	Lost     []flow.Loss   `json:"lost"`      // by reason, zeros included
+}
+
+// Exporter is a flow.Sink that sends to all its destinations.
+type Exporter struct {
+	opt     Options
+	senders []*sender
+}
+
+var _ flow.Sink = (*Exporter)(nil)
+
+// New checks the options. Nothing is sent, or opened, before Open or Run.
+func New(opt Options) (*Exporter, error) {
+	if len(opt.Destinations) == 0 {
+		return nil, errors.New("export: no destination; accepted: one or more udp://HOST:PORT?version=5|9|10")
+	}
+	if opt.Now == nil {
+		opt.Now = time.Now
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Boot.IsZero() {
+		opt.Boot = opt.Now()
+	}
+	e := &Exporter{opt: opt}
+	for _, d := range opt.Destinations {
+		e.senders = append(e.senders, newSender(d, &e.opt))
+	}
+	return e, nil
+}
+
+// Open resolves the destinations' names and opens the sockets, so that errors
+// show at once and Endpoints are known. Run does it otherwise, and goes on
+// trying. It is called once, before Run.
+func (e *Exporter) Open(ctx context.Context) error {
+	for _, s := range e.senders {
+		if err := s.open(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Run sends until ctx ends, then flushes what is left, in order, and returns.
+// End ctx after the last WriteRecords; records that come later are counted as
+// lost.
+func (e *Exporter) Run(ctx context.Context) error {
+	g := errgroup.Group{}
+	for _, s := range e.senders {
+		g.Go(func() error { return s.run(ctx) })
+	}
+	return g.Wait()
+}
+
+// WriteRecords gives records to every destination. It never fails: what cannot
+// go out is counted. With Options.Block it waits while a queue is full, so Run
+// must be running.
+func (e *Exporter) WriteRecords(batch []flow.Record) error {
+	for _, s := range e.senders {
+		s.write(batch)
+	}
+	return nil
+}
+
+// Endpoints are the destinations' UDP flows, those whose socket is open.
+func (e *Exporter) Endpoints() []Endpoint {
+	var list []Endpoint
+	for _, s := range e.senders {
+		s.mu.Lock()
+		if s.local.IsValid() {
+			list = append(list, Endpoint{s.local, s.remote})
+		}
+		s.mu.Unlock()
+	}
+	return list
+}
+
+// Stats is the state of each destination.
+func (e *Exporter) Stats() []Stats {
+	list := make([]Stats, len(e.senders))
+	for i, s := range e.senders {
+		list[i] = s.stats()
+	}
+	return list
+}
+
+// Losses is what did not go out, over all destinations, zeros included.
+func (e *Exporter) Losses() []flow.Loss {
+	var all ledger
+	for _, s := range e.senders {
+		s.mu.Lock()
+		all.add(&s.lost)
+		s.mu.Unlock()
+	}
+	return all.losses()
+}

@@ -1,0 +1,501 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"weir/flow"
+)
+
+// sender is one destination: its stream, the queue between the rhythm of flows
+// and that of the network, and its socket. WriteRecords fills the queue under
+// mu; run, one goroutine, empties it.
+type sender struct {
+	dest Destination
+	opt  *Options
+	log  *slog.Logger
+
+	mu      sync.Mutex
+	space   sync.Cond // the queue has room, or is closed
+	stream  stream
+	begun   bool
+	queue   []*datagram // a ring
+	head    int
+	queued  int
+	spare   []*datagram
+	closed  bool
+	waiting time.Time // since when records wait in the stream
+	lost    ledger
+	given   uint64
+	done    Stats // counters of what went out
+	sent    sum
+	local   netip.AddrPort
+	remote  netip.AddrPort
+
+	wake chan struct{}
+
+	// run's own.
+	sock      *socket
+	pace      pace
+	retryAt   time.Time // when to try to open the socket again
+	refreshed time.Time
+	told      time.Time
+	complain  time.Time // not before this again
+	batch     [batchMax]*datagram
+	recent    [1024]sentNote // by sequence, what went out
+	lastNote  sentNote
+}
+
+// sentNote remembers a datagram, should the network send it back.
+type sentNote struct {
+	seq    uint32
+	octets int
+	sum    sum
+	live   bool
+}
+
+// batchMax is how many datagrams one system call sends.
+const batchMax = 32
+
+func newSender(d Destination, opt *Options) *sender {
+	d = d.withDefaults()
+	s := &sender{dest: d, opt: opt, wake: make(chan struct{}, 1), queue: make([]*datagram, d.Queue)}
+	s.log = opt.Log.With("destination", d.String())
+	s.space.L = &s.mu
+	s.stream = stream{
+		version: d.Version, domain: d.Domain, preset: d.Preset, refresh: uint64(d.RefreshPackets),
+		random: opt.SamplingRandom, follow: opt.FollowRecords, payload: payloadOf(d.MTU, netip.Addr{}),
+		get: s.get, free: s.free, emit: s.push, lost: &s.lost, extra: s.statistics,
+		sampling: samplers{rate: max(opt.Sampling, 1)},
+	}
+	if opt.Sampling > 1 {
+		s.stream.sampling.rates, s.stream.sampling.any = []uint32{opt.Sampling}, true
+	}
+	s.pace = pace{rate: float64(d.Rate)}
+	return s
+}
+
+// payloadOf is the longest UDP payload of an IP packet of mtu octets. An
+// unknown family counts as IPv6, the one with less room.
+func payloadOf(mtu int, a netip.Addr) int {
+	if a.Is4() {
+		return min(mtu-28, 65507)
+	}
+	return min(mtu-48, 65507)
+}
+
+// write gives records to the stream.
+func (s *sender) write(batch []flow.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.given += uint64(len(batch))
+	if s.closed {
+		for i := range batch {
+			s.lost.record(closed, &batch[i])
+		}
+		return
+	}
+	now := s.opt.Now()
+	s.tick(now)
+	for i := range batch {
+		s.stream.add(&batch[i])
+	}
+	if s.stream.pending > 0 && s.waiting.IsZero() {
+		s.waiting = now
+	}
+}
+
+// tick does what is due. mu is held.
+func (s *sender) tick(now time.Time) {
+	st := &s.stream
+	st.now = now.UnixNano()
+	if !s.begun {
+		s.begun = true
+		st.begin(st.now, s.opt.Boot.UnixNano())
+		s.refreshed = now
+	}
+	if st.pending == 0 {
+		s.waiting = time.Time{}
+	} else if !s.waiting.IsZero() && now.Sub(s.waiting) >= s.dest.Flush {
+		st.flush()
+		s.waiting = time.Time{}
+	}
+	if st.follow && st.newest == 0 {
+		return // the time is not known yet
+	}
+	if now.Sub(s.refreshed) >= s.dest.RefreshTime {
+		st.resend()
+		s.refreshed = now
+	}
+	if now.Sub(s.told) >= s.dest.OptionsTime {
+		s.told = now
+		st.tell()
+	}
+}
+
+// statistics are the options records that are not needed to read data. mu is
+// held.
+func (s *sender) statistics(w *optionsWriter) {
+	if s.opt.Interfaces != nil {
+		w.names(s.opt.Interfaces())
+	}
+	d := &s.done
+	w.counters(w.pick(&meteringV9, &meteringIPFIX), s.dest.Domain, d.Octets, d.Datagrams, s.sent.records)
+	if s.opt.Ignored != nil {
+		packets, octets := s.opt.Ignored()
+		w.counters(w.pick(&ignoredV9, &ignoredIPFIX), s.dest.Domain, packets, octets)
+	}
+	t := s.lost.total()
+	w.counters(w.pick(&notSentV9, &notSentIPFIX), s.dest.Domain, t.records, t.packets, t.octets)
+}
+
+func (s *sender) get() *datagram {
+	if n := len(s.spare); n > 0 {
+		g := s.spare[n-1]
+		s.spare = s.spare[:n-1]
+		if cap(g.b) >= s.stream.payload {
+			return g
+		}
+	}
+	return &datagram{b: make([]byte, 0, s.stream.payload)}
+}
+
+func (s *sender) free(g *datagram) {
+	if len(s.spare) < s.dest.Queue {
+		s.spare = append(s.spare, g)
+	}
+}
+
+// push queues g; with Block it waits for room, else g is lost. mu is held.
+func (s *sender) push(g *datagram) {
+	for s.queued == len(s.queue) && s.opt.Block && !s.closed {
+		s.space.Wait()
+	}
+	switch {
+	case s.queued < len(s.queue):
+		s.queue[(s.head+s.queued)%len(s.queue)] = g
+		s.queued++
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+		return
+	case s.closed:
+		s.lost.datagram(closed, g)
+	case !s.local.IsValid():
+		s.lost.datagram(resolve, g)
+	default:
+		s.lost.datagram(queueFull, g)
+	}
+	s.free(g)
+}
+
+// take gets the next datagrams, without removing them.
+func (s *sender) take(most int) []*datagram {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := min(s.queued, most, batchMax)
+	for i := range n {
+		s.batch[i] = s.queue[(s.head+i)%len(s.queue)]
+	}
+	return s.batch[:n]
+}
+
+// depth is how many datagrams wait.
+func (s *sender) depth() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queued
+}
+
+// open resolves the destination and makes the socket. It may be called again
+// after a failure.
+func (s *sender) open(ctx context.Context) error {
+	sock, err := openSocket(ctx, s.dest)
+	if err != nil {
+		return err
+	}
+	s.sock = sock
+	s.pace.receiver = newReceiver(sock.local, sock.remote)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.local, s.remote = sock.local, sock.remote
+	s.fit()
+	s.stream.forget()
+	return nil
+}
+
+// fit sets the longest datagram by the MTU given and the one the kernel knows
+// of the path. mu is held.
+func (s *sender) fit() {
+	mtu := s.dest.MTU
+	if known := s.sock.pathMTU(); known > 0 {
+		mtu = min(mtu, known)
+	}
+	s.stream.payload = payloadOf(max(mtu, minMTU), s.remote.Addr())
+}
+
+// run sends until ctx ends, then what is left.
+func (s *sender) run(ctx context.Context) error {
+	defer s.end()
+	ticker := time.NewTicker(min(s.dest.Flush/2, 100*time.Millisecond))
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		if !s.ready(ctx) {
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+			}
+			s.tickNow()
+			continue
+		}
+		if s.round(ctx) {
+			select {
+			case <-ticker.C:
+				s.tickNow()
+			default:
+			}
+			continue
+		}
+		select {
+		case <-s.wake:
+		case <-ticker.C:
+			s.tickNow()
+		case <-ctx.Done():
+		}
+	}
+	s.drain()
+	return nil
+}
+
+func (s *sender) tickNow() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.tick(s.opt.Now())
+	}
+}
+
+// ready says whether there is a socket; it tries to open one now and then.
+func (s *sender) ready(ctx context.Context) bool {
+	if s.sock != nil {
+		return true
+	}
+	now := time.Now()
+	if now.Before(s.retryAt) {
+		return false
+	}
+	s.retryAt = now.Add(5 * time.Second)
+	if err := s.open(ctx); err != nil {
+		s.log.Warn("no socket for exports; trying again in 5 s", "error", err)
+		return false
+	}
+	return true
+}
+
+// round sends one batch, and says whether there was something to send.
+func (s *sender) round(ctx context.Context) bool {
+	batch := s.take(s.pace.most())
+	if len(batch) == 0 {
+		return false
+	}
+	// A queue that fills although flows cannot wait is worse than a burst.
+	hurry := !s.opt.Block && s.depth() > s.dest.Queue/2
+	if n := s.pace.wait(ctx, len(batch), hurry); n < len(batch) {
+		batch = batch[:n]
+	}
+	s.send(batch)
+	s.mu.Lock()
+	s.done.Paced = s.pace.waited
+	s.head = (s.head + len(batch)) % len(s.queue)
+	s.queued -= len(batch)
+	for _, g := range batch {
+		s.free(g)
+	}
+	s.space.Broadcast()
+	s.mu.Unlock()
+	return true
+}
+
+// send hands a batch to the network and counts what became of each datagram.
+func (s *sender) send(batch []*datagram) {
+	for tries := 0; len(batch) > 0; {
+		n, err := s.sock.send(batch)
+		if n > 0 {
+			s.account(batch[:n])
+			batch, tries = batch[n:], 0
+		}
+		if err == nil {
+			continue
+		}
+		// An earlier datagram's fate may be told at a later one's sending, which
+		// then did not happen; a few tries tell the two apart.
+		if tries++; tries <= 3 && !errors.Is(err, errTimeout) {
+			s.mu.Lock()
+			s.done.Retried++
+			s.mu.Unlock()
+			if causeOf(err) == bufferFull {
+				time.Sleep(time.Millisecond << tries)
+			}
+			continue
+		}
+		s.fail(batch[0], err)
+		batch, tries = batch[1:], 0
+	}
+	s.returned()
+}
+
+// account counts datagrams as sent.
+func (s *sender) account(batch []*datagram) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range batch {
+		s.done.Datagrams++
+		s.done.Octets += uint64(len(g.b))
+		s.done.Templates += uint64(g.templates)
+		s.done.Options += uint64(g.options)
+		s.sent.add(g.sum)
+		s.lastNote = sentNote{g.seq, len(g.b), g.sum, true}
+		s.recent[g.seq%uint32(len(s.recent))] = s.lastNote
+	}
+}
+
+// fail counts a datagram that could not be sent.
+func (s *sender) fail(g *datagram, err error) {
+	why := causeOf(err)
+	s.mu.Lock()
+	s.lost.datagram(why, g)
+	s.stream.forget()
+	if why == tooBig {
+		s.fit()
+	}
+	s.mu.Unlock()
+	s.warn(why, err)
+}
+
+func (s *sender) warn(why reason, err error) {
+	if now := time.Now(); now.After(s.complain) {
+		s.complain = now.Add(30 * time.Second)
+		s.log.Warn("exports are lost", "reason", reasonText[why].name, "error", err, "help", reasonText[why].help)
+	}
+}
+
+// returned reads what the network says of datagrams sent before: those are
+// counted back. The quoted octets tell which; without them it is the newest.
+func (s *sender) returned() {
+	for range 1024 {
+		seq, known, err := s.sock.returned(s.dest.Version)
+		if err == nil {
+			return
+		}
+		why := causeOf(err)
+		s.mu.Lock()
+		note := &s.lastNote
+		if known && s.recent[seq%uint32(len(s.recent))].seq == seq {
+			note = &s.recent[seq%uint32(len(s.recent))]
+		}
+		if note.live {
+			note.live = false
+			g := datagram{sum: note.sum}
+			s.lost.datagram(why, &g)
+			s.sent.sub(note.sum)
+			s.done.Datagrams--
+			s.done.Octets -= uint64(note.octets)
+		}
+		s.stream.forget()
+		if why == tooBig {
+			s.fit()
+		}
+		s.mu.Unlock()
+		s.warn(why, err)
+	}
+}
+
+// Times allowed for sending what is left at the end.
+const (
+	drainBlock = 5 * time.Minute // a capture's flows: nobody waits for the next packet
+	drainLive  = 10 * time.Second
+)
+
+// drain sends what waits, then the last statistics.
+func (s *sender) drain() {
+	limit := drainLive
+	if s.opt.Block {
+		limit = drainBlock
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	s.mu.Lock()
+	s.tick(s.opt.Now())
+	block := s.opt.Block
+	s.mu.Unlock()
+	if s.sock == nil && s.open(ctx) != nil {
+		return
+	}
+	_ = block
+	s.finish((*stream).flush)
+	for ctx.Err() == nil && s.round(ctx) {
+	}
+	if s.stream.built > 0 {
+		s.finish((*stream).tell)
+	}
+	for ctx.Err() == nil && s.round(ctx) {
+	}
+}
+
+// finish lets the stream emit its last. There must be room for it, as nobody
+// empties the queue meanwhile.
+func (s *sender) finish(do func(*stream)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	room := make([]*datagram, len(s.queue)+2*maxLayouts+4096)
+	for i := range s.queued {
+		room[i] = s.queue[(s.head+i)%len(s.queue)]
+	}
+	s.queue, s.head = room, 0
+	do(&s.stream)
+}
+
+// end closes up: what is left is lost.
+func (s *sender) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	why := shutdown
+	if s.sock == nil {
+		why = resolve
+	}
+	for i := range s.queued {
+		s.lost.datagram(why, s.queue[(s.head+i)%len(s.queue)])
+	}
+	s.queued = 0
+	s.space.Broadcast()
+	if s.sock != nil {
+		s.sock.close()
+	}
+	s.pace.receiver.close()
+}
+
+// stats is the state of now.
+func (s *sender) stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.done
+	st.Destination, st.Version = s.dest.String(), s.dest.Version
+	if s.local.IsValid() {
+		st.Local, st.Remote = s.local.String(), s.remote.String()
+	}
+	if s.stream.templated() {
+		st.Template = s.dest.Preset.String()
+	}
+	st.Payload = s.stream.payload
+	st.GivenRecords = s.given
+	st.Records, st.WireRecords, st.Packets, st.Bytes = s.sent.records, s.sent.wire, s.sent.packets, s.sent.octets
+	st.Queued, st.QueueMax = s.queued, s.dest.Queue
+	st.Lost = s.lost.losses()
+	return st
+}
