@@ -187,14 +187,15 @@ func (d *Decoder) header(version uint8, domain, sequence uint32, p pulse, export
 	if skew := c.received - c.exported; d.opt.MaxSkew > 0 && abs(skew) > int64(d.opt.MaxSkew) {
 		c.shift = skew
 	}
-	c.proto = flow.Record{Version: version, Domain: domain, Exporter: c.src.Addr, Received: c.received,
+	c.common = flow.Record{Version: version, Domain: domain, Exporter: c.src.Addr, Received: c.received,
 		Has: flow.HasReceived}
 	if c.src.Addr != (flow.Addr{}) { // a file of messages does not tell
-		c.proto.Has |= flow.HasExporter
+		c.common.Has |= flow.HasExporter
 	}
 	if version != flow.VersionV1 {
-		c.proto.Has |= flow.HasDomain
+		c.common.Has |= flow.HasDomain
 	}
+	c.proto = c.common
 }
 
 func abs(v int64) int64 {

@@ -12,11 +12,10 @@ type plan struct {
 	elems []elem
 	specs []field
 
-	has      flow.Field // bits of the columns that moves always fill
-	length   int        // octets of a record; the least, if variable
-	variable bool       // some field brings its own length
-	ipv      uint8      // Record.IPVersion, if the template tells
-	finish   finish     // what is left to do after the moves
+	base     flow.Record // what moves do not write, or not wholly
+	length   int         // octets of a record; the least, if variable
+	variable bool        // some field brings its own length
+	finish   finish      // what is left to do after the moves
 }
 
 // field is a template's field, resolved.
@@ -99,10 +98,10 @@ const (
 type finish uint8
 
 const (
-	finishTimes finish = 1 << iota
-	finishICMP
+	finishICMP finish = 1 << iota
 	finishSampling
 	finishObserved
+	finishElements // some are in every record
 )
 
 // op is a move for a column in its native length, or opGeneral.
@@ -273,23 +272,33 @@ func compile(t *Template) *plan {
 				keep[i] = m.left + 1
 			}
 		}
+		p.moves = append(p.moves, m)
+		mapped := flow.AddrFrom4([4]byte{})
+		switch m.op {
+		case opSrc4:
+			p.base.Src = mapped
+		case opDst4:
+			p.base.Dst = mapped
+		case opNextHop4:
+			p.base.NextHop = mapped
+		case opBGPNextHop4:
+			p.base.BGPNextHop = mapped
+		}
 		if m.op.fits() || m.op == opFirstMs || m.op == opLastMs {
-			p.has |= hasBit[r.col]
+			p.base.Has |= hasBit[r.col]
 		}
 		switch r.col {
-		case colICMP, colICMPType, colICMPCode, colProto:
+		case colICMP, colICMPType, colICMPCode:
 			p.finish |= finishICMP
-		case colFirst, colLast:
-			p.finish |= finishTimes
+			p.moves[len(p.moves)-1].typ = t.family(i)
 		case colSampling, colSampler, colSampleInt, colSampleGap, colSampleN, colSampleOf, colSampleP:
 			p.finish |= finishSampling
 		case colObserved:
 			p.finish |= finishObserved
 		}
-		p.moves = append(p.moves, m)
 	}
 	p.order()
-	p.ipv = t.ipVersion()
+	p.base.IPVersion = t.ipVersion()
 
 	byName := map[string]int{}
 	for i := range t.Fields {
@@ -300,6 +309,8 @@ func compile(t *Template) *plan {
 		mb := member{field: uint16(i), off: s.off, n: s.n, typ: s.typ, left: always}
 		if keep[i] != always {
 			mb.left = keep[i] - 1
+		} else {
+			p.finish |= finishElements
 		}
 		if j, ok := byName[t.Fields[i].Name]; ok {
 			p.elems[j].member = append(p.elems[j].member, mb)
@@ -396,12 +407,14 @@ func ruleOf(t *Template, i int) (rule, bool) {
 }
 
 // family is IPv4Address or IPv6Address if field i is of that version, also for
-// prefix lengths; else what type it has.
+// prefix lengths and ICMP; else what type it has.
 func (t *Template) family(i int) ie.Type {
 	switch t.Fields[i].ID {
-	case ie.IDSourceIPv4PrefixLength, ie.IDDestinationIPv4PrefixLength:
+	case ie.IDSourceIPv4PrefixLength, ie.IDDestinationIPv4PrefixLength,
+		ie.IDIcmpTypeCodeIPv4, ie.IDIcmpTypeIPv4, ie.IDIcmpCodeIPv4:
 		return ie.IPv4Address
-	case ie.IDSourceIPv6PrefixLength, ie.IDDestinationIPv6PrefixLength:
+	case ie.IDSourceIPv6PrefixLength, ie.IDDestinationIPv6PrefixLength,
+		ie.IDIcmpTypeCodeIPv6, ie.IDIcmpTypeIPv6, ie.IDIcmpCodeIPv6:
 		return ie.IPv6Address
 	}
 	e, _ := lookup(t, i)

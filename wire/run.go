@@ -18,7 +18,8 @@ type context struct {
 	waited   bool  // the set at hand had to wait for its template
 	shift    int64 // ns to add to flow times: MaxSkew
 
-	proto flow.Record // what every record of the message has in common
+	common flow.Record // what every record of the message has in common
+	proto  flow.Record // and of the set
 
 	// Of the record being read.
 	left     uint64 // values that did not fit their column
@@ -27,12 +28,13 @@ type context struct {
 	icmpType uint16 // or unsaid
 	icmpCode uint16
 	icmpLeft uint64 // left bits of its elements
+	icmpOf   uint8  // the protocol its elements are of
 	observed int64
 	seen     bool // observed is set
 }
 
 func (c *context) begin() {
-	c.left, c.icmpLeft, c.icmpType, c.icmpCode = 0, 0, unsaid, unsaid
+	c.left, c.icmpLeft, c.icmpType, c.icmpCode, c.icmpOf = 0, 0, unsaid, unsaid, 0
 	c.sampling = sampling{}
 	c.sampled, c.seen = false, false
 }
@@ -50,19 +52,19 @@ func (c *context) move(r *flow.Record, moves []move, rec []byte) {
 		f := rec[m.off:]
 		switch m.op {
 		case opSrc4:
-			r.Src = flow.AddrFrom4([4]byte(f))
+			*(*[4]byte)(r.Src[12:]) = [4]byte(f) // plan.base has the rest
 		case opSrc16:
 			r.Src = flow.Addr(f[:16])
 		case opDst4:
-			r.Dst = flow.AddrFrom4([4]byte(f))
+			*(*[4]byte)(r.Dst[12:]) = [4]byte(f) // plan.base has the rest
 		case opDst16:
 			r.Dst = flow.Addr(f[:16])
 		case opNextHop4:
-			r.NextHop = flow.AddrFrom4([4]byte(f))
+			*(*[4]byte)(r.NextHop[12:]) = [4]byte(f) // plan.base has the rest
 		case opNextHop16:
 			r.NextHop = flow.Addr(f[:16])
 		case opBGPNextHop4:
-			r.BGPNextHop = flow.AddrFrom4([4]byte(f))
+			*(*[4]byte)(r.BGPNextHop[12:]) = [4]byte(f) // plan.base has the rest
 		case opBGPNextHop16:
 			r.BGPNextHop = flow.Addr(f[:16])
 		case opSrcPort:
@@ -328,6 +330,10 @@ const unsaid = 256 // no ICMP type or code
 // not zero is taken.
 func (c *context) icmp(m *move, typ, code uint64) {
 	some := false
+	of := uint8(flow.ProtoICMP)
+	if m.typ == ie.IPv6Address {
+		of = flow.ProtoICMPv6
+	}
 	if typ != unsaid {
 		some = typ != 0
 		if c.icmpType == unsaid || c.icmpType == 0 {
@@ -342,6 +348,9 @@ func (c *context) icmp(m *move, typ, code uint64) {
 	}
 	if some && m.left < maxLefts {
 		c.icmpLeft |= 1 << m.left
+	}
+	if some || c.icmpOf == 0 {
+		c.icmpOf = of
 	}
 }
 
@@ -377,12 +386,15 @@ func (c *context) end(r *flow.Record, fin finish) bool {
 		r.First, r.Last = c.observed, c.observed
 		r.Has |= flow.HasFirst | flow.HasLast
 	}
-	if fin&finishICMP != 0 {
-		if r.Proto == flow.ProtoICMP || r.Proto == flow.ProtoICMPv6 {
-			c.endICMP(r)
-		} else {
-			c.left |= c.icmpLeft
-		}
+	if fin&finishICMP != 0 && r.Has&flow.HasProto == 0 && c.icmpOf != 0 {
+		// Exporters leave the protocol out of templates that are for ICMP only.
+		r.Proto = c.icmpOf
+		r.Has |= flow.HasProto
+	}
+	if r.Proto == flow.ProtoICMP || r.Proto == flow.ProtoICMPv6 {
+		c.endICMP(r)
+	} else if fin&finishICMP != 0 {
+		c.left |= c.icmpLeft
 	}
 	const both = flow.HasFirst | flow.HasLast
 	ok := true

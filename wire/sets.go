@@ -138,19 +138,26 @@ func (d *Decoder) fixedData(t *Template, body []byte, at int) {
 	first := len(b.Records)
 	b.Records = slices.Grow(b.Records, n)[:first+n]
 	recs := b.Records[first:]
-	ends := p.finish != 0 || len(p.elems) > 0 || c.shift != 0 || s.perPort
+	slow := p.finish != 0 || c.shift != 0 || s.perPort
+	c.begin()
 	for i := range recs {
 		r, rec := &recs[i], body[i*p.length:(i+1)*p.length]
 		if d.opt.OnRecord != nil {
 			d.raw(t, rec)
 		}
 		*r = c.proto
-		if ends {
+		if !slow {
+			c.left = 0
+			c.move(r, p.moves, rec)
+			if c.left == 0 {
+				if !c.end(r, 0) {
+					d.msg.s.n.clamped++
+				}
+				continue
+			}
+		} else {
 			c.begin()
-		}
-		c.move(r, p.moves, rec)
-		if !ends {
-			continue
+			c.move(r, p.moves, rec)
 		}
 		d.finish(r, t, rec, nil, s)
 	}
@@ -215,12 +222,14 @@ func (d *Decoder) raw(t *Template, rec []byte) {
 		Waited: d.ctx.waited, Data: rec})
 }
 
-// prepare makes the message's part of a record fit a plan.
+// prepare makes what records of a set have in common.
 func (c *context) prepare(p *plan, s *session) {
-	c.proto.Has = c.proto.Has&(flow.HasExporter|flow.HasReceived|flow.HasDomain) | p.has
-	c.proto.IPVersion = p.ipv
-	c.proto.Sampling = s.rate
+	c.proto = p.base
+	c.proto.Version, c.proto.Domain = c.common.Version, c.common.Domain
+	c.proto.Exporter, c.proto.Received = c.common.Exporter, c.received
+	c.proto.Has |= c.common.Has
 	if s.rate != 0 {
+		c.proto.Sampling = s.rate
 		c.proto.Has |= flow.HasSampling
 	}
 }

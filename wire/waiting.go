@@ -58,7 +58,6 @@ func (d *Decoder) release(id uint16) {
 		s.waitingOctets -= len(w.body) + waitingCost
 		d.waitingOctets -= len(w.body) + waitingCost
 		d.ctx.clock, d.ctx.received, d.ctx.waited = w.clock, w.received, true
-		d.ctx.proto.Received = w.received
 		if !d.ctx.up && s.init != 0 {
 			d.ctx.uptime, d.ctx.up = uint32(w.clock.exported/1e6-s.init), true
 		}

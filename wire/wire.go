@@ -92,9 +92,7 @@ type Batch struct {
 
 // Reset empties b and keeps its memory.
 func (b *Batch) Reset() {
-	clear(b.Records) // let go of what Elements point to
 	clear(b.Templates)
-	clear(b.Options)
 	b.Records, b.Templates, b.Options, b.arena = b.Records[:0], b.Templates[:0], b.Options[:0], b.arena[:0]
 }
 
