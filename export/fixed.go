@@ -11,12 +11,12 @@ const maxParts = 4096
 // addFixed gives one record to a v1, v5 or v7 stream.
 func (s *stream) addFixed(r *flow.Record) {
 	if wire.IPv6(r) {
-		s.lost.record(v5IPv6, r)
+		s.lose(v5IPv6, r)
 		return
 	}
 	parts := wire.Parts(r.Packets, r.Bytes)
 	if parts > maxParts {
-		s.lost.record(v5Counter, r)
+		s.lose(v5Counter, r)
 		return
 	}
 	if r.Last-r.First > wire.MaxSpan/2 {

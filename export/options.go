@@ -74,11 +74,12 @@ var (
 	initV9    = optionsTemplate{258, 1, []wire.FieldSpec{{ID: scopeSystem, Length: 4}, {ID: ie.IDSystemInitTimeMilliseconds, Length: 8}}}
 	initIPFIX = optionsTemplate{258, 1, []wire.FieldSpec{{ID: ie.IDMeteringProcessId, Length: 4}, {ID: ie.IDSystemInitTimeMilliseconds, Length: 8}}}
 
-	// Interface names: fixed lengths in v9, which has no other.
+	// Interface names: of fixed length, as v9 has no other and nfdump 1.7.1
+	// takes no other in IPFIX either.
 	namesV9 = optionsTemplate{259, 1, []wire.FieldSpec{{ID: scopeInterface, Length: 4},
 		{ID: ie.IDInterfaceName, Length: 32}, {ID: ie.IDInterfaceDescription, Length: 64}}}
 	namesIPFIX = optionsTemplate{259, 1, []wire.FieldSpec{{ID: ie.IDIngressInterface, Length: 4},
-		{ID: ie.IDInterfaceName, Length: wire.VariableLength}, {ID: ie.IDInterfaceDescription, Length: wire.VariableLength}}}
+		{ID: ie.IDInterfaceName, Length: 32}, {ID: ie.IDInterfaceDescription, Length: 64}}}
 
 	// Statistics (RFC 7011 sections 4.1 to 4.3).
 	meteringV9    = optionsTemplate{260, 1, append([]wire.FieldSpec{{ID: scopeSystem, Length: 4}}, meteringFields...)}
@@ -158,26 +159,31 @@ func (w *optionsWriter) close() {
 	}
 }
 
-// announce emits what readers need to know before data: sampling and, for the
-// sake of sysUptime, when the exporter began.
+// announce emits what readers need to know before data: sampling and, where
+// times are told in sysUptime, when the exporter began. IPFIX says nothing as
+// long as all packets are looked at: its sequence numbers count options records
+// (RFC 7011 section 3.1), and some readers (nfdump 1.7.1) forget to.
 func (s *stream) announce() {
 	s.announced, s.announcedAt = true, s.built
 	w := optionsWriter{s: s}
-	rates := s.sampling.rates
-	if len(rates) == 0 {
-		rates = []uint32{max(s.sampling.rate, 1)}
-	}
-	for i, rate := range rates {
+	for i, rate := range s.sampling.rates {
 		w.sampling(i+1, rate)
 	}
-	// A capture's IPFIX has no sysUptime, nor a boot to speak of.
-	if s.version == flow.VersionV9 || !s.follow {
-		rec := be.AppendUint32(s.scratch[:0], s.domain)
-		rec = be.AppendUint64(rec, uint64(s.boot/1e6))
-		w.put(w.pick(&initV9, &initIPFIX), rec)
-		s.scratch = rec
+	if s.version == flow.VersionV9 {
+		if len(s.sampling.rates) == 0 {
+			w.sampling(1, max(s.sampling.rate, 1))
+		}
+		w.boot()
 	}
 	w.close()
+}
+
+// boot announces when sysUptime was 0.
+func (w *optionsWriter) boot() {
+	rec := be.AppendUint32(w.s.scratch[:0], w.s.domain)
+	rec = be.AppendUint64(rec, uint64(w.s.boot/1e6))
+	w.put(w.pick(&initV9, &initIPFIX), rec)
+	w.s.scratch = rec
 }
 
 // Numbers for ways of sampling.
@@ -256,6 +262,14 @@ func (s *stream) tell() {
 		return
 	}
 	w := optionsWriter{s: s}
+	if s.version == flow.VersionIPFIX {
+		for i, rate := range s.sampling.rates {
+			w.sampling(i+1, rate)
+		}
+		if !s.follow {
+			w.boot()
+		}
+	}
 	s.extra(&w)
 	w.close()
 }

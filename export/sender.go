@@ -12,42 +12,48 @@ import (
 )
 
 // sender is one destination: its stream, the queue between the rhythm of flows
-// and that of the network, and its socket. WriteRecords fills the queue under
-// mu; run, one goroutine, empties it.
+// and that of the network, and its socket. Whoever holds writing fills the
+// queue: WriteRecords, or run when a timer is due. Only run, one goroutine,
+// empties it, and it never waits for writing, which may be waiting for it.
 type sender struct {
 	dest Destination
 	opt  *Options
 	log  *slog.Logger
 
+	writing   sync.Mutex // guards the stream and its times
+	stream    stream
+	begun     bool
+	waiting   time.Time // since when records wait in the stream
+	refreshed time.Time
+	told      time.Time
+
 	mu      sync.Mutex
-	space   sync.Cond // the queue has room, or is closed
-	stream  stream
-	begun   bool
+	space   sync.Cond   // the queue has room, or is closed
 	queue   []*datagram // a ring
 	head    int
 	queued  int
 	spare   []*datagram
 	closed  bool
-	waiting time.Time // since when records wait in the stream
 	lost    ledger
-	given   uint64
 	done    Stats // counters of what went out
 	sent    sum
+	given   uint64
 	local   netip.AddrPort
 	remote  netip.AddrPort
+	payload int  // longest datagram; the stream follows
+	forget  bool // the stream is to send its templates again
+	grow    bool // run itself fills the queue: it must not wait for room
 
 	wake chan struct{}
 
 	// run's own.
-	sock      *socket
-	pace      pace
-	retryAt   time.Time // when to try to open the socket again
-	refreshed time.Time
-	told      time.Time
-	complain  time.Time // not before this again
-	batch     [batchMax]*datagram
-	recent    [1024]sentNote // by sequence, what went out
-	lastNote  sentNote
+	sock     *socket
+	pace     pace
+	retryAt  time.Time // when to try to open the socket again
+	complain time.Time // not before this again
+	batch    [batchMax]*datagram
+	recent   [1024]sentNote // by sequence, what went out
+	lastNote sentNote
 }
 
 // sentNote remembers a datagram, should the network send it back.
@@ -69,12 +75,13 @@ func newSender(d Destination, opt *Options) *sender {
 	s.stream = stream{
 		version: d.Version, domain: d.Domain, preset: d.Preset, refresh: uint64(d.RefreshPackets),
 		random: opt.SamplingRandom, follow: opt.FollowRecords, payload: payloadOf(d.MTU, netip.Addr{}),
-		get: s.get, free: s.free, emit: s.push, lost: &s.lost, extra: s.statistics,
+		get: s.get, free: s.free, emit: s.push, lose: s.lose, extra: s.statistics,
 		sampling: samplers{rate: max(opt.Sampling, 1)},
 	}
 	if opt.Sampling > 1 {
 		s.stream.sampling.rates, s.stream.sampling.any = []uint32{opt.Sampling}, true
 	}
+	s.payload = s.stream.payload
 	s.pace = pace{rate: float64(d.Rate)}
 	return s
 }
@@ -90,13 +97,9 @@ func payloadOf(mtu int, a netip.Addr) int {
 
 // write gives records to the stream.
 func (s *sender) write(batch []flow.Record) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.given += uint64(len(batch))
-	if s.closed {
-		for i := range batch {
-			s.lost.record(closed, &batch[i])
-		}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if !s.accept(batch) {
 		return
 	}
 	now := s.opt.Now()
@@ -107,16 +110,55 @@ func (s *sender) write(batch []flow.Record) {
 	if s.stream.pending > 0 && s.waiting.IsZero() {
 		s.waiting = now
 	}
+	if s.over() {
+		s.stream.flush() // and what waited counts as lost
+	}
 }
 
-// tick does what is due. mu is held.
+func (s *sender) over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// accept counts a batch; after the end it is lost.
+func (s *sender) accept(batch []flow.Record) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.given += uint64(len(batch))
+	if s.closed {
+		for i := range batch {
+			s.lost.record(closed, &batch[i])
+		}
+	}
+	return !s.closed
+}
+
+// lose counts a record that the stream cannot send.
+func (s *sender) lose(why reason, r *flow.Record) {
+	s.mu.Lock()
+	s.lost.record(why, r)
+	s.mu.Unlock()
+}
+
+// tick does what is due. writing is held.
 func (s *sender) tick(now time.Time) {
 	st := &s.stream
 	st.now = now.UnixNano()
 	if !s.begun {
 		s.begun = true
 		st.begin(st.now, s.opt.Boot.UnixNano())
-		s.refreshed = now
+		s.refreshed, s.told = now, now
+		if s.opt.Interfaces != nil {
+			s.told = time.Time{} // names at once
+		}
+	}
+	s.mu.Lock()
+	again := s.forget
+	st.payload, s.forget = s.payload, false
+	s.mu.Unlock()
+	if again {
+		st.forget()
 	}
 	if st.pending == 0 {
 		s.waiting = time.Time{}
@@ -137,23 +179,27 @@ func (s *sender) tick(now time.Time) {
 	}
 }
 
-// statistics are the options records that are not needed to read data. mu is
-// held.
+// statistics are the options records that are not needed to read data. writing
+// is held.
 func (s *sender) statistics(w *optionsWriter) {
 	if s.opt.Interfaces != nil {
 		w.names(s.opt.Interfaces())
 	}
-	d := &s.done
-	w.counters(w.pick(&meteringV9, &meteringIPFIX), s.dest.Domain, d.Octets, d.Datagrams, s.sent.records)
+	s.mu.Lock()
+	d, records, lost := s.done, s.sent.records, s.lost.total()
+	s.mu.Unlock()
+	w.counters(w.pick(&meteringV9, &meteringIPFIX), s.dest.Domain, d.Octets, d.Datagrams, records)
 	if s.opt.Ignored != nil {
 		packets, octets := s.opt.Ignored()
 		w.counters(w.pick(&ignoredV9, &ignoredIPFIX), s.dest.Domain, packets, octets)
 	}
-	t := s.lost.total()
-	w.counters(w.pick(&notSentV9, &notSentIPFIX), s.dest.Domain, t.records, t.packets, t.octets)
+	w.counters(w.pick(&notSentV9, &notSentIPFIX), s.dest.Domain, lost.records, lost.packets, lost.octets)
 }
 
+// get is an empty datagram. writing is held.
 func (s *sender) get() *datagram {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if n := len(s.spare); n > 0 {
 		g := s.spare[n-1]
 		s.spare = s.spare[:n-1]
@@ -164,18 +210,34 @@ func (s *sender) get() *datagram {
 	return &datagram{b: make([]byte, 0, s.stream.payload)}
 }
 
+// free takes back a datagram.
 func (s *sender) free(g *datagram) {
+	s.mu.Lock()
+	s.keep(g)
+	s.mu.Unlock()
+}
+
+// keep is free with mu held.
+func (s *sender) keep(g *datagram) {
 	if len(s.spare) < s.dest.Queue {
 		s.spare = append(s.spare, g)
 	}
 }
 
-// push queues g; with Block it waits for room, else g is lost. mu is held.
+// push queues g; with Block it waits for room, else g is lost. writing is held.
 func (s *sender) push(g *datagram) {
-	for s.queued == len(s.queue) && s.opt.Block && !s.closed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.queued == len(s.queue) && s.opt.Block && !s.closed && !s.grow {
 		s.space.Wait()
 	}
+	if s.queued == len(s.queue) && s.grow {
+		s.enlarge()
+	}
 	switch {
+	case s.closed:
+		s.lost.datagram(closed, g)
+		s.keep(g)
 	case s.queued < len(s.queue):
 		s.queue[(s.head+s.queued)%len(s.queue)] = g
 		s.queued++
@@ -183,15 +245,23 @@ func (s *sender) push(g *datagram) {
 		case s.wake <- struct{}{}:
 		default:
 		}
-		return
-	case s.closed:
-		s.lost.datagram(closed, g)
-	case !s.local.IsValid():
-		s.lost.datagram(resolve, g)
 	default:
-		s.lost.datagram(queueFull, g)
+		why := queueFull
+		if !s.local.IsValid() {
+			why = resolve
+		}
+		s.lost.datagram(why, g)
+		s.keep(g)
 	}
-	s.free(g)
+}
+
+// enlarge doubles the queue. mu is held.
+func (s *sender) enlarge() {
+	ring := make([]*datagram, 2*len(s.queue))
+	for i := range s.queued {
+		ring[i] = s.queue[(s.head+i)%len(s.queue)]
+	}
+	s.queue, s.head = ring, 0
 }
 
 // take gets the next datagrams, without removing them.
@@ -225,7 +295,7 @@ func (s *sender) open(ctx context.Context) error {
 	defer s.mu.Unlock()
 	s.local, s.remote = sock.local, sock.remote
 	s.fit()
-	s.stream.forget()
+	s.forget = true
 	return nil
 }
 
@@ -236,7 +306,7 @@ func (s *sender) fit() {
 	if known := s.sock.pathMTU(); known > 0 {
 		mtu = min(mtu, known)
 	}
-	s.stream.payload = payloadOf(max(mtu, minMTU), s.remote.Addr())
+	s.payload = payloadOf(max(mtu, minMTU), s.remote.Addr())
 }
 
 // run sends until ctx ends, then what is left.
@@ -272,12 +342,27 @@ func (s *sender) run(ctx context.Context) error {
 	return nil
 }
 
+// tickNow is tick by run. If writing goes on, that sees to the timers itself;
+// a queue that is filling can wait for them.
 func (s *sender) tickNow() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.closed {
-		s.tick(s.opt.Now())
+	if !s.writing.TryLock() {
+		return
 	}
+	defer s.writing.Unlock()
+	if s.depth() <= s.dest.Queue/2 {
+		s.fill(func(*stream) { s.tick(s.opt.Now()) })
+	}
+}
+
+// fill lets run itself put datagrams into the queue. writing is held.
+func (s *sender) fill(do func(*stream)) {
+	s.mu.Lock()
+	s.grow = true
+	s.mu.Unlock()
+	do(&s.stream)
+	s.mu.Lock()
+	s.grow = false
+	s.mu.Unlock()
 }
 
 // ready says whether there is a socket; it tries to open one now and then.
@@ -314,7 +399,7 @@ func (s *sender) round(ctx context.Context) bool {
 	s.head = (s.head + len(batch)) % len(s.queue)
 	s.queued -= len(batch)
 	for _, g := range batch {
-		s.free(g)
+		s.keep(g)
 	}
 	s.space.Broadcast()
 	s.mu.Unlock()
@@ -369,7 +454,7 @@ func (s *sender) fail(g *datagram, err error) {
 	why := causeOf(err)
 	s.mu.Lock()
 	s.lost.datagram(why, g)
-	s.stream.forget()
+	s.forget = true
 	if why == tooBig {
 		s.fit()
 	}
@@ -406,7 +491,7 @@ func (s *sender) returned() {
 			s.done.Datagrams--
 			s.done.Octets -= uint64(note.octets)
 		}
-		s.stream.forget()
+		s.forget = true
 		if why == tooBig {
 			s.fit()
 		}
@@ -429,35 +514,33 @@ func (s *sender) drain() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	s.mu.Lock()
-	s.tick(s.opt.Now())
-	block := s.opt.Block
-	s.mu.Unlock()
-	if s.sock == nil && s.open(ctx) != nil {
+	if s.sock == nil {
+		if err := s.open(ctx); err != nil {
+			s.log.Warn("no socket for the last exports", "error", err)
+			cancel()
+		}
+	}
+	s.empty(ctx)
+	if !s.writing.TryLock() {
+		return // someone still writes: what comes now is late
+	}
+	defer s.writing.Unlock()
+	if !s.begun {
 		return
 	}
-	_ = block
-	s.finish((*stream).flush)
-	for ctx.Err() == nil && s.round(ctx) {
-	}
-	if s.stream.built > 0 {
-		s.finish((*stream).tell)
-	}
-	for ctx.Err() == nil && s.round(ctx) {
+	s.stream.now = s.opt.Now().UnixNano()
+	s.fill((*stream).flush)
+	s.empty(ctx)
+	if s.stream.built > 0 && ctx.Err() == nil {
+		s.fill((*stream).tell)
+		s.empty(ctx)
 	}
 }
 
-// finish lets the stream emit its last. There must be room for it, as nobody
-// empties the queue meanwhile.
-func (s *sender) finish(do func(*stream)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	room := make([]*datagram, len(s.queue)+2*maxLayouts+4096)
-	for i := range s.queued {
-		room[i] = s.queue[(s.head+i)%len(s.queue)]
+// empty sends all that is queued.
+func (s *sender) empty(ctx context.Context) {
+	for ctx.Err() == nil && s.round(ctx) {
 	}
-	s.queue, s.head = room, 0
-	do(&s.stream)
 }
 
 // end closes up: what is left is lost.
@@ -469,10 +552,10 @@ func (s *sender) end() {
 	if s.sock == nil {
 		why = resolve
 	}
-	for i := range s.queued {
-		s.lost.datagram(why, s.queue[(s.head+i)%len(s.queue)])
+	for ; s.queued > 0; s.queued-- {
+		s.lost.datagram(why, s.queue[s.head])
+		s.head = (s.head + 1) % len(s.queue)
 	}
-	s.queued = 0
 	s.space.Broadcast()
 	if s.sock != nil {
 		s.sock.close()
@@ -489,10 +572,10 @@ func (s *sender) stats() Stats {
 	if s.local.IsValid() {
 		st.Local, st.Remote = s.local.String(), s.remote.String()
 	}
-	if s.stream.templated() {
+	if s.dest.Version >= flow.VersionV9 {
 		st.Template = s.dest.Preset.String()
 	}
-	st.Payload = s.stream.payload
+	st.Payload = s.payload
 	st.GivenRecords = s.given
 	st.Records, st.WireRecords, st.Packets, st.Bytes = s.sent.records, s.sent.wire, s.sent.packets, s.sent.octets
 	st.Queued, st.QueueMax = s.queued, s.dest.Queue

@@ -56,7 +56,7 @@ type stream struct {
 	get  func() *datagram  // an empty datagram with room for payload octets
 	free func(g *datagram) // takes back what get gave
 	emit func(g *datagram) // takes g to be sent
-	lost *ledger
+	lose func(why reason, r *flow.Record)
 
 	now    int64 // Unix ns of the wall clock, set by the caller before each use
 	newest int64 // Unix ns: newest Last given
@@ -74,7 +74,7 @@ type stream struct {
 	fixed   open
 
 	sampling    samplers
-	announced   bool   // sampling and boot time stand in a datagram sent before
+	announced   bool   // sampling and boot time were told
 	announcedAt uint64 // built, then
 
 	extra   func(*optionsWriter) // names and statistics
@@ -98,6 +98,10 @@ type open struct {
 // maxLayouts bounds the templates alive at once; the one unused for longest
 // gives way, and a new one has a new number.
 const maxLayouts = 64
+
+// gather is how many datagrams' worth of records may wait for a template that
+// is due again: the more data follows it at once, the less it costs.
+const gather = 8
 
 // Template numbers: options first, then data.
 const firstLayoutID = 300
@@ -161,8 +165,10 @@ func (s *stream) add(r *flow.Record) {
 	if s.version == flow.VersionV9 {
 		s.place(r.First, r.Last)
 	}
-	if len(o.body)+o.size > s.room() {
-		s.emitOpen(o)
+	if n := len(o.body) + o.size; n > s.room() && (n > gather*s.room() || !s.due(o)) {
+		for len(o.body)+o.size > s.room() {
+			s.emitOpen(o)
+		}
 	}
 	o.body = o.layout.Append(o.body, r, s.boot, sampler)
 	s.put(o, r.Last, sum{records: 1, wire: 1, packets: r.Packets, octets: r.Bytes})
@@ -294,7 +300,7 @@ func nextID(id uint16) uint16 {
 
 // start begins a datagram, after the announcements that are due.
 func (s *stream) start() *datagram {
-	if s.templated() && (!s.announced || s.sampling.any && s.built-s.announcedAt >= s.refresh) {
+	if s.templated() && (!s.announced || s.version == flow.VersionV9 && s.sampling.any && s.built-s.announcedAt >= s.refresh) {
 		s.announce()
 	}
 	return s.blank()
@@ -372,7 +378,7 @@ func (s *stream) flush() {
 // pack moves records of o to g, with their template in front when it is due,
 // and says whether all had room.
 func (s *stream) pack(g *datagram, o *open) bool {
-	due := !o.sent || s.built-o.sentAt >= s.refresh
+	due := s.due(o)
 	space := s.payload - len(g.b) - wire.SetHeaderLen
 	if due {
 		space -= wire.SetHeaderLen + o.layout.TemplateSize()
@@ -397,6 +403,9 @@ func (s *stream) pack(g *datagram, o *open) bool {
 	s.take(o, n)
 	return len(o.each) == 0
 }
+
+// due says that o's template goes out again before its next data.
+func (s *stream) due(o *open) bool { return !o.sent || s.built-o.sentAt >= s.refresh }
 
 // take removes o's first n records.
 func (s *stream) take(o *open, n int) {
