@@ -84,12 +84,7 @@ func (s *Server) routes() http.Handler {
 	for _, rt := range routeList() {
 		mux.Handle("GET "+apiRoot+rt.path, s.answer(rt))
 	}
-	mux.HandleFunc(apiRoot, func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			writeError(w, &apiError{Status: http.StatusMethodNotAllowed, Message: r.Method + " is not allowed: this API only reads"})
-			return
-		}
+	mux.HandleFunc("GET "+apiRoot, func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, &apiError{Status: http.StatusNotFound, Message: "no such route: " + r.URL.Path + "; see " + apiRoot + "openapi.json"})
 	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
@@ -110,7 +105,14 @@ func (s *Server) routes() http.Handler {
 		plain(w, http.StatusOK, "ready\n")
 	})
 	mux.Handle("GET /", newScreens())
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			writeError(w, &apiError{Status: http.StatusMethodNotAllowed, Message: r.Method + " is not allowed: this server only reads"})
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 func plain(w http.ResponseWriter, status int, text string) {

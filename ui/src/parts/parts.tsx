@@ -62,7 +62,7 @@ export function Menu({ label, title, class: c, align, children, name }: {
         {label}
         <Icon name="down" />
       </button>
-      {open && <div class={"popover" + (align === "right" ? " right" : "")} role="dialog" aria-label={title ?? name}>{children(close)}</div>}
+      {open && <div class={"popover" + (align === "right" ? " end" : "")} role="dialog" aria-label={title ?? name}>{children(close)}</div>}
     </div>
   );
 }

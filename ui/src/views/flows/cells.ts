@@ -2,7 +2,7 @@
 
 import type { Cell, Flow } from "../../api/types.ts";
 import type { Column } from "../../query/columns.ts";
-import { count, dateTime, duration, exact, octets, perSecond, rate, stamp, text, type Unit, type Zone } from "../../text/format.ts";
+import { count, dateTime, duration, exact, octets, perSecond, rate, stamp, text, zoneName, type Unit, type Zone } from "../../text/format.ts";
 import { direction, endReason, icmpType, protocol, service, tcpFlags, version } from "../../text/names.ts";
 
 export interface CellText {
@@ -13,6 +13,8 @@ export interface CellText {
   /** The value for a filter term; undefined where the language has none. */
   value?: Cell;
   mono?: boolean;
+  /** The text is a number whose digits stand under each other, a hint beside it. */
+  aligned?: boolean;
 }
 
 const blank: CellText = { text: "", title: "" };
@@ -63,7 +65,7 @@ export function cell(name: string, v: Cell, unit: Unit, zone: Zone, today: Date,
     case "first":
     case "last":
     case "received":
-      return { text: stamp(new Date(v), zone, today), title: `${dateTime(new Date(v), zone)} (${v})`, mono: true };
+      return { text: stamp(new Date(v), zone, today), title: zone === "utc" ? String(v) : `${dateTime(new Date(v), zone)} ${zoneName(zone, new Date(v))}, ${v}`, mono: true };
     case "proto":
       return { text: protocol(v), title: `protocol ${v}`, value: v };
     case "sport":
@@ -72,7 +74,7 @@ export function cell(name: string, v: Cell, unit: Unit, zone: Zone, today: Date,
       const s = service(v, proto);
       const icmp = (proto === 1 || proto === 58) && typeof v === "number" && name === "dport" ? icmpType(v >> 8, proto) : "";
       const hint = icmp || s;
-      return { text: String(v), ...(hint ? { hint } : {}), title: hint ? `${v}: ${hint}` : String(v), value: v, mono: true };
+      return { text: String(v), ...(hint ? { hint } : {}), title: hint ? `${v}: ${hint}` : String(v), value: v, mono: true, aligned: true };
     }
     case "src":
     case "dst":

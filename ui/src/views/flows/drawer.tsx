@@ -7,12 +7,18 @@ import { columns } from "../../query/columns.ts";
 import { addTerm, term } from "../../query/terms.ts";
 import type { View } from "../../state/address.ts";
 import { change, usePreferences } from "../../state/store.ts";
-import { flowCell } from "./cells.ts";
+import { flowCell, type CellText } from "./cells.ts";
 
 const long: Record<string, string> = {
   sport: "Source port", dport: "Destination port", src: "Source", dst: "Destination", tcp_flags: "TCP flags", input: "Input interface", output: "Output interface",
   direction: "Direction", src_as: "Source AS", dst_as: "Destination AS", proto: "Protocol", bps: "Rate", src_mask: "Source prefix", dst_mask: "Destination prefix", tos: "Type of service",
 };
+
+/** Whether the title says more than the text beside it. */
+function says(cell: CellText): boolean {
+  const number = (s: string) => s.replace(/[\s,]/g, "").match(/^[\d.]+/)?.[0];
+  return cell.title !== "" && !cell.hint && cell.title !== cell.text && (number(cell.title) === undefined || number(cell.title) !== number(cell.text));
+}
 
 export function Drawer({ flow, view, close }: { flow: Flow; view: View; close: () => void }) {
   const { unit, zone } = usePreferences();
@@ -52,7 +58,7 @@ export function Drawer({ flow, view, close }: { flow: Flow; view: View; close: (
                 <dd class={cell.mono ? "mono" : ""} title={cell.title}>
                   {cell.text}
                   {cell.hint && <span class="hint">{cell.hint}</span>}
-                  {cell.title && cell.title !== cell.text && <span class="exact">{cell.title}</span>}
+                  {says(cell) && <span class="exact">{cell.title}</span>}
                 </dd>
                 <dd class="actions">
                   {t && (

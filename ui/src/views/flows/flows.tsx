@@ -65,14 +65,14 @@ export function Flows({ view }: { view: View }) {
         <RangePicker view={view} />
       </div>
 
-      <section class="panel matching" aria-label="Matching traffic">
+      {!(inFilter && !series.data) && <section class="panel matching" aria-label="Matching traffic">
         <p class="summary" aria-live="polite">
           {total ? (
             <>
               <b data-total="flows" title={`${exact(total.flows)} flows`}>{plural(total.flows, "flow")}</b>
               <b data-total="packets" title={`${exact(total.packets)} packets`}>{plural(total.packets, "packet")}</b>
               <b data-total="bytes" title={`${exact(total.bytes)} bytes`}>{text(octets(total.bytes))}</b>
-              <span class="muted">{rows.loading ? "asking …" : rows.data ? `${rows.data.took_ms} ms` : ""}</span>
+              <span class="muted wide-only">{rows.loading ? "asking …" : rows.data ? `${rows.data.took_ms} ms` : ""}</span>
             </>
           ) : (
             <span class="muted">{series.error ? "" : "asking …"}</span>
@@ -83,8 +83,8 @@ export function Flows({ view }: { view: View }) {
           )}
           <button type="button" class="icon-button" title="Ask again (key: r)" aria-label="Ask again" onClick={again}><Icon name="refresh" /></button>
         </p>
-        {series.data ? <Histogram series={series.data} stale={!series.current} /> : <div class="histogram blank" />}
-      </section>
+        {series.data ? <Histogram series={series.data} stale={!series.current} oldest={view.filter ? 0 : oldest(status.data, series.data)} /> : <div class="histogram blank" />}
+      </section>}
 
       <section class="panel listing">
         <div class="toolbar">
@@ -107,6 +107,10 @@ export function Flows({ view }: { view: View }) {
         </div>
         {failure && !inFilter ? (
           <Notice tone="bad" title={failure.error}>{rows.error?.status === 404 && <p>Start weir with a store: <code>weir up</code></p>}</Notice>
+        ) : inFilter && !rows.data ? (
+          <Notice title="The filter cannot be read">
+            <p>{failure!.accepted && failure!.accepted.length > 0 ? <>At column {failure!.column} may stand: <span class="mono">{failure!.accepted.join("  ")}</span></> : failure!.error}</p>
+          </Notice>
         ) : !failure && rows.data && listed === 0 && rows.current ? (
           <Nothing view={view} />
         ) : summed ? (
@@ -127,6 +131,13 @@ export function Flows({ view }: { view: View }) {
       {opening && <Drawer flow={opening} view={view} close={close} />}
     </div>
   );
+}
+
+/** When the store's data begins, in Unix seconds; 0 if that is not known. */
+function oldest(status: StatusAnswer | undefined, series: SeriesAnswer): number {
+  const a = Date.parse(status?.store?.oldest ?? "") / 1000;
+  const b = Date.parse(series.total.first ?? "") / 1000;
+  return a > 0 ? Math.min(a, b || a) : 0;
 }
 
 function orderName(order: string): string {
@@ -182,7 +193,7 @@ function ColumnMenu({ chosen }: { chosen: string[] }) {
     change({ columns: next.length === usual.length && usual.every((c) => next.includes(c)) ? [] : next }, true);
   };
   return (
-    <Menu name="columns" align="right" title="Columns" label={<><Icon name="columns" /><span class="wide-only">Columns</span></>}>
+    <Menu name="columns" class="wide-only" align="right" title="Columns" label={<><Icon name="columns" /><span class="wide-only">Columns</span></>}>
       {() => (
         <div class="checks">
           {allColumns.map((c) => (

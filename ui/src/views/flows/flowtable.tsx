@@ -76,7 +76,7 @@ function FlowCell({ column, cell, view }: { column: Column; cell: CellText; view
   const t = cell.value === undefined ? "" : term(column.name, cell.value);
   const body = (
     <>
-      {cell.text}
+      {cell.aligned ? <span class="number">{cell.text}</span> : cell.text}
       {cell.hint && <span class="hint">{cell.hint}</span>}
     </>
   );

@@ -4,13 +4,15 @@ import { useCallback, useMemo, useState } from "preact/hooks";
 import uPlot from "uplot";
 import type { SeriesAnswer } from "../../api/types.ts";
 import { fade, palette, Plot, plotFont } from "../../parts/plot.tsx";
+import { shade, type Facts } from "../../parts/shade.ts";
 import { useMedia } from "../../state/hooks.ts";
 import { change, usePreferences } from "../../state/store.ts";
+import { marks } from "../../text/marks.ts";
 import { dateTime, exact, iso, rate, text, tick } from "../../text/format.ts";
 
 const height = 108;
 
-export function Histogram({ series, stale }: { series: SeriesAnswer; stale: boolean }) {
+export function Histogram({ series, stale, oldest }: { series: SeriesAnswer; stale: boolean; oldest: number }) {
   const { unit, zone, theme } = usePreferences();
   const dark = useMedia("(prefers-color-scheme: dark)");
   const [at, setAt] = useState<number>();
@@ -21,8 +23,8 @@ export function Histogram({ series, stale }: { series: SeriesAnswer; stale: bool
     () => [[...series.time, end], [...bytes.map((b) => b / series.bin_seconds), 0]],
     [series],
   );
-  const facts = useMemo(() => ({ from: 0, to: 1 }), []);
-  Object.assign(facts, { from: series.time[0] ?? 0, to: end });
+  const facts = useMemo<Facts>(() => ({ from: 0, to: 1, begin: 0, settle: 0 }), []);
+  Object.assign(facts, { from: series.time[0] ?? 0, to: end, begin: oldest });
   const make = useCallback(() => options(unit, zone, facts, setAt), [unit, zone, facts]);
   const i = at !== undefined && at < series.time.length ? at : undefined;
   return (
@@ -37,8 +39,8 @@ export function Histogram({ series, stale }: { series: SeriesAnswer; stale: bool
   );
 }
 
-function options(unit: "bit" | "byte", zone: "utc" | "local", facts: { from: number; to: number }, hover: (i: number | undefined) => void): Omit<uPlot.Options, "width" | "height"> {
-  const c = palette(["in", "line", "ink-3"]);
+function options(unit: "bit" | "byte", zone: "utc" | "local", facts: Facts, hover: (i: number | undefined) => void): Omit<uPlot.Options, "width" | "height"> {
+  const c = palette(["in", "line", "line-2", "ink-3", "paper"]);
   return {
     legend: { show: false },
     padding: [6, 8, 0, 0],
@@ -49,10 +51,12 @@ function options(unit: "bit" | "byte", zone: "utc" | "local", facts: { from: num
       { font: plotFont, stroke: c["ink-3"]!, size: 24, gap: 4, space: 70, grid: { show: false }, ticks: { stroke: c["line"]!, width: 1, size: 4 },
         values: (_, splits, __, ___, step) => splits.map((s) => tick(new Date(s * 1000), zone, step)) },
       { font: plotFont, stroke: c["ink-3"]!, size: 74, gap: 6, space: 30, grid: { stroke: c["line"]!, width: 1 }, ticks: { show: false },
+        splits: (_, __, min, max) => marks(min, max, 2.5, unit === "bit" ? 8 : 1),
         values: (_, splits) => splits.map((v) => (v === 0 ? "0" : text(rate(v, unit)))) },
     ],
     tzDate: (ts) => (zone === "utc" ? uPlot.tzDate(new Date(ts * 1000), "Etc/UTC") : new Date(ts * 1000)),
     hooks: {
+      drawClear: [(u) => shade(u, facts, c)],
       setCursor: [(u) => {
         const left = u.cursor.left ?? -1;
         if (left < 0) return hover(undefined);

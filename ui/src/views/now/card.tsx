@@ -80,7 +80,7 @@ function names(top: Top, row: Cell[], answer: NowAnswer): { name: string; hint: 
     case "as":
     case "src_as":
     case "dst_as":
-      return { name: `AS${v}`, hint: v === 0 ? "not in the routing table" : "", full: `AS ${v}`, known: true };
+      return { name: `AS${v}`, hint: v === 0 ? "own network, or unknown" : "", full: `AS ${v}`, known: true };
     case "exporter": {
       const e = answer.exporters.find((x) => x.address === v);
       return { name: String(v), hint: e?.name ?? "", full: `exporter ${v}`, known: true };
@@ -90,7 +90,7 @@ function names(top: Top, row: Cell[], answer: NowAnswer): { name: string; hint: 
     case "if": {
       const same = answer.interfaces.filter((x) => x.index === v);
       const name = same.length === 1 ? same[0]!.name : "";
-      return { name: name || `if ${v}`, hint: name ? `if ${v}` : same.length > 1 ? `${same.length} of this number` : "", full: `interface ${v}`, known: true };
+      return { name: name || `if ${v}`, hint: name ? `if ${v}` : same.length > 1 ? "on several exporters" : "", full: `interface ${v}`, known: true };
     }
     case "direction":
       return { name: direction(v), hint: "", full: `direction ${v}`, known: true };

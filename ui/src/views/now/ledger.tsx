@@ -17,7 +17,7 @@ export function Ledger({ losses }: { losses: LossLine[] }) {
       <header>
         <h2>Loss, stage by stage</h2>
         <p class="muted">
-          {losses.length} counters, {lost === 0 ? "all at zero" : `${lost} above zero`} since weir started. What is not counted here was kept.
+          {losses.length} counters, {lost === 0 ? "all at zero" : `${lost} above zero`} since weir started. Each is here, zeros too.
         </p>
       </header>
       <div class="stages">

@@ -98,8 +98,8 @@ function Picture({ data, view, live }: { data: NowAnswer; view: View; live: bool
           <>
             <section class="panel traffic">
               <dl class="figures">
-                {f.in + f.out > 0 && <div class="in"><dt>In</dt><dd><Figure q={rate(f.in, unit)} title={`${exact(f.in * f.seconds)} bytes in ${exact(f.seconds)} s`} /></dd></div>}
-                {f.in + f.out > 0 && <div class="out"><dt>Out</dt><dd><Figure q={rate(f.out, unit)} title={`${exact(f.out * f.seconds)} bytes in ${exact(f.seconds)} s`} /></dd></div>}
+                {f.in + f.out > 0 && <div class="in"><dt>In</dt><dd><Figure q={rate(f.in, unit)} title={`${exact(f.in * f.seconds)} bytes in ${exact(f.seconds)} s`} /></dd><dd class="sub">peak {text(rate(f.peakIn, unit))}</dd></div>}
+                {f.in + f.out > 0 && <div class="out"><dt>Out</dt><dd><Figure q={rate(f.out, unit)} title={`${exact(f.out * f.seconds)} bytes in ${exact(f.seconds)} s`} /></dd><dd class="sub">peak {text(rate(f.peakOut, unit))}</dd></div>}
                 <div data-figure="rate"><dt>{f.in + f.out > 0 ? "Sum" : "Traffic"}</dt><dd><Figure q={rate(f.mean, unit)} title={`${exact(f.bytes)} bytes in ${exact(f.seconds)} s`} /></dd><dd class="sub">peak {text(rate(f.peak, unit))}</dd></div>
                 <div data-figure="packets"><dt>Packets</dt><dd><Figure q={perSecond(f.packets / f.seconds, "packets")} title={`${exact(f.packets)} packets`} /></dd><dd class="sub">{f.packets > 0 ? `${exact(f.bytes / f.packets)} B each` : ""}</dd></div>
                 <div data-figure="flows"><dt>Flows</dt><dd><Figure q={perSecond(f.flows / f.seconds, "flows")} title={`${exact(f.flows)} flows`} /></dd><dd class="sub">{count(f.flows)} in all</dd></div>
@@ -149,7 +149,7 @@ function Health({ data, live }: { data: NowAnswer; live: boolean }) {
       {st.exporters && (
         <li class={st.exporters.late > 0 ? "warn" : "ok"} data-health="exporters" title={data.exporters.map((e) => `${e.address} ${e.name ?? ""} v${e.version}${e.late ? " late" : ""}`).join("\n")}>
           <span class="what">Exporters</span>
-          <b>{st.exporters.up} up</b>, <b>{st.exporters.late} late</b>
+          <span><b>{st.exporters.up} up</b>, <b>{st.exporters.late} late</b></span>
         </li>
       )}
       {data.series && (
@@ -161,19 +161,19 @@ function Health({ data, live }: { data: NowAnswer; live: boolean }) {
       {st.cache && (
         <li class={st.cache.capacity > 0 && st.cache.entries > 0.75 * st.cache.capacity ? "warn" : "ok"} data-health="cache" title={`${exact(st.cache.entries)} of ${exact(st.cache.capacity)} entries\n` + st.cache.expired.map((e) => `${e.name}: ${exact(e.count)}`).join("\n")}>
           <span class="what">Cache</span>
-          <b>{plural(st.cache.entries, "flow")}</b>{st.cache.capacity > 0 && <>, {percent(st.cache.entries, st.cache.capacity)} full</>}
+          <span><b>{plural(st.cache.entries, "flow")}</b>{st.cache.capacity > 0 && <>, {percent(st.cache.entries, st.cache.capacity)} full</>}</span>
         </li>
       )}
       {st.store && (
         <li class={st.store.error ? "bad" : "ok"} data-health="store" title={st.store.error || `${st.store.path}\n${exact(st.store.records)} records in ${exact(st.store.segments)} files`}>
           <span class="what">Store</span>
-          <b>{st.store.error ? "failing" : plural(st.store.records, "record")}</b>{!st.store.error && <>, {text(octets(st.store.bytes))}</>}
+          <span><b>{st.store.error ? "failing" : plural(st.store.records, "record")}</b>{!st.store.error && <>, {text(octets(st.store.bytes))}</>}</span>
         </li>
       )}
       {st.exports.length > 0 && (
         <li class={st.exports.some((e) => e.failed > 0) ? "warn" : "ok"} data-health="exports" title={st.exports.map((e) => `${e.address} v${e.version}: ${exact(e.records)} records, ${exact(e.failed)} failed`).join("\n")}>
           <span class="what">Exported</span>
-          <b>{plural(st.exports.reduce((n, e) => n + e.records, 0), "record")}</b> to {st.exports.length}
+          <span><b>{plural(st.exports.reduce((n, e) => n + e.records, 0), "record")}</b> to {st.exports.length}</span>
         </li>
       )}
     </ul>

@@ -7,6 +7,8 @@ import { fade, palette, Plot, plotFont } from "../../parts/plot.tsx";
 import { useMedia } from "../../state/hooks.ts";
 import { change, usePreferences } from "../../state/store.ts";
 import { iso, rate, text, tick, zoneName, dateTime } from "../../text/format.ts";
+import { shade } from "../../parts/shade.ts";
+import { marks } from "../../text/marks.ts";
 import { begin, rates } from "./rates.ts";
 
 const chartHeight = 260;
@@ -53,7 +55,8 @@ export function RateChart({ answer, live }: { answer: NowAnswer; live: boolean }
         </span>
       </figcaption>
       <Plot make={make} data={data} height={chartHeight} version={`${unit} ${zone} ${theme} ${dark}`} label="Traffic over time; the table that follows says the same" />
-      <table class="sr">
+      <div class="sr">
+      <table>
         <caption>Traffic over time</caption>
         <thead>
           <tr><th>Time</th><th>In</th><th>Out</th><th>Direction unknown</th></tr>
@@ -69,6 +72,7 @@ export function RateChart({ answer, live }: { answer: NowAnswer; live: boolean }
           ))}
         </tbody>
       </table>
+      </div>
     </figure>
   );
 }
@@ -99,13 +103,7 @@ function options(unit: "bit" | "byte", zone: "utc" | "local", facts: { from: num
       {
         font: plotFont, stroke: c["ink-3"]!, size: 74, gap: 6, space: 36,
         grid: { stroke: c["line"]!, width: 1 }, ticks: { show: false },
-        // Ticks at round numbers of the unit that is shown.
-        splits: (_, __, min, max, step) => {
-          const width = nice(step * factor) / factor;
-          const marks = [];
-          for (let v = Math.ceil(min / width) * width; v <= max; v += width) marks.push(Math.abs(v) < width / 2 ? 0 : v);
-          return marks;
-        },
+        splits: (_, __, min, max) => marks(min, max, 5, factor),
         values: (_, splits) => splits.map((v) => (v === 0 ? "0" : text(rate(Math.abs(v), unit)))),
       },
     ],
@@ -140,62 +138,6 @@ export function bounds(min: number, max: number): [number, number] {
   const bottom = Math.min(min ?? 0, 0);
   if (top === 0 && bottom === 0) return [0, 1000];
   return [bottom * 1.08, top * 1.08];
-}
-
-/** The next of 1, 2, 5 times a power of ten. */
-function nice(step: number): number {
-  const p = 10 ** Math.floor(Math.log10(step));
-  const m = step / p;
-  return (m <= 1 ? 1 : m <= 2 ? 2 : m <= 5 ? 5 : 10) * p;
-}
-
-/** Says where there is no data yet, and where more of it may come. */
-function shade(u: uPlot, facts: { from: number; to: number; begin: number; settle: number }, c: Record<string, string>): void {
-  const { ctx } = u;
-  const { left, top, width, height } = u.bbox;
-  ctx.save();
-  ctx.beginPath();
-  ctx.rect(left, top, width, height);
-  ctx.clip();
-  if (facts.begin > facts.from) {
-    const x = Math.min(u.valToPos(facts.begin, "x", true), left + width);
-    hatch(ctx, left, top, x - left, height, fade(c["line-2"]!, 0.5));
-    const ratio = devicePixelRatio;
-    if (x - left > 120 * ratio) {
-      ctx.fillStyle = c["ink-3"]!;
-      ctx.font = `${11 * ratio}px system-ui, sans-serif`;
-      ctx.textBaseline = "top";
-      const label = "no data yet";
-      ctx.fillStyle = c["paper"]!;
-      const w = ctx.measureText(label).width;
-      ctx.fillRect(left + 10 * ratio, top + 8 * ratio, w + 12 * ratio, 18 * ratio);
-      ctx.fillStyle = c["ink-3"]!;
-      ctx.fillText(label, left + 16 * ratio, top + 12 * ratio);
-    }
-  }
-  if (facts.settle > facts.from) {
-    const x = u.valToPos(facts.settle, "x", true);
-    ctx.fillStyle = fade(c["ink-3"]!, 0.09);
-    ctx.fillRect(x, top, left + width - x, height);
-  }
-  ctx.restore();
-}
-
-function hatch(ctx: CanvasRenderingContext2D, x: number, y: number, w: number, h: number, colour: string): void {
-  ctx.save();
-  ctx.beginPath();
-  ctx.rect(x, y, w, h);
-  ctx.clip();
-  ctx.strokeStyle = colour;
-  ctx.lineWidth = 1;
-  ctx.beginPath();
-  const gap = 9 * devicePixelRatio;
-  for (let d = -h; d < w; d += gap) {
-    ctx.moveTo(x + d, y + h);
-    ctx.lineTo(x + d + h, y);
-  }
-  ctx.stroke();
-  ctx.restore();
 }
 
 function zero(u: uPlot, colour: string): void {

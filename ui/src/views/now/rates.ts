@@ -41,6 +41,8 @@ export interface Figures {
   out: number;
   unknown: number;
   peak: number;
+  peakIn: number;
+  peakOut: number;
 }
 
 /** What the figures above the chart say: means over the time that has data. */
@@ -49,6 +51,7 @@ export function figures(a: NowAnswer): Figures | undefined {
   if (!s) return undefined;
   const seconds = covered(a);
   const sum = (name: string) => s.lines.filter((l) => l.name === name).reduce((n, l) => n + l.bytes.reduce((x, y) => x + y, 0), 0);
+  const peak = (name: string) => Math.max(0, ...s.lines.filter((l) => l.name === name).flatMap((l) => l.bytes)) / s.bin_seconds;
   const all = s.time.map((_, i) => s.lines.reduce((n, l) => n + (l.bytes[i] ?? 0), 0));
   return {
     seconds,
@@ -60,6 +63,8 @@ export function figures(a: NowAnswer): Figures | undefined {
     out: sum("out") / seconds,
     unknown: sum("unknown") / seconds,
     peak: Math.max(0, ...all) / s.bin_seconds,
+    peakIn: peak("in"),
+    peakOut: peak("out"),
   };
 }
 
