@@ -36,8 +36,9 @@ type Cache struct {
 	maxDue             uint32 // the furthest second a stamp can say now
 	stampFrom, stampTo int64  // packets of times in (from, to] get stampDue
 	stampDue           uint32
-	newest             int64 // largest time of a packet
-	ageAgain           int64 // live: when pressure may be looked at again
+	activeDue          uint32 // and this end of the active timeout, if they are a flow's first
+	newest             int64  // largest time of a packet
+	ageAgain           int64  // live: when pressure may be looked at again
 
 	idle, active, tcpEnd int64
 	mask                 bool
@@ -47,20 +48,25 @@ type Cache struct {
 	stats Stats
 
 	// A chunk of a batch on its way through the passes of Add.
-	infos  [chunk]*packet.Info
-	hashes [chunk]uint64
-	sets   [chunk][2]uint32
-	slots  [chunk]uint32
-	found  []uint32 // slots of a page that a sweep is at
-	touch  uint64   // keeps reads that only fetch from being optimised away
+	infos   [chunk]*packet.Info
+	hashes  [chunk]uint64
+	where   [chunk]candidates
+	choices [chunk]place // of packets whose key was not there
+	n       int
+	slots   [chunk]uint32
+	found   []uint32 // slots of a page that a sweep is at
+	touch   uint64   // keeps reads that only fetch from being optimised away
 
 	mapping []byte
 	cleanup runtime.Cleanup
 }
 
+// candidates are the sets a key may be in, and their region.
+type candidates struct{ s1, s2, region uint32 }
+
 // chunk is how many packets go through a pass of Add at a time: enough that
 // their misses overlap, few enough that what they fetch is still there.
-const chunk = 128
+const chunk = 256
 
 // New makes a cache; its records go to sink in batches. The table's memory is
 // the operating system's: Close gives it back.
@@ -91,13 +97,8 @@ func NewShare(cfg Config, sink flow.Sink, i, n int) (*Cache, error) {
 		newest:     math.MinInt64,
 		found:      make([]uint32, 0, pageSets*ways),
 	}
-	capacity := sh.regionSets * ways
 	for i := range c.regions {
-		c.regions[i] = region{
-			capacity: capacity,
-			staged:   uint32(uint64(capacity) * stagedPercent / 100),
-			urgent:   uint32(uint64(capacity) * urgentPercent / 100),
-		}
+		c.regions[i] = newRegion(sh.regionSets)
 	}
 	sets := int(sh.regionSets) * len(c.regions)
 	c.heads = make([]head, sets)
@@ -217,27 +218,29 @@ func (c *Cache) AddSome(batch []packet.Info, hashes []uint64, index []uint16) {
 // the tags, then the entries that the tags point at, and then the work.
 func (c *Cache) addChunk(n int) {
 	n = min(n, chunk)
+	c.n = n
 	var touch uint64
-	sets := c.regionSets
 	for i, h := range c.hashes[:n] {
-		r := uint32(h)&c.regionMask - c.base
-		s1 := r*sets + pick(uint32(h>>32), sets)
-		s2 := r*sets + pick(uint32(h), sets)
-		c.sets[i] = [2]uint32{s1, s2}
-		touch ^= c.heads[s1].tagLanes() ^ c.heads[s2].tagLanes()
+		w := c.candidates(h)
+		c.where[i] = w
+		touch ^= c.heads[w.s1].tagLanes() ^ c.heads[w.s2].tagLanes()
 	}
 	for i := range c.hashes[:n] {
-		s1, s2 := c.sets[i][0], c.sets[i][1]
+		w := &c.where[i]
 		tag := hashTag(c.hashes[i])
-		slot := s1 * ways
-		if m := like(c.heads[s1].tagLanes(), tag); m != 0 {
+		slot := w.s1 * ways
+		c.choices[i].tags = [2]uint64{} // none
+		if m := like(c.heads[w.s1].tagLanes(), tag); m != 0 {
 			slot += lane(m)
-		} else if m := like(c.heads[s2].tagLanes(), tag); m != 0 {
-			slot = s2*ways + lane(m)
+		} else if m := like(c.heads[w.s2].tagLanes(), tag); m != 0 {
+			slot = w.s2*ways + lane(m)
 		} else {
-			slot = c.choose(s1, s2, &c.regions[s1/sets]).slot
+			c.choices[i] = c.choose(w)
+			slot = c.choices[i].slot
 		}
 		c.slots[i] = slot
+	}
+	for _, slot := range c.slots[:n] {
 		e := &c.entries[slot]
 		touch ^= e.Packets ^ uint64(e.Last)
 	}
@@ -286,10 +289,17 @@ func (c *Cache) addChunk(n int) {
 
 const none = math.MaxUint32
 
+// candidates finds where a key of hash h may be.
+func (c *Cache) candidates(h uint64) candidates {
+	r := uint32(h)&c.regionMask - c.base
+	sets, base := c.regions[r].sets, r*c.regionSets
+	return candidates{base + pick(uint32(h>>32), sets), base + pick(uint32(h), sets), r}
+}
+
 // find looks for the key of the chunk's packet i.
 func (c *Cache) find(i int, k *flow.Key) uint32 {
 	tag := hashTag(c.hashes[i])
-	for _, s := range c.sets[i] {
+	for _, s := range [2]uint32{c.where[i].s1, c.where[i].s2} {
 		for m := like(c.heads[s].tagLanes(), tag); m != 0; m &= m - 1 {
 			slot := s*ways + lane(m)
 			if c.heads[s].tags[slot%ways] != 0 && equal(&c.entries[slot].Key, k) {
@@ -300,24 +310,46 @@ func (c *Cache) find(i int, k *flow.Key) uint32 {
 	return none
 }
 
-// newStampDue finds the second at which a flow whose last packet is of time t
-// is idle, clamped to what a stamp can say, and the times that share it.
+// newStampDue finds the seconds at which a flow whose last packet is of time t
+// is idle (as far as a stamp can say) and one whose first is is due for the
+// active timeout, and the times that share both.
 func (c *Cache) newStampDue(t int64) {
-	due := c.due(t, c.idle)
+	due, active := c.due(t, c.idle), max(c.due(t, c.active), c.tick+1)
 	_, c.stampDue = c.stamp(due)
-	if due == never || due <= c.tick || t > math.MaxInt64/2 || t < math.MinInt64/2 {
-		c.stampFrom, c.stampTo = t-1, t // not worth keeping
-		return
+	c.activeDue = active
+	c.stampFrom, c.stampTo = t-1, t
+	if due <= c.tick || active <= c.tick+1 || t > math.MaxInt64/2 || t < math.MinInt64/2 {
+		return // not worth keeping
 	}
-	c.stampTo = c.unix(due) - c.idle
-	c.stampFrom = c.stampTo - second
+	from, to := int64(math.MinInt64), int64(math.MaxInt64)
+	if due < never-1 {
+		to = c.unix(due) - c.idle
+		from = to - second
+	}
+	if active < never-1 {
+		last := c.unix(active) - c.active
+		from, to = max(from, last-second), min(to, last)
+	}
+	c.stampFrom, c.stampTo = from, to
 }
 
-// create enters a flow.
+// create enters packet i of the chunk as a flow.
 func (c *Cache) create(i int, in *packet.Info) {
-	h, s1, s2 := c.hashes[i], c.sets[i][0], c.sets[i][1]
-	r := &c.regions[s1/c.regionSets]
-	p := c.choose(s1, s2, r)
+	w := &c.where[i]
+	r := &c.regions[w.region]
+	p := c.choices[i]
+	if !c.holds(&p, w) {
+		p = c.choose(w)
+	}
+	if (r.live >= r.room || p.evict || p.refuse) && r.sets < c.regionSets {
+		c.grow(w.region)
+		for j := i; j < c.n; j++ {
+			if c.where[j].region == w.region {
+				c.where[j] = c.candidates(c.hashes[j])
+			}
+		}
+		p = c.choose(w)
+	}
 	if p.refuse {
 		r.refused++
 		c.stats.Refused++
@@ -329,31 +361,33 @@ func (c *Cache) create(i int, in *packet.Info) {
 	if p.evict {
 		c.retire(p.slot, e, c.tick+1, flow.EndResource, r)
 	}
-	l := uint16(min(in.Length, math.MaxUint16))
-	*e = Entry{
-		Packets: 1, Bytes: uint64(in.Length), Key: in.Key, State: hashState(h),
-		First: in.Time, Last: in.Time,
-		TCPFlags: in.TCPFlags, MinLength: l, MaxLength: l, MinTTL: in.TTL, MaxTTL: in.TTL,
-		Incarnation: e.Incarnation,
-		Until:       max(c.due(in.Time, c.active), c.tick+1),
+	t := in.Time
+	if t <= c.stampFrom || t > c.stampTo {
+		c.newStampDue(t)
 	}
-	due := e.Until
+	l := uint16(min(in.Length, math.MaxUint16))
+	e.Packets, e.Bytes = 1, uint64(in.Length)
+	e.Key = in.Key
+	e.State = hashState(c.hashes[i])
+	e.First, e.Last = t, t
+	e.Verdict, e.Route, e.Rate = 0, 0, [2]uint64{}
+	e.TCPFlags, e.Mark = in.TCPFlags, 0
+	e.MinLength, e.MaxLength, e.MinTTL, e.MaxTTL = l, l, in.TTL, in.TTL
+	e.Until = c.activeDue
+	due := c.activeDue
 	if in.TCPFlags&(flow.FIN|flow.RST) != 0 && c.tcpEnd != 0 {
 		e.Mark = markClosing
-		e.Until = max(c.due(in.Time, c.tcpEnd), c.tick+1)
+		e.Until = max(c.due(t, c.tcpEnd), c.tick+1)
 		due = min(due, e.Until)
-	}
-	if in.Time <= c.stampFrom || in.Time > c.stampTo {
-		c.newStampDue(in.Time)
 	}
 	stamp, due := c.stamp(min(due, c.stampDue))
 	head := &c.heads[p.slot/ways]
-	head.tags[p.slot%ways] = uint8(hashTag(h))
+	head.tags[p.slot%ways] = uint8(hashTag(c.hashes[i]))
 	head.stamps[p.slot%ways] = stamp
 	c.lowerPage(p.slot, due)
 	r.created++
 	r.fresh = true
-	if r.live++; r.live > r.staged {
+	if r.live++; r.live > r.staged && !c.cfg.Offline {
 		c.nextDue = min(c.nextDue, c.tick+1)
 	}
 	c.stats.Created++

@@ -39,9 +39,10 @@ type Config struct {
 	Boot     uint16 // 14 bits that make flow ids of one start differ from another's
 	Number   uint8  // of this cache among those of one process: a part of flow ids
 
-	// Gone, if set, gets the entries that leave instead of the sink, before
-	// they are made into records. The batch is the cache's again on return.
-	Gone func([]Gone)
+	// Gone, if set, gets what leaves instead of the sink, before it is made
+	// into records, and gives another batch in return, whose content is
+	// forgotten. Ticks do not flush then: Flush does.
+	Gone func(*Batch) *Batch
 }
 
 // DefaultConfig is a live cache with the usual timeouts.

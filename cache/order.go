@@ -15,7 +15,7 @@ import (
 // its memory is used again.
 type Sorter struct {
 	v4, v6, spare []ref
-	all           []ref
+	all           []ref     // v4, then v6, if they did not all end at the same time
 	ends          [2]uint32 // smallest and largest
 }
 
@@ -48,10 +48,11 @@ func (s *Sorter) Sort() {
 	s.spare = slices.Grow(s.spare[:0], s.Len())[:s.Len()]
 	sortRefs(s.v4, s.spare, 0, word4, levels4)
 	sortRefs(s.v6, s.spare, 0, word6, levels6)
-	s.all = append(append(s.all[:0], s.v4...), s.v6...)
+	s.all = s.all[:0]
 	if s.ends[0] == s.ends[1] {
 		return
 	}
+	s.all = append(append(s.all, s.v4...), s.v6...)
 	if len(s.all) <= fewRefs {
 		slices.SortStableFunc(s.all, func(a, b ref) int { return cmp.Compare(a.gone.Until, b.gone.Until) })
 		return
@@ -63,7 +64,15 @@ func (s *Sorter) Sort() {
 }
 
 // At is number i in the order.
-func (s *Sorter) At(i int) *Gone { return s.all[i].gone }
+func (s *Sorter) At(i int) *Gone {
+	switch {
+	case len(s.all) > 0:
+		return s.all[i].gone
+	case i < len(s.v4):
+		return s.v4[i].gone
+	}
+	return s.v6[i-len(s.v4)].gone
+}
 
 // The words of a key, most significant first.
 const levels4, levels6 = 3, 6

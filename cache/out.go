@@ -7,9 +7,8 @@ const batchSize = 256
 
 // out hands on what leaves: to Config.Gone, or as records to the sink.
 type out struct {
-	gone     [batchSize]Gone
-	n        int
-	hook     func([]Gone)
+	batch    *Batch
+	hook     func(*Batch) *Batch
 	sink     flow.Sink
 	recorder Recorder
 	records  []flow.Record
@@ -18,8 +17,31 @@ type out struct {
 	lost     Lost
 }
 
+// Batch holds entries that left, in the order in which they did.
+type Batch struct {
+	gone [batchSize]Gone
+	n    int
+}
+
+// Gone is what the batch holds.
+func (b *Batch) Gone() []Gone { return b.gone[:b.n] }
+
+// Append copies g to the batch, if there is room.
+func (b *Batch) Append(g *Gone) bool {
+	if b.n == batchSize {
+		return false
+	}
+	b.gone[b.n] = *g
+	b.n++
+	return true
+}
+
+// Reset empties the batch.
+func (b *Batch) Reset() { b.n = 0 }
+
 func (o *out) init(cfg *Config, sink flow.Sink) {
 	o.hook, o.sink, o.recorder = cfg.Gone, sink, NewRecorder(cfg)
+	o.batch = new(Batch)
 	if o.hook == nil {
 		o.records = make([]flow.Record, batchSize)
 	}
@@ -27,23 +49,25 @@ func (o *out) init(cfg *Config, sink flow.Sink) {
 
 // next is room for one more.
 func (o *out) next() *Gone {
-	if o.n == batchSize {
+	if o.batch.n == batchSize {
 		o.flush()
 	}
-	o.n++
-	return &o.gone[o.n-1]
+	o.batch.n++
+	return &o.batch.gone[o.batch.n-1]
 }
 
 func (o *out) flush() {
-	gone := o.gone[:o.n]
-	if o.n = 0; len(gone) == 0 {
+	gone := o.batch.Gone()
+	if len(gone) == 0 {
 		return
 	}
 	if o.hook != nil {
 		o.given += uint64(len(gone))
-		o.hook(gone)
+		o.batch = o.hook(o.batch)
+		o.batch.n = 0
 		return
 	}
+	o.batch.n = 0
 	records := o.records[:len(gone)]
 	for i := range gone {
 		o.recorder.Fill(&gone[i], &records[i])
@@ -136,6 +160,9 @@ func (s *Stats) Add(t *Stats) {
 func (c *Cache) Stats() Stats {
 	s := c.stats
 	s.Records = c.out.given
+	if c.out.hook != nil {
+		s.Records += uint64(c.out.batch.n)
+	}
 	s.Entries = c.live
 	s.Lost = c.out.lost
 	if c.overflow != nil {

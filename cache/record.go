@@ -53,15 +53,14 @@ func NewRecorder(cfg *Config) Recorder {
 func (r *Recorder) Fill(g *Gone, out *flow.Record) {
 	k := &g.Key
 	has := r.known
-	*out = flow.Record{
-		Src: k.Src, Dst: k.Dst, SrcPort: k.SrcPort, DstPort: k.DstPort, Proto: k.Proto, TOS: k.TOS,
-		First: g.First, Last: g.Last, Packets: g.Packets, Bytes: g.Bytes,
-		TCPFlags:  uint16(g.TCPFlags),
-		FlowID:    r.id | uint64(g.State)<<incarnationBits | uint64(g.Incarnation)&(1<<incarnationBits-1),
-		Sampling:  r.sampling,
-		EndReason: g.Reason(),
-		IPVersion: 4,
-	}
+	*out = flow.Record{} // and then field by field, which saves a copy
+	out.Src, out.Dst, out.SrcPort, out.DstPort = k.Src, k.Dst, k.SrcPort, k.DstPort
+	out.Proto, out.TOS, out.TCPFlags = k.Proto, k.TOS, uint16(g.TCPFlags)
+	out.First, out.Last, out.Packets, out.Bytes = g.First, g.Last, g.Packets, g.Bytes
+	out.FlowID = r.id | uint64(g.State)<<incarnationBits | uint64(g.Incarnation)&(1<<incarnationBits-1)
+	out.Sampling = r.sampling
+	out.EndReason = g.Reason()
+	out.IPVersion = 4
 	if k.VLAN&flow.KeyIPv6 != 0 {
 		out.IPVersion = 6
 	}

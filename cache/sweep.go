@@ -23,7 +23,9 @@ func (c *Cache) Tick(now int64) {
 		if to > c.tick {
 			c.setTick(to)
 		}
-		c.out.flush()
+		if c.cfg.Gone == nil {
+			c.out.flush()
+		}
 	} else if !c.cfg.Offline && now >= c.ageAgain {
 		// Pressure does not wait for the next second.
 		c.ageAgain = now + second/10
@@ -55,12 +57,15 @@ func (c *Cache) sweep(t uint32) {
 		}
 		c.nextDue = min(c.nextDue, due)
 	}
+	if c.cfg.Offline {
+		return // what is in the way leaves when its place is needed
+	}
 	for i := range c.regions {
 		if r := &c.regions[i]; r.fresh && r.live > r.staged || r.refused > 0 {
 			c.age(uint32(i), r)
 		}
 	}
-	if c.overflow != nil && c.overflow.used() {
+	if c.overflow.used() {
 		c.nextDue = min(c.nextDue, c.overflow.sweep(c))
 	}
 }
@@ -141,7 +146,8 @@ func (c *Cache) look(slot uint32, e *Entry, r *region) {
 	c.restamp(slot, e, c.heads[slot/ways].stamps[slot%ways]&manyPackets)
 }
 
-// age ends flows early if their region is nearly full. From the first mark on,
+// age ends flows early if their region is nearly full, so that what is new need
+// not be refused. From the first mark on,
 // the idle limit of entries with one packet falls; from the second on, or when
 // more than one new flow in a thousand was refused, a histogram of what is due
 // when gives the cut that frees a part of the table: entries with one packet
@@ -156,7 +162,7 @@ func (c *Cache) age(i uint32, r *region) {
 		return
 	}
 	first := i * c.regionSets
-	heads := c.heads[first : first+c.regionSets]
+	heads := c.heads[first : first+r.sets]
 	var single, many uint64 // entries due in fewer units than this leave
 	if r.live < r.urgent && !refusing {
 		limit := uint64(c.idle/second) >> c.shift // never: there is no limit that could fall

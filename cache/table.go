@@ -34,13 +34,36 @@ const (
 // A region is a part of the table that decides for itself: the bits of the
 // hash that choose it are not those that choose the sets. Regions make the
 // outcome independent of how many caches (and cores) share a table.
+//
+// A region begins small and doubles when it is three quarters full: what lies
+// close together needs fewer lines, pages and translations. Only when it has
+// all its sets is there pressure.
 type region struct {
+	sets           uint32 // in use, of Cache.regionSets
+	room           uint32 // entries from which it grows, if it can
 	live           uint32 // entries
 	created        uint32 // since its last ageing
 	refused        uint32
-	fresh          bool // something was entered since its last ageing
-	capacity       uint32
-	staged, urgent uint32 // occupancy from which the idle limit falls; from which a histogram decides
+	fresh          bool   // something was entered since its last ageing
+	capacity       uint32 // entries it may have in the end
+	staged, urgent uint32 // occupancy from which the idle limit falls; from which there is pressure
+}
+
+// firstSets is about how many sets a region begins with.
+const firstSets = 32
+
+func newRegion(sets uint32) region {
+	capacity := sets * ways
+	r := region{
+		sets: sets, capacity: capacity,
+		staged: uint32(uint64(capacity) * stagedPercent / 100),
+		urgent: uint32(uint64(capacity) * urgentPercent / 100),
+	}
+	for r.sets%2 == 0 && r.sets > firstSets {
+		r.sets /= 2
+	}
+	r.room = r.sets * ways / 4 * 3
+	return r
 }
 
 // Ageing: percent of a region's capacity.
@@ -77,9 +100,20 @@ func Regions(entries int) int { return int(shapeOf(entries).regions) }
 
 // place is where a new key goes.
 type place struct {
-	slot   uint32
-	evict  bool // an entry must leave first
-	refuse bool // no place
+	slot    uint32
+	evict   bool // an entry must leave first
+	refuse  bool // no place
+	pressed bool // the region was under pressure
+	// What the choice was made of: while it is the same, so is the choice.
+	tags, stamps [2]uint64
+}
+
+// holds says whether p, a choice for a key with these candidates, would be made
+// again now.
+func (c *Cache) holds(p *place, w *candidates) bool {
+	h1, h2, r := &c.heads[w.s1], &c.heads[w.s2], &c.regions[w.region]
+	return p.tags == [2]uint64{h1.tagLanes(), h2.tagLanes()} && p.stamps == [2]uint64{h1.stampLanes(), h2.stampLanes()} &&
+		p.pressed == (r.live >= r.urgent) && p.tags != [2]uint64{}
 }
 
 // choose finds a place for a new key in its two sets: the set with more free
@@ -87,15 +121,16 @@ type place struct {
 // one packet hold at most a quarter of a set. If there is no place, the entry
 // that is due soonest must leave, one with a single packet if there is
 // pressure; of equals the first.
-func (c *Cache) choose(s1, s2 uint32, r *region) place {
-	t1, t2 := c.heads[s1].tagLanes(), c.heads[s2].tagLanes()
-	used1, used2 := nonzero(t1), nonzero(t2)
+func (c *Cache) choose(w *candidates) (p place) {
+	h1, h2, r := &c.heads[w.s1], &c.heads[w.s2], &c.regions[w.region]
+	p.tags = [2]uint64{h1.tagLanes(), h2.tagLanes()}
+	p.stamps = [2]uint64{h1.stampLanes(), h2.stampLanes()}
+	p.pressed = r.live >= r.urgent
+	used1, used2 := nonzero(p.tags[0]), nonzero(p.tags[1])
 	free1, free2 := used1^lanes80, used2^lanes80
-	pressed := r.live >= r.urgent
 	var single1, single2 uint64
-	if pressed {
-		single1 = used1 &^ c.heads[s1].stampLanes()
-		single2 = used2 &^ c.heads[s2].stampLanes()
+	if p.pressed {
+		single1, single2 = used1&^p.stamps[0], used2&^p.stamps[1]
 		if count(single1) >= ways/4 {
 			free1 = 0
 		}
@@ -105,22 +140,68 @@ func (c *Cache) choose(s1, s2 uint32, r *region) place {
 	}
 	if free1|free2 != 0 {
 		if count(free1) >= count(free2) {
-			return place{slot: s1*ways + lane(free1)}
+			p.slot = w.s1*ways + lane(free1)
+		} else {
+			p.slot = w.s2*ways + lane(free2)
 		}
-		return place{slot: s2*ways + lane(free2)}
+		return p
 	}
 	if !c.cfg.Offline {
-		return place{refuse: true}
+		p.refuse = true
+		return p
 	}
+	p.evict = true
 	if single1|single2 != 0 {
 		used1, used2 = single1, single2
 	}
-	d1 := distance(c.heads[s1].stampLanes(), c.tickLanes) | ^full(used1)&lanes7f
-	d2 := distance(c.heads[s2].stampLanes(), c.tickLanes) | ^full(used2)&lanes7f
-	if m := lowest(d1); m <= lowest(d2) {
-		return place{slot: s1*ways + lane(nonzero(d1^m*lanes01)^lanes80), evict: true}
+	d1 := distance(p.stamps[0], c.tickLanes) | ^full(used1)&lanes7f
+	d2 := distance(p.stamps[1], c.tickLanes) | ^full(used2)&lanes7f
+	soonest := lowest(lower(d1, d2)) * lanes01
+	if m := nonzero(d1^soonest) ^ lanes80; m != 0 {
+		p.slot = w.s1*ways + lane(m)
+	} else {
+		p.slot = w.s2*ways + lane(nonzero(d2^soonest)^lanes80)
 	}
-	return place{slot: s2*ways + lane(nonzero(d2^lowest(d2)*lanes01)^lanes80), evict: true}
+	return p
+}
+
+// grow doubles the sets of region i. A set's entries go to the two sets that
+// its part of the hash's range falls into, so that working from the last to the
+// first never meets one that still has to move.
+func (c *Cache) grow(i uint32) {
+	r := &c.regions[i]
+	base := i * c.regionSets
+	n := r.sets
+	for s := n; s > 0; {
+		s--
+		old := c.heads[base+s]
+		var to [2]head
+		var next [2]uint32 // lanes taken
+		for used := nonzero(old.tagLanes()); used != 0; used &= used - 1 {
+			way := lane(used)
+			from := &c.entries[(base+s)*ways+way]
+			h := c.secret.hash(&from.Key)
+			half := pick(uint32(h>>32), 2*n)
+			if half/2 != s {
+				half = pick(uint32(h), 2*n)
+			}
+			half %= 2
+			at := next[half]
+			next[half]++
+			to[half].tags[at], to[half].stamps[at] = old.tags[way], old.stamps[way]
+			if e := &c.entries[(base+2*s+half)*ways+at]; e != from {
+				incarnation := e.Incarnation
+				*e = *from
+				e.Incarnation = incarnation // it names the slot's records
+			}
+		}
+		c.heads[base+2*s], c.heads[base+2*s+1] = to[0], to[1]
+	}
+	r.sets = 2 * n
+	r.room = r.sets * ways / 4 * 3
+	for s := base; s < base+r.sets; s += pageSets {
+		c.lowerPage(s*ways, c.tick+1)
+	}
 }
 
 // lowerPage notes that the slot's page has something due.

@@ -40,16 +40,17 @@ type tick struct {
 }
 
 type share struct {
-	index []uint16 // of the packets
-	ticks []int    // how many of index come before each tick
-	gone  []cache.Gone
+	index []uint16       // of the packets
+	ticks []int          // how many of index come before each tick
+	gone  []*cache.Batch // what left the share's cache
+	spare []*cache.Batch // for it
 }
 
 func (b *block) reset() {
 	b.n, b.ticks = 0, b.ticks[:0]
 	for i := range b.work {
 		s := &b.work[i]
-		s.index, s.ticks, s.gone = s.index[:0], s.ticks[:0], s.gone[:0]
+		s.index, s.ticks = s.index[:0], s.ticks[:0]
 	}
 }
 
@@ -230,7 +231,12 @@ func (m *Meter) parallel(cfg cache.Config, n int, r *reader, out *merger, read f
 				if b = <-w.done; b == nil {
 					return
 				}
-				out.take(b.work[w.number].gone)
+				s := &b.work[w.number]
+				for i, g := range s.gone {
+					s.gone[i] = out.take(g)
+				}
+				s.spare = append(s.spare, s.gone...)
+				s.gone = s.gone[:0]
 			}
 			out.blockEnd(b.clock)
 			if out.err != nil {
@@ -336,7 +342,14 @@ func (w *worker) run() {
 }
 
 // take keeps what has left the cache with the block that was the cause.
-func (w *worker) take(gone []cache.Gone) {
+func (w *worker) take(full *cache.Batch) *cache.Batch {
 	s := &w.block.work[w.number]
-	s.gone = append(s.gone, gone...)
+	s.gone = append(s.gone, full)
+	n := len(s.spare)
+	if n == 0 {
+		return new(cache.Batch)
+	}
+	empty := s.spare[n-1]
+	s.spare = s.spare[:n-1]
+	return empty
 }

@@ -11,7 +11,10 @@ type merger struct {
 	recorder cache.Recorder
 	sorter   cache.Sorter
 	limit    int // entries that may wait for their second to be over
-	waiting  []cache.Gone
+	waiting  []*cache.Batch
+	count    int // what waits
+	old      []*cache.Batch
+	free     []*cache.Batch
 	clock    uint32 // of the caches, at the last block's end
 	records  []flow.Record
 	given    uint64
@@ -35,15 +38,30 @@ func newMerger(m *Meter, cfg *cache.Config) *merger {
 	}
 }
 
-// take keeps what has left a cache.
-func (o *merger) take(gone []cache.Gone) { o.waiting = append(o.waiting, gone...) }
+// take keeps what has left a cache, and gives an empty batch for it.
+func (o *merger) take(b *cache.Batch) *cache.Batch {
+	o.waiting = append(o.waiting, b)
+	o.count += len(b.Gone())
+	return o.empty()
+}
 
-// blockEnd hands on what ended in seconds that are over. Should more than the
-// table holds end in one second, its records come in several ordered runs.
+func (o *merger) empty() *cache.Batch {
+	n := len(o.free)
+	if n == 0 {
+		return new(cache.Batch)
+	}
+	b := o.free[n-1]
+	o.free = o.free[:n-1]
+	return b
+}
+
+// blockEnd hands on what ended in seconds that are over; all that left has been
+// taken. Should more than the table holds end in one second, its records come
+// in several ordered runs.
 func (o *merger) blockEnd(clock uint32) {
-	if len(o.waiting) >= o.limit {
+	if o.count >= o.limit {
 		o.write(clock + 1)
-	} else if clock > o.clock && len(o.waiting) > 0 {
+	} else if clock > o.clock {
 		o.write(clock)
 	}
 	o.clock = clock
@@ -51,22 +69,40 @@ func (o *merger) blockEnd(clock uint32) {
 
 // write hands on what ended up to a second of the caches' clock.
 func (o *merger) write(end uint32) {
-	o.sorter.Reset()
-	for i := range o.waiting {
-		if g := &o.waiting[i]; g.End() <= end {
-			o.sorter.Add(g)
-		}
+	if o.count == 0 {
+		return
 	}
-	o.sorted()
-	rest := o.waiting[:0]
-	if len(o.waiting) > o.sorter.Len() {
-		for i := range o.waiting {
-			if g := &o.waiting[i]; g.End() > end {
-				rest = append(rest, *g)
+	o.sorter.Reset()
+	for _, b := range o.waiting {
+		gone := b.Gone()
+		for i := range gone {
+			if g := &gone[i]; g.End() <= end {
+				o.sorter.Add(g)
 			}
 		}
 	}
-	o.waiting = rest
+	o.sorted()
+	// What left early since the last tick waits for the next.
+	old := o.waiting
+	o.waiting, o.old = o.old[:0], old
+	var rest *cache.Batch
+	if o.count > o.sorter.Len() {
+		for _, b := range old {
+			gone := b.Gone()
+			for i := range gone {
+				if g := &gone[i]; g.End() > end {
+					if rest == nil || !rest.Append(g) {
+						rest = o.empty()
+						rest.Reset()
+						rest.Append(g)
+						o.waiting = append(o.waiting, rest)
+					}
+				}
+			}
+		}
+	}
+	o.free = append(o.free, old...)
+	o.count -= o.sorter.Len()
 }
 
 // sorted hands on what is in the sorter.
@@ -77,7 +113,8 @@ func (o *merger) sorted() {
 	for i := 0; i < n; {
 		to := min(n, i+recordBatch-len(o.records))
 		for j := i; j < to; j++ { // their misses overlap
-			touch ^= o.sorter.At(j).Packets
+			g := o.sorter.At(j)
+			touch ^= g.Packets ^ uint64(g.Last)
 		}
 		for ; i < to; i++ {
 			o.records = o.records[:len(o.records)+1]
@@ -112,8 +149,11 @@ func (o *merger) flush() {
 // drain ends all flows of the caches.
 func (o *merger) drain(caches ...*cache.Cache) {
 	o.sorter.Reset()
-	for i := range o.waiting {
-		o.sorter.Add(&o.waiting[i])
+	for _, b := range o.waiting {
+		gone := b.Gone()
+		for i := range gone {
+			o.sorter.Add(&gone[i])
+		}
 	}
 	for _, c := range caches {
 		for g := range c.Leave(flow.EndForced) {
@@ -121,7 +161,7 @@ func (o *merger) drain(caches ...*cache.Cache) {
 		}
 	}
 	o.sorted()
-	o.waiting = o.waiting[:0]
+	o.waiting, o.count = o.waiting[:0], 0
 	o.flush()
 	o.meter.publishMerged(o.given, o.lost)
 }
