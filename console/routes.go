@@ -35,7 +35,7 @@ type param struct {
 var (
 	pFilter = param{name: "filter", kind: "string", help: "filter in nfdump's language; empty: everything"}
 	pFrom   = param{name: "from", kind: "string", help: "flows that end at or after: RFC 3339, 2026-11-22 10:00 (UTC), Unix seconds, or relative as -1h; empty: from the first"}
-	pTo     = param{name: "to", kind: "string", help: "flows that end before; same forms; empty: up to now"}
+	pTo     = param{name: "to", kind: "string", help: "flows that end before; same forms; empty: no end"}
 	pOrder  = param{name: "order", kind: "string", help: "order of the rows: flows, packets, bytes, pps, bps, bpp, tstart, tend, duration"}
 	pLimit  = param{name: "limit", kind: "integer", help: "rows at most"}
 	pFormat = param{name: "format", kind: "string", help: "json (default), csv or ndjson; Accept: text/csv or application/x-ndjson does the same"}

@@ -125,24 +125,28 @@ func (b bins) line(name, filter string) Line {
 }
 
 // span settles the ends of the request and the width of its bins. Open ends
-// are those of the data.
+// are those of the data; an open end alone is now.
 func (s *Server) span(ctx context.Context, req *query.Request) (bins, error) {
-	if req.To.IsZero() {
-		req.To = time.Now()
-	}
 	if req.From.IsZero() {
 		probe := query.Request{To: req.To, Filter: req.Filter, Stat: "proto", Limit: 1}
 		res, _, err := s.ask(ctx, probe)
 		if err != nil {
 			return bins{}, err
 		}
-		if res.Total.Flows == 0 {
-			req.From = req.To.Add(-time.Hour)
-		} else {
+		if res.Total.Flows > 0 {
 			// Bounds are on the end of flows: the earliest start comes before it.
 			req.From = time.Unix(0, res.Total.First)
-			req.To = time.Unix(0, min(req.To.UnixNano(), res.Total.Last+int64(time.Second)))
+			end := time.Unix(0, res.Total.Last).Add(time.Second)
+			if req.To.IsZero() || end.Before(req.To) {
+				req.To = end
+			}
 		}
+	}
+	if req.To.IsZero() {
+		req.To = time.Now()
+	}
+	if req.From.IsZero() {
+		req.From = req.To.Add(-time.Hour)
 	}
 	if !req.From.Before(req.To) {
 		req.From = req.To.Add(-time.Second)

@@ -22,14 +22,12 @@ var terms = map[string]string{
 	"packets": "packets = %s", "bytes": "bytes = %s", "duration": "duration = %s",
 	"forwarding_status": "fwdstat = %s", "domain": "observation domain id %s",
 	"first": "first seen = %s", "last": "last seen = %s",
+	"direction": "flowdir %s",
 }
 
 // term says in the filter language that column has value; "" when it cannot.
 func term(column string, value any) string {
 	form, ok := terms[column]
-	if column == "direction" {
-		form, ok = "flowdir %s", true
-	}
 	if !ok || value == nil {
 		return ""
 	}

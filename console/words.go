@@ -51,7 +51,7 @@ var follow = map[string][]Completion{
 var (
 	inList = Completion{"in", "one of a list: in [ … ]"}
 	sides  = []Completion{{"ip", "address"}, {"net", "network: 10.0.0.0/8"}, {"port", "port"}, {"as", "AS number"},
-		{"mask", "prefix length"}, {"vlan", "VLAN id"}, {"tos", "type of service"}}
+		{"mask", "prefix length"}}
 	comparators = []Completion{{">", "more than"}, {"<", "less than"}, {">=", "at least"}, {"<=", "at most"}, {"=", "equal"}}
 	joiners     = []Completion{{"and", "both"}, {"or", "either"}}
 )
