@@ -275,7 +275,11 @@ func (l *live) attach(program []bpf.RawInstruction) error {
 	for i, op := range program {
 		code[i] = unix.SockFilter{Code: op.Op, Jt: op.Jt, Jf: op.Jf, K: op.K}
 	}
-	return unix.SetsockoptSockFprog(l.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})
+	err := unix.SetsockoptSockFprog(l.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})
+	if errors.Is(err, unix.ENOMEM) {
+		return fmt.Errorf("%d instructions, more than the kernel takes for one socket: shorten it, or raise net.core.optmem_max: %w", len(code), err)
+	}
+	return err
 }
 
 // status is a block's status word: the kernel's until it has USER set.
