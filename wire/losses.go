@@ -68,7 +68,8 @@ type tally struct{ n, records, octets uint64 }
 // Counts is what was refused, by Reason.
 type Counts [reasons]tally
 
-func (c *Counts) add(o *Counts) {
+// Add adds o to c.
+func (c *Counts) Add(o Counts) {
 	for i := range c {
 		c[i].n += o[i].n
 		c[i].records += o[i].records

@@ -209,8 +209,11 @@ func (d *Decoder) restore(from *session) {
 		return
 	}
 	s := d.find(from.key, from.port)
-	if s == nil {
+	switch {
+	case s == nil:
 		s = d.add(from.key, from.port)
+	case s.last > from.last:
+		return // an older copy
 	}
 	s.first, s.last, s.init, s.seq = from.first, from.last, from.init, from.seq
 	for _, o := range from.samplers {

@@ -22,9 +22,7 @@ const waitingCost = 96
 // taken by others, the new one is lost.
 func (d *Decoder) wait(id uint16, body []byte) {
 	s, cost := d.msg.s, len(body)+waitingCost
-	if d.opt.Limits.WaitingTime > 0 {
-		d.Expire(d.ctx.received)
-	}
+	d.expireWaiting(d.ctx.received)
 	n, free := 0, 0
 	for ; n < len(s.waiting) && s.waitingOctets-free+cost > d.opt.Limits.WaitingOctets/2; n++ {
 		free += len(s.waiting[n].body) + waitingCost
@@ -90,9 +88,16 @@ func (d *Decoder) dropWaiting(s *session, n int) {
 }
 
 // Expire gives up data that has waited too long for its template, and counts
-// as lost what sequence numbers say did not come; now is Unix ns. Call it now
-// and then: a quiet exporter's message does not.
+// as lost what sequence numbers say did not come; now is Unix ns. Call it about
+// once a second: a quiet exporter sends nothing that would.
 func (d *Decoder) Expire(now int64) {
+	d.expireWaiting(now)
+	for s := range d.each {
+		s.seq.close(now, false)
+	}
+}
+
+func (d *Decoder) expireWaiting(now int64) {
 	limit := int64(d.opt.Limits.WaitingTime)
 	if d.waitingOctets == 0 || limit < 0 || now-d.oldest <= limit {
 		return
