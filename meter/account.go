@@ -12,6 +12,7 @@ import (
 // Reasons of this stage, beside packet.Reason's.
 const (
 	notSampled = "not-sampled"
+	ownExport  = "own-export"
 )
 
 // account is what one reader has counted. Octets of a packet with a decoded IP
@@ -20,6 +21,7 @@ type account struct {
 	metered    Count
 	ignored    []Count // by packet.Reason
 	notSampled Count
+	ownExport  Count
 	filtered   Count
 	backwards  uint64 // metered packets with a time before one already seen
 	interfaces []Interface
@@ -62,13 +64,14 @@ func (a *account) at(index uint32) *Interface {
 type reader struct {
 	account account
 	filter  Filter
-	sampler *sampler // nil: every packet
+	own     func(*flow.Key) bool // nil: none
+	sampler *sampler             // nil: every packet
 	newest  int64
 }
 
 // decode reads one packet into in, and says whether it is to be metered.
 func (r *reader) decode(p *capture.Packet, in *packet.Info) bool {
-	if r.filter != nil && !r.filter.Match(p.Data, p.Wire) {
+	if r.filter != nil && !r.filter.Match(p) {
 		r.account.filtered.add(uint64(p.Wire))
 		return false
 	}
@@ -79,7 +82,10 @@ func (r *reader) decode(p *capture.Packet, in *packet.Info) bool {
 		r.account.notSampled.add(octets)
 	default:
 		why := p.Decode(in)
-		if ok = why == packet.Decoded; ok {
+		if ok = why == packet.Decoded; ok && r.own != nil && r.own(&in.Key) {
+			ok = false
+			r.account.ownExport.add(octets)
+		} else if ok {
 			octets = uint64(in.Length)
 			r.account.metered.add(octets)
 			if in.Time < r.newest {
@@ -149,6 +155,7 @@ func sum(all []account) account {
 		a := &all[i]
 		t.metered.plus(a.metered)
 		t.notSampled.plus(a.notSampled)
+		t.ownExport.plus(a.ownExport)
 		t.filtered.plus(a.filtered)
 		t.backwards += a.backwards
 		for j := range a.ignored {

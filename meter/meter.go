@@ -18,14 +18,17 @@ import (
 	"sync"
 
 	"weir/cache"
+	"weir/capture"
 	"weir/flow"
 	"weir/packet"
 )
 
 // Filter chooses packets; those that do not match are as if never read, and
-// counted apart. *capture.Filter is one.
+// counted apart. *capture.Expression is one; it belongs to one goroutine, so
+// RunLive with several sources wants one that is safe for all, or, better, none:
+// an interface's own filter is in the kernel.
 type Filter interface {
-	Match(data []byte, wire uint32) bool
+	Match(p *capture.Packet) bool
 }
 
 // Sampling chooses one packet in N before it is decoded (RFC 5475).
@@ -39,7 +42,10 @@ type Config struct {
 	Cache   cache.Config // Offline, Sampling, Number and Gone are set by the meter
 	Workers int          // RunFiles: goroutines; 0: GOMAXPROCS
 	Filter  Filter       // nil: everything
-	Sample  Sampling
+	// Own says whether a packet is one of our own exports, which are ignored
+	// and counted as "own-export"; asked from any goroutine. Nil: none are.
+	Own    func(*flow.Key) bool
+	Sample Sampling
 }
 
 // Count is a number of packets and their octets.
@@ -110,7 +116,7 @@ func New(cfg Config, sink flow.Sink) (*Meter, error) {
 
 func (m *Meter) newReader(i int) *reader {
 	return &reader{
-		account: newAccount(), filter: m.cfg.Filter,
+		account: newAccount(), filter: m.cfg.Filter, own: m.cfg.Own,
 		sampler: newSampler(m.cfg.Sample, m.cfg.Cache.Seed+uint64(i)), newest: math.MinInt64,
 	}
 }
@@ -164,7 +170,9 @@ func (m *Meter) Snapshot() Snapshot {
 		s.Count.plus(a.ignored[why])
 	}
 	s.Ignored[notSampled] = a.notSampled
+	s.Ignored[ownExport] = a.ownExport
 	s.Count.plus(a.notSampled)
+	s.Count.plus(a.ownExport)
 	s.Flows.Created = s.Cache.Created
 	s.Flows.Expired = make(map[string]uint64)
 	for why := flow.EndIdle; why <= flow.EndResource; why++ {
@@ -193,6 +201,11 @@ func (m *Meter) Losses() []flow.Loss {
 	all = append(all, flow.Loss{
 		Stage: "packet", Reason: notSampled, Packets: c.Packets, Bytes: c.Bytes,
 		Help: "Sampling did not choose the packet; records say at which rate.",
+	})
+	c = s.Ignored[ownExport]
+	all = append(all, flow.Loss{
+		Stage: "packet", Reason: ownExport, Packets: c.Packets, Bytes: c.Bytes,
+		Help: "Our own exports, which are not metered: each would make a flow to be exported.",
 	})
 	return append(all, s.Cache.Lost.Losses()...)
 }
