@@ -63,11 +63,14 @@ func (duckDB) prefix(addr, bits string) string {
 	return fmt.Sprintf("rpad(substr(%s, 1, (%s) // 4) || CASE WHEN (%s) < 128 THEN %s ELSE '' END, 32, '0')::UUID", h, bits, bits, edge)
 }
 
-func (duckDB) div(a, b string) string { return "(" + a + ") // (" + b + ")" }
+func (duckDB) div(a, b string) string { return "((" + a + ") // (" + b + "))" }
 func (duckDB) wide(a string) string   { return "(" + a + ")::HUGEINT" }
+
+// narrow: least() looks away from what is not known, so it is asked for first.
 func (duckDB) narrow(a string) string {
-	return "least(" + a + ", 18446744073709551615::HUGEINT)::UBIGINT"
+	return "CASE WHEN (" + a + ") IS NOT NULL THEN least(" + a + ", 18446744073709551615::HUGEINT)::UBIGINT END"
 }
+
 func (duckDB) unnest(lo, hi string) string {
 	return "unnest(range(" + lo + ", " + hi + " + 1))"
 }
@@ -111,7 +114,7 @@ func columnSQL(d dialect, c column) string {
 	case colFlows:
 		return "1"
 	case colDuration:
-		return "greatest(" + d.div("last", "1000") + " - " + d.div("first", "1000") + ", 0)"
+		return durationSQL(d)
 	case colPPS:
 		return rateSQL(d, "packets", "1000", columnSQL(d, colDuration))
 	case colBPS:
@@ -122,8 +125,15 @@ func columnSQL(d dialect, c column) string {
 	return c.String()
 }
 
+// durationSQL is the ms from first to last, 0 where a clock ran backwards.
+func durationSQL(d dialect) string {
+	a, z := d.div("first", "1000"), d.div("last", "1000")
+	return "CASE WHEN " + z + " > " + a + " THEN " + z + " - " + a + " WHEN " + z + " <= " + a + " THEN 0 END"
+}
+
 // rateSQL is counter*times/ms; 0 where ms is 0, unknown where anything is.
 func rateSQL(d dialect, counter, times, ms string) string {
+	ms = "(" + ms + ")"
 	return "CASE WHEN " + ms + " > 0 THEN " + d.narrow(d.div(d.wide(counter)+" * "+times, ms)) +
 		" WHEN " + ms + " = 0 AND " + counter + " IS NOT NULL THEN 0 END"
 }

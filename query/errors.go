@@ -72,7 +72,9 @@ func closest(word string, candidates []string) string {
 		at = 2
 	}
 	for _, c := range candidates {
-		if d := distance(word, c); d < at && d < len(c) {
+		d := distance(word, c)
+		begun := d == at && strings.HasPrefix(c, word) && !strings.HasPrefix(best, word)
+		if (d < at || begun && best != "") && d < len(c) {
 			best, at = c, d
 		}
 	}

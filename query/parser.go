@@ -212,7 +212,7 @@ func (p *parser) phrase() phrase {
 	if what := notStored[t.text]; what != "" {
 		p.fail(t, "weir does not store %s", what)
 	}
-	e := syntaxError(p.src, t, fmt.Sprintf("unknown word %q; a term begins with %s", t.raw, oneOf(starts)))
+	e := syntaxError(p.src, t, fmt.Sprintf("unknown word %q; expected a term, as ip, net, port, proto, as, if, packets, bytes or flags", t.raw))
 	e.Accepted = starts
 	e.Suggest = closest(t.text, starts)
 	panic(e)

@@ -1,0 +1,546 @@
+//go:build cgo
+
+package query
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/duckdb/duckdb-go/v2"
+
+	"weir/flow"
+	"weir/store"
+)
+
+// engine runs plans on DuckDB, in this process, straight on the store's files.
+type engine struct {
+	reader *store.Reader
+	o      Options
+	db     *sql.DB
+	temp   string // to remove at Close
+}
+
+func open(r *store.Reader, o Options) (_ Engine, err error) {
+	if o.Memory <= 0 {
+		o.Memory = 1 << 30
+	}
+	if o.Threads <= 0 {
+		o.Threads = runtime.GOMAXPROCS(0)
+	}
+	e := &engine{reader: r, o: o}
+	if o.TempDir == "" {
+		if e.temp, err = os.MkdirTemp("", "weir-query-"); err != nil {
+			return nil, fmt.Errorf("query: %w", err)
+		}
+		o.TempDir = e.temp
+	}
+	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+	// The engine reads the store and writes its spill folder, nothing else, and
+	// never fetches an extension.
+	settings := []string{
+		"SET memory_limit = " + quote(strconv.FormatInt(o.Memory>>10, 10)+"KiB"),
+		"SET threads = " + strconv.Itoa(o.Threads),
+		"SET temp_directory = " + quote(o.TempDir),
+		"SET preserve_insertion_order = false",
+		"SET parquet_metadata_cache = true",
+		"SET autoinstall_known_extensions = false",
+		"SET autoload_known_extensions = false",
+		"SET allowed_directories = [" + quote(r.Dir()) + ", " + quote(o.TempDir) + "]",
+		"SET enable_external_access = false",
+		"SET lock_configuration = true",
+	}
+	first := true
+	connector, err := duckdb.NewConnector("", func(c driver.ExecerContext) error {
+		if !first { // settings are of the instance; the last one locked them
+			return nil
+		}
+		first = false
+		for _, s := range settings {
+			if _, err := c.ExecContext(context.Background(), s, nil); err != nil {
+				return fmt.Errorf("%s: %w", s, err)
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		e.db = sql.OpenDB(connector)
+		err = e.db.Ping()
+	}
+	if err != nil {
+		e.Close()
+		return nil, fmt.Errorf("query: starting the engine: %w", err)
+	}
+	return e, nil
+}
+
+// Close frees the engine.
+func (e *engine) Close() error {
+	var err error
+	if e.db != nil {
+		err = e.db.Close()
+	}
+	if e.temp != "" {
+		err = errors.Join(err, os.RemoveAll(e.temp))
+	}
+	return err
+}
+
+// Explain returns the plan and its SQL.
+func (e *engine) Explain(r Request) (string, error) {
+	raw := r.Stat == "" && len(r.Keys) == 0 && r.Bin == 0
+	p, err := newPlan(r, raw)
+	if err != nil {
+		return "", err
+	}
+	all, err := e.reader.Segments()
+	if err != nil {
+		return "", err
+	}
+	segments := p.prune(all)
+	rows, size := uint64(0), int64(0)
+	for _, s := range segments {
+		rows += s.Rows
+		size += s.Size
+	}
+	text := p.String() + fmt.Sprintf("reads   %d of %d segments, %d records, %d octets\n", len(segments), len(all), rows, size)
+	m := p.sql(duckDB{}, segments, e.reader.Path)
+	if raw {
+		if p.order.name == "last" {
+			text += "walks   in slices of time, and stops at the limit\n"
+		}
+		return text + m.raw(p.limit) + "\n", nil
+	}
+	return text + m.aggregate() + "\n", nil
+}
+
+// attempt calls do with the segments of the span. Retention or a merge may take
+// a file away before it is read: then it is called once more with the
+// segments as of now. A segment that is found broken is left out, and said so.
+func (e *engine) attempt(ctx context.Context, p *plan, do func([]store.Segment) error) error {
+	for again := false; ; again = true {
+		all, err := e.reader.Segments()
+		if err != nil {
+			return err
+		}
+		segments := p.prune(all)
+		if err = do(segments); err == nil || again || ctx.Err() != nil || errors.Is(err, errSink) {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return err
+		}
+		retry := false
+		for _, s := range segments {
+			verr := e.reader.Verify(s)
+			var corrupt *store.CorruptError
+			switch {
+			case errors.As(verr, &corrupt):
+				e.o.Log.Error("a segment is broken and left out of the answer", "err", verr)
+				e.reader.Exclude(s)
+				retry = true
+			case errors.Is(verr, os.ErrNotExist):
+				retry = true
+			}
+		}
+		if !retry {
+			return err
+		}
+	}
+}
+
+// rows runs a query and gives each row to do. The values are valid during the call.
+func (e *engine) rows(ctx context.Context, query string, do func([]driver.Value) error) error {
+	conn, err := e.db.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("query: %w", err)
+	}
+	defer conn.Close()
+	return conn.Raw(func(c any) error {
+		rows, err := c.(driver.QueryerContext).QueryContext(ctx, query, nil)
+		if err != nil {
+			return fmt.Errorf("query: %w", err)
+		}
+		defer rows.Close()
+		values := make([]driver.Value, len(rows.Columns()))
+		for {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			switch err := rows.Next(values); err {
+			case nil:
+				if err := do(values); err != nil {
+					return err
+				}
+			case io.EOF:
+				return nil
+			default:
+				return fmt.Errorf("query: %w", err)
+			}
+		}
+	})
+}
+
+// Aggregate answers a request with Stat, Keys or Bin.
+func (e *engine) Aggregate(ctx context.Context, r Request) (*Result, error) {
+	start := time.Now()
+	p, err := newPlan(r, false)
+	if err != nil {
+		return nil, err
+	}
+	var res *Result
+	err = e.attempt(ctx, p, func(segments []store.Segment) error {
+		res = &Result{Columns: p.columns(), Segments: len(segments)}
+		if len(segments) == 0 {
+			return nil
+		}
+		m := p.sql(duckDB{}, segments, e.reader.Path)
+		if err := e.total(ctx, p, m, segments, &res.Total); err != nil {
+			return err
+		}
+		if err := e.rows(ctx, m.aggregate(), func(v []driver.Value) error {
+			res.Rows = append(res.Rows, p.row(v))
+			return nil
+		}); err != nil {
+			return err
+		}
+		if p.limit >= 0 {
+			switch {
+			case p.bin > 0 && len(p.keys) > 0:
+				return e.seriesTruncated(ctx, p, m, res)
+			case len(res.Rows) > p.limit:
+				res.Rows, res.Truncated = res.Rows[:p.limit], true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	res.Took = time.Since(start)
+	return res, nil
+}
+
+// total sums what matches: from the catalogue if that is all of some segments.
+func (e *engine) total(ctx context.Context, p *plan, m *sqlMaker, segments []store.Segment, t *Total) error {
+	if m.where == "" {
+		for i, s := range segments {
+			t.Flows += s.Rows
+			t.Packets += s.Packets
+			t.Bytes += s.Bytes
+			if s.NoFirst < s.Rows && (i == 0 || t.First == 0 || s.MinFirst*1000 < t.First) {
+				t.First = s.MinFirst * 1000
+			}
+			if s.NoLast < s.Rows {
+				t.Last = max(t.Last, s.MaxLast*1000)
+			}
+		}
+		return nil
+	}
+	return e.rows(ctx, m.total(), func(v []driver.Value) error {
+		*t = Total{Flows: uint64(integer(v[0])), Packets: unsigned(v[1]), Bytes: unsigned(v[2])}
+		if v[3] != nil {
+			t.First = integer(v[3]) * 1000
+		}
+		if v[4] != nil {
+			t.Last = integer(v[4]) * 1000
+		}
+		return nil
+	})
+}
+
+// seriesTruncated finds out whether the limit cut groups off a series.
+func (e *engine) seriesTruncated(ctx context.Context, p *plan, m *sqlMaker, res *Result) error {
+	single := *m.plan
+	single.bin, single.limit = 0, p.limit
+	n := 0
+	all := *m
+	all.plan = &single
+	err := e.rows(ctx, "SELECT 1 FROM ("+all.groups()+") LIMIT "+strconv.Itoa(p.limit+1), func([]driver.Value) error {
+		n++
+		return nil
+	})
+	res.Truncated = n > p.limit
+	return err
+}
+
+// row makes a result row of the engine's values: time, keys (masks before them),
+// then the eight sums.
+func (p *plan) row(v []driver.Value) []any {
+	var out []any
+	if p.bin > 0 {
+		out = append(out, micro(v[0]))
+		v = v[1:]
+	}
+	for _, k := range p.keys {
+		var mask driver.Value
+		if k.ownMask {
+			mask, v = v[0], v[1:]
+		}
+		value := v[0]
+		v = v[1:]
+		switch {
+		case value == nil:
+			out = append(out, nil)
+		case !k.addr:
+			out = append(out, unsigned(value))
+		default:
+			out = append(out, k.text(addrValue(value), mask))
+		}
+	}
+	for _, x := range v[:6] {
+		if x == nil {
+			out = append(out, nil)
+		} else {
+			out = append(out, unsigned(x))
+		}
+	}
+	return append(out, micro(v[6]), micro(v[7]))
+}
+
+// text of an address or a network.
+func (k *key) text(a flow.Addr, mask driver.Value) string {
+	ip := a.Netip()
+	bits := ip.BitLen()
+	switch {
+	case !k.net:
+		return ip.String()
+	case k.ownMask:
+		if mask != nil {
+			bits = min(int(unsigned(mask)), bits)
+		}
+	case ip.Is4():
+		bits = orAll(k.bits4, 32)
+	default:
+		bits = orAll(k.bits6, 128)
+	}
+	if bits == ip.BitLen() && !k.ownMask {
+		return ip.String()
+	}
+	return netip.PrefixFrom(ip, bits).String()
+}
+
+var errSink = errors.New("the taker refused")
+
+// Flows gives the raw records, newest first unless Order says otherwise. The
+// total is over the records given.
+func (e *engine) Flows(ctx context.Context, r Request, sink flow.Sink) (Total, error) {
+	var t Total
+	p, err := newPlan(r, true)
+	if err != nil {
+		return t, err
+	}
+	w := &recordWriter{sink: sink, total: &t}
+	err = e.attempt(ctx, p, func(segments []store.Segment) error {
+		if w.given > 0 {
+			return fmt.Errorf("%w: the answer was begun when a segment vanished", errSink)
+		}
+		if p.order.name != "last" {
+			if len(segments) == 0 {
+				return nil
+			}
+			m := p.sql(duckDB{}, segments, e.reader.Path)
+			if err := e.rows(ctx, m.raw(p.limit), w.row); err != nil {
+				return err
+			}
+			return w.flush()
+		}
+		return e.walk(ctx, p, segments, w)
+	})
+	return t, err
+}
+
+// walk gives records in order of time: slice by slice, so that it can stop at
+// the limit, and never sorts more than a slice.
+func (e *engine) walk(ctx context.Context, p *plan, segments []store.Segment, w *recordWriter) error {
+	left := p.limit
+	for slice := range timeSlices(p, segments) {
+		part := *p
+		part.from, part.to = max(p.from, slice.from), min(p.to, slice.to)
+		in := part.prune(segments)
+		if len(in) == 0 {
+			continue
+		}
+		before := w.given
+		m := part.sql(duckDB{}, in, e.reader.Path)
+		if err := e.rows(ctx, m.raw(left), w.row); err != nil {
+			return err
+		}
+		if p.limit >= 0 {
+			if left -= w.given - before; left <= 0 {
+				break
+			}
+		}
+	}
+	return w.flush()
+}
+
+// recordWriter turns rows into records, in batches.
+type recordWriter struct {
+	sink  flow.Sink
+	batch []flow.Record
+	given int // rows taken
+	total *Total
+}
+
+const recordBatch = 512
+
+func (w *recordWriter) row(v []driver.Value) error {
+	if w.batch == nil {
+		w.batch = make([]flow.Record, 0, recordBatch)
+	}
+	w.batch = w.batch[:len(w.batch)+1]
+	r := &w.batch[len(w.batch)-1]
+	*r = flow.Record{}
+	readRecord(r, v)
+	w.given++
+	w.total.add(r)
+	if len(w.batch) == cap(w.batch) {
+		return w.flush()
+	}
+	return nil
+}
+
+func (w *recordWriter) flush() error {
+	if len(w.batch) == 0 {
+		return nil
+	}
+	err := w.sink.WriteRecords(w.batch)
+	w.batch = w.batch[:0]
+	if err != nil {
+		return fmt.Errorf("%w: %w", errSink, err)
+	}
+	return nil
+}
+
+// readRecord sets r from the values of rawColumns.
+func readRecord(r *flow.Record, v []driver.Value) {
+	for c := range colFlows {
+		x := v[c]
+		if x == nil {
+			continue
+		}
+		r.Has |= columnBits[c]
+		switch c {
+		case colFirst:
+			r.First = integer(x) * 1000
+		case colLast:
+			r.Last = integer(x) * 1000
+		case colReceived:
+			r.Received = integer(x) * 1000
+		case colSrc:
+			r.Src = addrValue(x)
+		case colDst:
+			r.Dst = addrValue(x)
+		case colNextHop:
+			r.NextHop = addrValue(x)
+		case colBGPNextHop:
+			r.BGPNextHop = addrValue(x)
+		case colExporter:
+			r.Exporter = addrValue(x)
+		case colProto:
+			r.Proto = uint8(unsigned(x))
+		case colSrcPort:
+			r.SrcPort = uint16(unsigned(x))
+		case colDstPort:
+			r.DstPort = uint16(unsigned(x))
+		case colTOS:
+			r.TOS = uint8(unsigned(x))
+		case colTCPFlags:
+			r.TCPFlags = uint16(unsigned(x))
+		case colPackets:
+			r.Packets = unsigned(x)
+		case colBytes:
+			r.Bytes = unsigned(x)
+		case colInput:
+			r.Input = uint32(unsigned(x))
+		case colOutput:
+			r.Output = uint32(unsigned(x))
+		case colDirection:
+			r.Direction = uint8(unsigned(x))
+		case colVLAN:
+			r.VLAN = uint16(unsigned(x))
+		case colICMPType:
+			r.ICMPType = uint8(unsigned(x))
+		case colICMPCode:
+			r.ICMPCode = uint8(unsigned(x))
+		case colSrcAS:
+			r.SrcAS = uint32(unsigned(x))
+		case colDstAS:
+			r.DstAS = uint32(unsigned(x))
+		case colSrcMask:
+			r.SrcMask = uint8(unsigned(x))
+		case colDstMask:
+			r.DstMask = uint8(unsigned(x))
+		case colSampling:
+			r.Sampling = uint32(unsigned(x))
+		case colEndReason:
+			r.EndReason = flow.EndReason(unsigned(x))
+		case colForwardingStatus:
+			r.ForwardingStatus = uint8(unsigned(x))
+		case colDomain:
+			r.Domain = uint32(unsigned(x))
+		case colVersion:
+			r.Version = uint8(unsigned(x))
+		case colFlowID:
+			r.FlowID = unsigned(x)
+		case colIPVersion:
+			r.IPVersion = uint8(unsigned(x))
+		case colFragment:
+			r.Fragment = unsigned(x) != 0
+		case colElements:
+			if s, ok := x.(string); ok {
+				r.Elements = []byte(s)
+			}
+		}
+	}
+}
+
+// addrValue is an address as the engine gives it.
+func addrValue(x driver.Value) flow.Addr {
+	b, ok := x.([]byte)
+	if !ok || len(b) != 16 {
+		panic(fmt.Sprintf("query: the engine gives %T for an address", x))
+	}
+	return flow.Addr(b)
+}
+
+func unsigned(x driver.Value) uint64 {
+	switch x := x.(type) {
+	case uint64:
+		return x
+	case uint32:
+		return uint64(x)
+	case uint16:
+		return uint64(x)
+	case uint8:
+		return uint64(x)
+	case int64:
+		return uint64(x)
+	case int32:
+		return uint64(x)
+	case *big.Int:
+		return x.Uint64()
+	}
+	panic(fmt.Sprintf("query: the engine gives %T for a number", x))
+}
+
+func integer(x driver.Value) int64 { return int64(unsigned(x)) }
+
+// micro is a time of the engine, or nil.
+func micro(x driver.Value) any {
+	if x == nil {
+		return nil
+	}
+	return time.UnixMicro(integer(x)).UTC()
+}
