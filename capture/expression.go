@@ -14,6 +14,7 @@ type Expression struct {
 	link    packet.LinkType // of current
 	current *Filter         // nil: nothing of that link type matches
 	filters map[packet.LinkType]*Filter
+	err     error
 }
 
 // ParseExpression checks an expression. Errors are a *FilterError.
@@ -25,14 +26,13 @@ func ParseExpression(text string) (*Expression, error) {
 			return nil, err
 		}
 	}
-	e.use(packet.LinkEthernet)
 	return e, nil
 }
 
 // Match says whether a packet passes. A packet whose link type lacks what the
 // expression asks for does not.
 func (e *Expression) Match(p *Packet) bool {
-	if p.Link != e.link {
+	if e.current == nil || p.Link != e.link {
 		e.use(p.Link)
 	}
 	return e.current != nil && e.current.Match(p.Data, p.Wire)
@@ -41,11 +41,21 @@ func (e *Expression) Match(p *Packet) bool {
 func (e *Expression) use(link packet.LinkType) {
 	f, ok := e.filters[link]
 	if !ok {
-		f, _ = CompileFilter(e.text, link) // nil if it cannot be asked of this link type
+		var err error
+		if f, err = CompileFilter(e.text, link); err != nil {
+			f = nil
+			if e.err == nil {
+				e.err = err
+			}
+		}
 		e.filters[link] = f
 	}
 	e.link, e.current = link, f
 }
+
+// Err is why packets of a link type that came could not be asked; nil: all could.
+// "not vlan" matches nothing in raw IP, and somebody should hear of it.
+func (e *Expression) Err() error { return e.err }
 
 // Live is the expression for an interface's socket.
 func (e *Expression) Live() (*Filter, error) { return CompileFilter(e.text, packet.LinkNetwork) }

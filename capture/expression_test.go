@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"strings"
 	"testing"
 
 	"weir/packet"
@@ -34,7 +35,23 @@ func TestExpressionFollowsTheLinkType(t *testing.T) {
 	if only.Match(&Packet{Data: ip, Wire: 28, Link: packet.LinkRaw}) {
 		t.Error("a packet without Ethernet addresses matches")
 	}
+	if err := only.Err(); err == nil || !strings.Contains(err.Error(), "raw IP") {
+		t.Errorf("Err: %v, want one about raw IP", err)
+	}
+	if e.Err() != nil {
+		t.Errorf("Err: %v", e.Err())
+	}
+	for _, text := range []string{"vlan 5 and ether multicast", "inbound", "udp"} {
+		if live, err := ParseExpression(text); err != nil {
+			t.Errorf("%s: %v", text, err)
+		} else if _, err := live.Live(); err != nil {
+			t.Errorf("%s, for an interface: %v", text, err)
+		}
+	}
 	if _, err := ParseExpression("tcp prot 80"); err == nil {
 		t.Error("a mistyped expression is accepted")
+	}
+	if _, err := ParseExpression("inbound and prot 6"); err == nil || !strings.Contains(err.Error(), "prot") {
+		t.Errorf("a mistyped word behind one that Ethernet does not answer: %v", err)
 	}
 }

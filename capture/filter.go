@@ -46,12 +46,20 @@ func (e *FilterError) Error() string { return fmt.Sprintf("filter:1:%d: %s", e.C
 //     packet itself is looked at, as it is in raw IP.
 //
 // For an interface, whose link type only OpenLive knows, compile for
-// packet.LinkNetwork; an empty expression matches everything.
+// packet.LinkNetwork: that takes what any interface can answer, and Match is
+// for frames without link headers only. An empty expression matches everything.
 func CompileFilter(expr string, link packet.LinkType) (*Filter, error) {
 	f := &Filter{expr: expr, link: link}
 	layout, fixed := layoutOf(link)
 	f.strip = !fixed
 	raw, err := compile(expr, layout, maxFilterSnap)
+	var fe *FilterError
+	if link == packet.LinkNetwork && errors.As(err, &fe) && fe.Link {
+		layout, _ = layoutOf(packet.LinkEthernet)
+		layout.live = true
+		_, err = compile(expr, layout, maxFilterSnap)
+		raw = nil // and Match never
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -103,6 +103,7 @@ type parser struct {
 	pos    int
 	depth  int
 	layout
+	unanswered *FilterError
 }
 
 // compile makes the program that returns snap for frames that pass.
@@ -168,6 +169,9 @@ func parse(expr string, l layout) (n node, tagged bool, err error) {
 	if t, ok := p.peek(); ok {
 		p.fail(t, "expected and, or, or the end; found %q", t.text)
 	}
+	if p.unanswered != nil {
+		return nil, false, p.unanswered
+	}
 	return n, p.tagged, nil
 }
 
@@ -176,8 +180,13 @@ func (p *parser) fail(t token, format string, args ...any) {
 	panic(&FilterError{Expr: p.expr, Column: t.at + 1, Msg: fmt.Sprintf(format, args...)})
 }
 
-func (p *parser) failLink(t token, format string, args ...any) {
-	panic(&FilterError{Expr: p.expr, Column: t.at + 1, Msg: fmt.Sprintf(format, args...), Link: true})
+// failLink notes what frames of this link type cannot be asked, and lets the
+// parser go on: what else is wrong is wrong for every link type.
+func (p *parser) failLink(t token, format string, args ...any) node {
+	if p.unanswered == nil {
+		p.unanswered = &FilterError{Expr: p.expr, Column: t.at + 1, Msg: fmt.Sprintf(format, args...), Link: true}
+	}
+	return constant(false)
 }
 
 func (p *parser) peek() (token, bool) { return p.ahead(0) }
@@ -507,7 +516,7 @@ func (p *parser) special(t token) node {
 		case p.framing == framingCooked:
 			sent = field(10, 1, 4, 0)
 		default:
-			p.failLink(t, "%s is known of live interfaces and Linux cooked captures, not of %s frames", t.text, p.name)
+			return p.failLink(t, "%s is known of live interfaces and Linux cooked captures, not of %s frames", t.text, p.name)
 		}
 		if t.text == "inbound" {
 			return not{sent}
@@ -552,7 +561,7 @@ func (p *parser) vlan(t token, id uint32, has bool) node {
 		p.fail(t, "vlan behind MPLS is not possible")
 	}
 	if p.framing != framingEthernet {
-		p.failLink(t, "vlan can be asked of Ethernet frames, not of %s frames", p.name)
+		return p.failLink(t, "vlan can be asked of Ethernet frames, not of %s frames", p.name)
 	}
 	p.tagged = true
 	if p.offloaded {
@@ -580,7 +589,7 @@ func (p *parser) mpls(t token, label uint32, has bool) node {
 	case p.framing == framingEthernet || p.framing == framingCisco || p.framing == framingPPP:
 		n = p.carries(t, etherMPLS)
 	default:
-		p.failLink(t, "mpls can be asked of Ethernet, PPP and Cisco HDLC frames, not of %s frames", p.name)
+		return p.failLink(t, "mpls can be asked of Ethernet, PPP and Cisco HDLC frames, not of %s frames", p.name)
 	}
 	if has {
 		n = both(n, field(p.net(0), 4, label<<12, 0xfffff000))
@@ -592,7 +601,9 @@ func (p *parser) mpls(t token, label uint32, has bool) node {
 func (p *parser) multicast(t token, proto string) node {
 	switch proto {
 	case "ether":
-		p.ethernetOnly(t)
+		if p.framing != framingEthernet {
+			return p.noAddresses(t)
+		}
 		return compareField(uint32(p.link), 1, opJset, 1)
 	case "ip":
 		return both(p.carries(t, etherIP), compareField(p.net(16), 1, opJge, 224))
@@ -607,14 +618,14 @@ func (p *parser) broadcast(t token, proto string) node {
 	if proto != "ether" {
 		p.fail(t, "%s broadcast needs a netmask that is not known here; ether broadcast or dst host a.b.c.255 would be accepted", proto)
 	}
-	p.ethernetOnly(t)
+	if p.framing != framingEthernet {
+		return p.noAddresses(t)
+	}
 	return p.mac([6]byte{255, 255, 255, 255, 255, 255}, 0)
 }
 
-func (p *parser) ethernetOnly(t token) {
-	if p.framing != framingEthernet {
-		p.failLink(t, "ether addresses can be asked of Ethernet frames, not of %s frames", p.name)
-	}
+func (p *parser) noAddresses(t token) node {
+	return p.failLink(t, "ether addresses can be asked of Ethernet frames, not of %s frames", p.name)
 }
 
 func (p *parser) mac(m [6]byte, at int) node {
@@ -692,7 +703,9 @@ func (p *parser) etherHost(t token, q qualifier) node {
 	if !ok {
 		p.fail(t, "expected an Ethernet address such as 02:00:5e:10:00:01; found %q", t.text)
 	}
-	p.ethernetOnly(t)
+	if p.framing != framingEthernet {
+		return p.noAddresses(t)
+	}
 	return directed(q.dir, func() node { return p.mac(m, 6) }, func() node { return p.mac(m, 0) })
 }
 
