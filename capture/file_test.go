@@ -8,12 +8,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"weir/capture"
@@ -441,13 +443,31 @@ func TestBadFiles(t *testing.T) {
 			t.Errorf("%s: %d packets, %v; want %d and %q", filepath.Base(c.path), len(got), err, c.packets, c.says)
 		}
 	}
-	if os.Geteuid() != 0 {
-		path := file("secret", simplePcap(1))
-		os.Chmod(path, 0)
-		if _, err := capture.Open(path); !errors.Is(err, os.ErrPermission) {
+	path := file("secret", simplePcap(1))
+	os.Chmod(path, 0)
+	asNobody(t, func() {
+		if _, err := capture.Open(path); !errors.Is(err, os.ErrPermission) || err.Error() != path+": permission denied" {
 			t.Errorf("no permission: %v", err)
 		}
-	}
+	})
+}
+
+// asNobody calls fn in a thread without any right; the thread dies with it.
+func asNobody(t *testing.T, fn func()) {
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked
+		if os.Geteuid() == 0 {
+			const nobody = 65534
+			if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
+				t.Logf("not tried without rights: %v", errno)
+				return
+			}
+		}
+		fn()
+	}()
+	<-done
 }
 
 // TestPipe: packets come as soon as they are there, and Close ends a Read that

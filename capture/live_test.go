@@ -360,6 +360,15 @@ func TestLiveDrops(t *testing.T) {
 	}
 }
 
+// TestLivePermission needs no root, on the contrary.
+func TestLivePermission(t *testing.T) {
+	asNobody(t, func() {
+		if _, err := capture.OpenLive("lo", capture.LiveOptions{}); !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "lo: ") || !strings.Contains(err.Error(), "CAP_NET_RAW") {
+			t.Errorf("without rights: %v", err)
+		}
+	})
+}
+
 func TestLiveErrors(t *testing.T) {
 	a, _ := namespace(t)
 	if _, err := capture.OpenLive("wc", capture.LiveOptions{}); err == nil || !strings.Contains(err.Error(), "did you mean w") {
