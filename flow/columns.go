@@ -140,9 +140,9 @@ func (r *Record) AppendColumn(dst []byte, c Column) []byte {
 	case ColReceived:
 		return AppendTime(dst, r.Received)
 	case ColSrc:
-		return r.appendAddr(dst, r.Src)
+		return r.appendAddr(dst, &r.Src)
 	case ColDst:
-		return r.appendAddr(dst, r.Dst)
+		return r.appendAddr(dst, &r.Dst)
 	case ColNextHop:
 		return AppendAddr(dst, r.NextHop)
 	case ColBGPNextHop:
@@ -212,22 +212,74 @@ func (r *Record) Number(c Column) uint64 {
 	return 0
 }
 
-// AppendCSV appends r as one RFC 4180 line, all columns, CRLF left to LF.
+// AppendCSV appends r as one RFC 4180 line, all columns, CRLF left to LF. It is
+// AppendColumn for each column, written out: a capture of many small flows
+// spends its time here.
 func (r *Record) AppendCSV(dst []byte) []byte {
-	for c := range Column(NumColumns) {
-		if c > 0 {
-			dst = append(dst, ',')
-		}
-		if c == ColElements {
-			if len(r.Elements) > 0 {
-				dst = AppendCSVText(dst, r.Elements)
+	number := func(has Field, n uint64) {
+		if r.Has&has != 0 {
+			if n < 10 {
+				dst = append(dst, byte('0'+n))
+			} else {
+				dst = strconv.AppendUint(dst, n, 10)
 			}
-			continue
 		}
-		dst = r.AppendColumn(dst, c) // no other column holds a comma or a quote
+		dst = append(dst, ',')
+	}
+	if r.Has&HasFirst != 0 {
+		dst = AppendTime(dst, r.First)
+	}
+	dst = append(dst, ',')
+	if r.Has&HasLast != 0 {
+		dst = AppendTime(dst, r.Last)
+	}
+	dst = append(dst, ',')
+	number(HasProto, uint64(r.Proto))
+	if r.Has&HasSrc != 0 {
+		dst = r.appendAddr(dst, &r.Src)
+	}
+	dst = append(dst, ',')
+	number(HasSrcPort, uint64(r.SrcPort))
+	if r.Has&HasDst != 0 {
+		dst = r.appendAddr(dst, &r.Dst)
+	}
+	dst = append(dst, ',')
+	number(HasDstPort, uint64(r.DstPort))
+	number(HasTOS, uint64(r.TOS))
+	number(HasTCPFlags, uint64(r.TCPFlags))
+	number(HasPackets, r.Packets)
+	number(HasBytes, r.Bytes)
+	if r.Has&hasMiddle == 0 {
+		dst = append(dst, ",,,,,,,,,,,,"...)
+	} else {
+		number(HasInput, uint64(r.Input))
+		number(HasOutput, uint64(r.Output))
+		number(HasDirection, uint64(r.Direction))
+		number(HasVLAN, uint64(r.VLAN))
+		number(HasICMP, uint64(r.ICMPType))
+		number(HasICMP, uint64(r.ICMPCode))
+		dst = append(r.AppendColumn(dst, ColNextHop), ',')
+		dst = append(r.AppendColumn(dst, ColBGPNextHop), ',')
+		number(HasSrcAS, uint64(r.SrcAS))
+		number(HasDstAS, uint64(r.DstAS))
+		number(HasSrcMask, uint64(r.SrcMask))
+		number(HasDstMask, uint64(r.DstMask))
+	}
+	number(HasSampling, uint64(r.Sampling))
+	number(HasEndReason, uint64(r.EndReason))
+	number(HasForwardingStatus, uint64(r.ForwardingStatus))
+	dst = append(r.AppendColumn(dst, ColExporter), ',')
+	number(HasDomain, uint64(r.Domain))
+	dst = append(r.AppendColumn(dst, ColVersion), ',')
+	dst = append(r.AppendColumn(dst, ColReceived), ',')
+	if len(r.Elements) > 0 {
+		dst = AppendCSVText(dst, r.Elements)
 	}
 	return append(dst, '\n')
 }
+
+// hasMiddle are the columns from input to dst_mask, which a capture leaves empty.
+const hasMiddle = HasInput | HasOutput | HasDirection | HasVLAN | HasICMP | HasNextHop | HasBGPNextHop | HasSrcAS | HasDstAS | HasSrcMask | HasDstMask
 
 // AppendJSON appends r as one JSON object whose keys are the column names;
 // unknown columns are left out.
@@ -303,23 +355,70 @@ func civil(day int64) (y, m, d int) {
 // AppendAddr appends a in its RFC 5952 form, v4-mapped as a dotted quad.
 func AppendAddr(dst []byte, a Addr) []byte {
 	if a.Is4() {
-		for i := 12; i < 16; i++ {
-			if i > 12 {
-				dst = append(dst, '.')
-			}
-			dst = strconv.AppendUint(dst, uint64(a[i]), 10)
-		}
-		return dst
+		dst = appendOctet(dst, a[12])
+		dst = appendOctet(append(dst, '.'), a[13])
+		dst = appendOctet(append(dst, '.'), a[14])
+		return appendOctet(append(dst, '.'), a[15])
 	}
-	return netip.AddrFrom16(a).AppendTo(dst)
+	return append6(dst, &a)
+}
+
+// append6 writes RFC 5952: the longest run of at least two zero groups, the
+// first of equals, becomes ::, the rest is hexadecimal without leading zeros.
+func append6(dst []byte, a *Addr) []byte {
+	from, length := 8, 1
+	for i := 0; i < 8; i++ {
+		n := i
+		for n < 8 && a[2*n]|a[2*n+1] == 0 {
+			n++
+		}
+		if n-i > length {
+			from, length = i, n-i
+		}
+		i = max(i, n-1)
+	}
+	const hex = "0123456789abcdef"
+	for i := 0; i < 8; i++ {
+		if i == from {
+			dst = append(dst, ':', ':')
+			i += length
+			if i >= 8 {
+				break
+			}
+		} else if i > 0 {
+			dst = append(dst, ':')
+		}
+		hi, lo := a[2*i], a[2*i+1]
+		switch {
+		case hi >= 0x10:
+			dst = append(dst, hex[hi>>4], hex[hi&15], hex[lo>>4], hex[lo&15])
+		case hi > 0:
+			dst = append(dst, hex[hi], hex[lo>>4], hex[lo&15])
+		case lo >= 0x10:
+			dst = append(dst, hex[lo>>4], hex[lo&15])
+		default:
+			dst = append(dst, hex[lo])
+		}
+	}
+	return dst
+}
+
+func appendOctet(dst []byte, n byte) []byte {
+	switch {
+	case n >= 100:
+		return append(dst, '0'+n/100, '0'+n/10%10, '0'+n%10)
+	case n >= 10:
+		return append(dst, '0'+n/10, '0'+n%10)
+	}
+	return append(dst, '0'+n)
 }
 
 // appendAddr keeps a v4-mapped address of a real IPv6 header apart.
-func (r *Record) appendAddr(dst []byte, a Addr) []byte {
+func (r *Record) appendAddr(dst []byte, a *Addr) []byte {
 	if r.IPVersion == 6 && a.Is4() {
-		return netip.AddrFrom16(a).AppendTo(dst)
+		return netip.AddrFrom16(*a).AppendTo(dst)
 	}
-	return AppendAddr(dst, a)
+	return AppendAddr(dst, *a)
 }
 
 // AppendCSVText appends s as a CSV field, quoted if it must be.

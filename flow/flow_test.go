@@ -55,6 +55,19 @@ func TestAddr(t *testing.T) {
 	}
 }
 
+func TestAppendAddrAgreesWithTheStandardLibrary(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var a Addr
+		for i := range 8 { // many zeros, few digits: where the rules are
+			g := rapid.SampledFrom([]uint16{0, 0, 0, 1, 0x1f, 0xabc, 0xffff}).Draw(t, "group")
+			a[2*i], a[2*i+1] = byte(g>>8), byte(g)
+		}
+		if got, want := string(AppendAddr(nil, a)), netip.AddrFrom16(a).Unmap().String(); got != want {
+			t.Fatalf("AppendAddr = %s, want %s", got, want)
+		}
+	})
+}
+
 func TestColumnsAreTheContract(t *testing.T) {
 	const want = "first,last,proto,src,sport,dst,dport,tos,tcp_flags,packets,bytes,input,output,direction,vlan,icmp_type,icmp_code," +
 		"next_hop,bgp_next_hop,src_as,dst_as,src_mask,dst_mask,sampling,end_reason,forwarding_status,exporter,domain,version,received,elements"
@@ -137,6 +150,30 @@ func TestJSONTextIsSafe(t *testing.T) {
 			if r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0 {
 				t.Fatalf("%q holds a control character", out)
 			}
+		}
+	})
+}
+
+// AppendCSV is written out for speed; it is AppendColumn with commas.
+func TestCSVIsTheColumns(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := Record{
+			Src: AddrFrom4([4]byte{byte(rapid.Uint8().Draw(t, "a")), 10, 99, 100}), Dst: Addr{0: rapid.Uint8().Draw(t, "b"), 15: 1},
+			First: rapid.Int64().Draw(t, "first"), Last: 2e18, Packets: rapid.Uint64().Draw(t, "packets"), Bytes: 9, Input: 10, Output: 11, SrcPort: 12,
+			DstPort: 13, TOS: 14, TCPFlags: 15, Proto: 16, Direction: 1, VLAN: 17, ICMPType: 18, ICMPCode: 19, SrcAS: 20, DstAS: 21, SrcMask: 22, DstMask: 23,
+			Sampling: 24, EndReason: 3, ForwardingStatus: 64, Domain: 25, Received: 26e9, IPVersion: rapid.SampledFrom([]uint8{0, 4, 6}).Draw(t, "version"),
+			Version: rapid.SampledFrom([]uint8{0, 9, VersionSFlow}).Draw(t, "protocol"),
+			Has:     Field(rapid.Uint64().Draw(t, "has")),
+		}
+		var want []byte
+		for c := range Column(NumColumns) {
+			if c > 0 {
+				want = append(want, ',')
+			}
+			want = r.AppendColumn(want, c)
+		}
+		if got := string(r.AppendCSV(nil)); got != string(want)+"\n" {
+			t.Fatalf("AppendCSV\n got %swant %s", got, want)
 		}
 	})
 }

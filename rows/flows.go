@@ -83,7 +83,7 @@ func (f *Flows) Close() error {
 	return f.w.Flush()
 }
 
-const tableHead = "first (UTC)                 duration  proto  source                                        destination                                     packets         bytes  flags     end\n"
+const tableHead = "first (UTC)                 duration  proto  source                                            destination                                           packets          bytes  flags     end\n"
 
 // appendLine prints what a person looks at first.
 func appendLine(b []byte, r *flow.Record) []byte {
@@ -114,7 +114,7 @@ func appendLine(b []byte, r *flow.Record) []byte {
 	b = append(b, ProtoName(r.Proto)...)
 	pad(45)
 	b = appendEndpoint(b, r, flow.ColSrc, flow.ColSrcPort)
-	pad(89)
+	pad(93)
 	b = append(b, "→ "...)
 	start += len("→") - 1
 	if icmp := r.Has&flow.HasICMP != 0; icmp {
@@ -126,13 +126,13 @@ func appendLine(b []byte, r *flow.Record) []byte {
 	} else {
 		b = appendEndpoint(b, r, flow.ColDst, flow.ColDstPort)
 	}
-	pad(133)
-	right(146, string(r.AppendColumn(nil, flow.ColPackets)))
-	right(160, string(r.AppendColumn(nil, flow.ColBytes)))
-	pad(162)
+	pad(143)
+	right(154, string(r.AppendColumn(nil, flow.ColPackets)))
+	right(169, string(r.AppendColumn(nil, flow.ColBytes)))
+	pad(171)
 	b = append(b, FlagLetters(r)...)
 	if r.Has&flow.HasEndReason != 0 {
-		pad(172)
+		pad(181)
 		b = append(b, r.EndReason.String()...)
 	}
 	return append(b, '\n')
