@@ -85,7 +85,7 @@ func (s *Server) ask(ctx context.Context, req query.Request) (res *query.Result,
 		s.metrics.query(took)
 		return err
 	})
-	return res, took, err
+	return res, took, s.blame(req, err)
 }
 
 // writeRows writes an aggregated answer as CSV or NDJSON.

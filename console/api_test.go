@@ -40,7 +40,7 @@ var (
 )
 
 func whole() *Server {
-	opt := parts(Options{Engine: engine1}, time.Now())
+	opt := parts(Options{Engine: engine1}, time.Now(), hostile)
 	opt.Store = func() Store { return Store{Kind: "parquet", Path: "/var/lib/weir", Oldest: t0} }
 	opt.Metrics = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "weir_up 1\n") })
 	return New(opt)
@@ -119,7 +119,7 @@ func TestFlows(t *testing.T) {
 // TestFlowsCSV: the table is that of flow.Record, whole, and says when the cap cut.
 func TestFlowsCSV(t *testing.T) {
 	s := whole()
-	w := ask(t, s, "/api/v1/flows?"+window+"&order=tstart", "Accept", "text/csv")
+	w := ask(t, s, "/api/v1/flows?"+window+"&order=tstart:d", "Accept", "text/csv")
 	if ct := w.Header().Get("Content-Type"); ct != "text/csv; charset=utf-8" || !strings.Contains(w.Header().Get("Content-Disposition"), "weir-flows.csv") {
 		t.Errorf("content type %s, %s", ct, w.Header().Get("Content-Disposition"))
 	}
@@ -354,6 +354,8 @@ func TestErrors(t *testing.T) {
 		{"/api/v1/flows?filter=%zz", 400, "query string"},
 		{"/api/v1/flows?filter=" + strings.Repeat("a", maxFilter+1), 400, "at most"},
 		{"/api/v1/top", 400, "stat is missing"},
+		{"/api/v1/top?stat=colour", 400, "colour"},
+		{"/api/v1/aggregate?keys=srcip,taste", 400, "taste"},
 		{"/api/v1/top?stat=srcip/bytes&order=flows", 400, "has an order already"},
 		{"/api/v1/series?split=colour", 400, "direction"},
 		{"/api/v1/series?split=direction&keys=proto", 400, "exclude"},
@@ -534,7 +536,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	schemas := doc["components"].(map[string]any)["schemas"].(map[string]any)
 	example := map[string]string{"stat": "srcip", "keys": "srcip,dstport", "filter": "proto tcp", "from": "2026-11-22T10:00:00Z", "to": "2026-11-22 11:00", "limit": "3",
-		"range": "", "at": "3", "bin": "60s", "split": "", "columns": "src,bytes,elements", "order": "bytes", "format": "json"}
+		"range": "", "at": "3", "bin": "60s", "split": "", "columns": "src,bytes,elements", "order": "bytes", "format": "json", "total": ""}
 	for path, item := range paths {
 		get := item.(map[string]any)["get"].(map[string]any)
 		q := url.Values{}

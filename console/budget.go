@@ -2,8 +2,13 @@ package console
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"net/http"
+	"strings"
 	"time"
+
+	"weir/query"
 )
 
 // budget bounds how many queries run at once. Who finds it full waits a little
@@ -52,6 +57,24 @@ func (s *Server) limited(ctx context.Context, f func(context.Context) error) err
 	err = f(ctx)
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err() // the engine's own words for it vary
+	}
+	return err
+}
+
+// blame says whose mistake an engine's error is: a request that cannot even be
+// planned is the client's.
+func (s *Server) blame(req query.Request, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	if _, ours := errors.AsType[*apiError](err); ours {
+		return err
+	}
+	if _, io := errors.AsType[*fs.PathError](err); io {
+		return err
+	}
+	if _, unplanned := s.opt.Engine.Explain(req); unplanned != nil {
+		return badRequest("%s", strings.TrimPrefix(unplanned.Error(), "query: "))
 	}
 	return err
 }

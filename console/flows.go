@@ -20,7 +20,7 @@ import (
 type FlowsAnswer struct {
 	Columns   []string          `json:"columns"`
 	Rows      []json.RawMessage `json:"rows"`
-	Total     Total             `json:"total"`
+	Total     Total             `json:"total"` // over all that matched; zero when it was not asked for
 	TookMs    float64           `json:"took_ms"`
 	Truncated bool              `json:"truncated"` // more matched than the rows given
 }
@@ -73,10 +73,23 @@ func (s *Server) flows(w http.ResponseWriter, r *http.Request) error {
 			return nil
 		}))
 		answer.Total = newTotal(total)
+		s.metrics.query(time.Since(start))
 		return err
 	})
 	if err != nil {
-		return err
+		return s.blame(req, err)
+	}
+	if answer.Truncated {
+		// The engine stopped at the limit: what it summed is not all.
+		answer.Total = Total{}
+		if r.URL.Query().Get("total") != "false" {
+			all := query.Request{From: req.From, To: req.To, Filter: req.Filter, Stat: "proto", Limit: 1}
+			res, _, err := s.ask(r.Context(), all)
+			if err != nil {
+				return err
+			}
+			answer.Total = newTotal(res.Total)
+		}
 	}
 	answer.TookMs = millis(time.Since(start))
 	return writeJSON(w, r, &answer)
@@ -129,7 +142,7 @@ func (s *Server) streamFlows(w http.ResponseWriter, r *http.Request, req query.R
 		return err
 	})
 	if err != nil && !errors.Is(err, errEnough) {
-		return err
+		return s.blame(req, err)
 	}
 	if rows == 0 {
 		begin()

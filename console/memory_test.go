@@ -62,7 +62,10 @@ func (m *memory) match(r query.Request) ([]flow.Record, query.Total, error) {
 	return found, total, nil
 }
 
-func (m *memory) Explain(r query.Request) (string, error) { return "a slice, from end to end", nil }
+func (m *memory) Explain(r query.Request) (string, error) {
+	_, err := m.Aggregate(context.Background(), query.Request{Stat: r.Stat, Keys: r.Keys, Limit: 1})
+	return "a slice, from end to end", err
+}
 
 func (m *memory) Flows(ctx context.Context, r query.Request, sink flow.Sink) (query.Total, error) {
 	if err := m.wait(ctx); err != nil {
@@ -72,10 +75,17 @@ func (m *memory) Flows(ctx context.Context, r query.Request, sink flow.Sink) (qu
 	if err != nil {
 		return total, err
 	}
+	order, direction, _ := strings.Cut(r.Order, ":")
 	by := func(f func(*flow.Record) float64) {
-		slices.SortStableFunc(found, func(a, b flow.Record) int { return cmp.Compare(f(&b), f(&a)) })
+		slices.SortStableFunc(found, func(a, b flow.Record) int {
+			if c := cmp.Compare(f(&b), f(&a)); direction != "a" && (direction == "d" || !strings.HasPrefix(order, "t")) || order == "" {
+				return c
+			} else {
+				return -c
+			}
+		})
 	}
-	switch r.Order {
+	switch order {
 	case "", "tend":
 		by(func(r *flow.Record) float64 { return float64(r.Last) })
 	case "tstart":
@@ -172,6 +182,11 @@ func (m *memory) Aggregate(ctx context.Context, r query.Request) (*query.Result,
 	}
 	res := &query.Result{Total: total, Segments: 1}
 	sums := map[string]*sum{}
+	for _, k := range keys {
+		if c, _ := keyOf(k, &flow.Record{}); c == nil {
+			return nil, fmt.Errorf("query: unknown key %q", k)
+		}
+	}
 	for i := range found {
 		rec := &found[i]
 		sets := [][]any{nil}
@@ -183,9 +198,6 @@ func (m *memory) Aggregate(ctx context.Context, r query.Request) (*query.Result,
 		}
 		for _, k := range keys {
 			c, values := keyOf(k, rec)
-			if c == nil {
-				return nil, fmt.Errorf("key %s is unknown", k)
-			}
 			columns = append(columns, c...)
 			var next [][]any
 			for _, set := range sets {

@@ -51,9 +51,11 @@ var nowRanges = []struct {
 // nowTops are the cards, in order.
 var nowTops = []struct {
 	name, stat string
+	keys       []string // instead of the statistic: an ifIndex means something at its exporter only
 }{
-	{"sources", "srcip"}, {"destinations", "dstip"}, {"ports", "port:p"}, {"protocols", "proto"},
-	{"source AS", "srcas"}, {"destination AS", "dstas"}, {"exporters", "router"}, {"input interfaces", "inif"},
+	{"sources", "srcip", nil}, {"destinations", "dstip", nil}, {"ports", "port:p", nil}, {"protocols", "proto", nil},
+	{"source AS", "srcas", nil}, {"destination AS", "dstas", nil}, {"exporters", "router", nil},
+	{"input interfaces", "inif", []string{"router", "inif"}},
 }
 
 const (
@@ -238,6 +240,9 @@ func (s *Server) nowTraffic(ctx context.Context, req query.Request, a *NowAnswer
 	for i, t := range nowTops {
 		group.Go(func() error {
 			top := query.Request{From: req.From, To: req.To, Filter: req.Filter, Stat: t.stat + "/bytes", Limit: nowRows}
+			if t.keys != nil {
+				top.Stat, top.Keys, top.Order = "", t.keys, "bytes"
+			}
 			res, took, err := s.ask(ctx, top)
 			if err == nil {
 				a.Tops[i] = Top{t.name, t.stat, *newRowsAnswer(res, took)}

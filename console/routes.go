@@ -36,7 +36,7 @@ var (
 	pFilter = param{name: "filter", kind: "string", help: "filter in nfdump's language; empty: everything"}
 	pFrom   = param{name: "from", kind: "string", help: "flows that end at or after: RFC 3339, 2026-11-22 10:00 (UTC), Unix seconds, or relative as -1h; empty: from the first"}
 	pTo     = param{name: "to", kind: "string", help: "flows that end before; same forms; empty: no end"}
-	pOrder  = param{name: "order", kind: "string", help: "order of the rows: flows, packets, bytes, pps, bps, bpp, tstart, tend, duration"}
+	pOrder  = param{name: "order", kind: "string", help: "order of the rows: flows, packets, bytes, pps, bps, bpp, tstart, tend, duration; then :a or :d, ascending or descending"}
 	pLimit  = param{name: "limit", kind: "integer", help: "rows at most"}
 	pFormat = param{name: "format", kind: "string", help: "json (default), csv or ndjson; Accept: text/csv or application/x-ndjson does the same"}
 	pStat   = param{name: "stat", kind: "string", help: "statistic, as query's -s: srcip, dstport:p, proto/bytes", required: true}
@@ -47,7 +47,8 @@ var (
 func routeList() []route {
 	return []route{
 		{"flows", "Flow records, newest first unless ordered otherwise",
-			[]param{pFilter, pFrom, pTo, pOrder, pLimit, {name: "columns", kind: "string", help: "columns by name, comma-separated; empty: all"}, pFormat},
+			[]param{pFilter, pFrom, pTo, pOrder, pLimit, {name: "columns", kind: "string", help: "columns by name, comma-separated; empty: all"},
+				{name: "total", kind: "string", help: "false: leave out the total when the limit cut, which spares a query"}, pFormat},
 			FlowsAnswer{}, []string{"text/csv", "application/x-ndjson"}, (*Server).flows},
 		{"top", "The largest keys of a statistic",
 			[]param{pStat, pFilter, pFrom, pTo, pOrder, pLimit, pFormat},

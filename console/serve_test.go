@@ -10,9 +10,12 @@ import (
 	"weir/flow"
 )
 
-// parts are the snapshots of a whole weir, with names that try to be markup.
-func parts(opt Options, started time.Time) Options {
-	const hostile = `<img src=x onerror="document.title='owned'">`
+// hostile is a name that tries to be markup.
+const hostile = `<img src=x onerror="document.title='owned'">`
+
+// parts are the snapshots of a whole weir. name is that of an exporter, of an
+// interface and of another's description.
+func parts(opt Options, started time.Time, name string) Options {
 	grow := func(n uint64) uint64 { return n * uint64(time.Since(started)/time.Second) }
 	opt.Version = "0.1.0"
 	opt.Started = started
@@ -41,15 +44,15 @@ func parts(opt Options, started time.Time) Options {
 	opt.Exporters = func() []Exporter {
 		return []Exporter{
 			{Address: "192.0.2.1", Name: "edge-1", Version: "10", Domain: 1, Datagrams: 4211, Records: 98110, LastSeen: time.Now(), Sampling: 1, Templates: 4, SequenceUnit: "records"},
-			{Address: "192.0.2.77", Name: hostile, Version: "5", Datagrams: 900, Records: 23000, LastSeen: time.Now().Add(-6 * time.Minute), Late: true, SequenceUnit: "flows"},
+			{Address: "192.0.2.77", Name: name, Version: "5", Datagrams: 900, Records: 23000, LastSeen: time.Now().Add(-6 * time.Minute), Late: true, SequenceUnit: "flows"},
 			{Address: "2001:db8:ff::9", Name: "core", Version: "9", Domain: 256, Datagrams: 1800, Records: 41000, LastSeen: time.Now(), Sampling: 1, Templates: 2, SequenceUnit: "datagrams", SequenceGaps: 2, SequenceLost: 40},
 		}
 	}
 	opt.Interfaces = func() []Interface {
 		return []Interface{
 			{Index: 1, Name: "lo"},
-			{Index: 2, Name: "eth0", Alias: hostile, Mode: "afpacket", Speed: 1e9, PacketsIn: 18_400_212 + grow(900), BytesIn: 19_223_101_993 + grow(800000), PacketsOut: 9_100_310 + grow(400), BytesOut: 1_204_113_771 + grow(50000)},
-			{Index: 3, Name: hostile, Mode: "afpacket", PacketsIn: 12, BytesIn: 1100, PacketsOut: 4, BytesOut: 410, Dropped: 7},
+			{Index: 2, Name: "eth0", Alias: name, Mode: "afpacket", Speed: 1e9, PacketsIn: 18_400_212 + grow(900), BytesIn: 19_223_101_993 + grow(800000), PacketsOut: 9_100_310 + grow(400), BytesOut: 1_204_113_771 + grow(50000)},
+			{Index: 3, Name: name, Mode: "afpacket", PacketsIn: 9_014_188 + grow(400), BytesIn: 1_190_004_117 + grow(50000), PacketsOut: 18_390_902 + grow(900), BytesOut: 19_200_311_090 + grow(800000), Dropped: 7},
 			{Exporter: "192.0.2.77", Index: 1, Name: "FastEthernet0/1"},
 		}
 	}
@@ -82,7 +85,7 @@ func TestServe(t *testing.T) {
 		}
 		return past
 	}}
-	opt := parts(Options{Listen: address, Engine: engine}, time.Now())
+	opt := parts(Options{Listen: address, Engine: engine}, time.Now(), hostile)
 	opt.Store = func() Store {
 		return Store{Kind: "parquet", Path: "/var/lib/weir", Records: uint64(len(engine.records())), Bytes: 2_410_000, Segments: 31, Oldest: start, Newest: time.Now(), Free: 40e9}
 	}

@@ -9,6 +9,7 @@ import { marks } from "./text/marks.ts";
 import { icmpType, protocol, service, tcpFlags, version } from "./text/names.ts";
 import { instant, flowSeconds } from "./views/flows/cells.ts";
 import { begin, byStage, covered, figures, lossAmount, rates, stageSums } from "./views/now/rates.ts";
+import { nextOrder, parseOrder } from "./query/order.ts";
 import { shown } from "./query/columns.ts";
 import type { LossLine, NowAnswer, SeriesAnswer } from "./api/types.ts";
 
@@ -211,6 +212,21 @@ test("losses are grouped in the order of the data's way", () => {
   assert.deepEqual(lossAmount(all[1]!), { n: 3, unit: "packets" });
   assert.deepEqual(stageSums(byStage(all)[1]!.lines), [{ unit: "datagrams", n: 1 }, { unit: "records", n: 4 }]);
   assert.deepEqual(stageSums([all[3]!]), []);
+});
+
+test("a click on a heading sorts down, then up", () => {
+  assert.deepEqual(parseOrder("", "tend:d"), { name: "tend", ascending: false });
+  assert.deepEqual(parseOrder("tstart", "tend:d"), { name: "tstart", ascending: true });
+  assert.deepEqual(parseOrder("bytes:a", "tend:d"), { name: "bytes", ascending: true });
+  let order = "";
+  const click = (name: string) => (order = nextOrder(parseOrder(order, "tend:d"), name, "tend:d"));
+  assert.equal(click("bytes"), "bytes");
+  assert.equal(click("bytes"), "bytes:a");
+  assert.equal(click("bytes"), "bytes");
+  assert.equal(click("tstart"), "tstart:d");
+  assert.equal(click("tstart"), "tstart:a");
+  assert.equal(click("tend"), "");
+  assert.equal(click("tend"), "tend:a");
 });
 
 test("columns are shown in the table's order", () => {

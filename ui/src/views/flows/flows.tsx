@@ -5,6 +5,7 @@ import { apiURL, useApi, type Params } from "../../api/client.ts";
 import type { FlowsAnswer, RowsAnswer, SeriesAnswer, StatusAnswer } from "../../api/types.ts";
 import { copy, Icon, Menu, Notice, Segmented } from "../../parts/parts.tsx";
 import { columns as allColumns, shown, statisticLabel, statistics } from "../../query/columns.ts";
+import { parseOrder } from "../../query/order.ts";
 import { commandLine } from "../../query/terms.ts";
 import { defaultRange, timeParams, type View } from "../../state/address.ts";
 import { change } from "../../state/store.ts";
@@ -28,7 +29,7 @@ export function Flows({ view }: { view: View }) {
 
   const rowsURL = summed
     ? apiURL("top", { ...common, stat: view.by, order: view.order || "bytes", limit })
-    : apiURL("flows", { ...common, order: view.order, limit });
+    : apiURL("flows", { ...common, order: view.order, limit, total: "false" });
   const flows = useApi<FlowsAnswer>(summed ? null : rowsURL);
   const top = useApi<RowsAnswer>(summed ? rowsURL : null);
   const series = useApi<SeriesAnswer>(apiURL("series", common));
@@ -122,7 +123,7 @@ export function Flows({ view }: { view: View }) {
         {rows.data && listed > 0 && !failure && (
           <p class="footnote" data-rows={listed}>
             {cut
-              ? `The ${summed ? "largest" : orderName(view.order)} ${exact(listed)}${!summed && total ? ` of ${exact(total.flows)}` : ""} are shown; there are more.`
+              ? `The ${orderName(summed ? view.order || "bytes" : view.order)} ${exact(listed)}${!summed && total ? ` of ${exact(total.flows)}` : ""} are shown; there are more.`
               : `All ${plural(listed, summed ? "row" : "flow")}.`}
             {cut && limit < 1000 && <button type="button" class="link" onClick={() => change({ limit: limits.find((n) => n > limit) ?? 1000 })}>Show more</button>}
           </p>
@@ -140,14 +141,16 @@ function oldest(status: StatusAnswer | undefined, series: SeriesAnswer): number 
   return a > 0 ? Math.min(a, b || a) : 0;
 }
 
+/** What the rows shown are among all, by their order. */
 function orderName(order: string): string {
-  switch (order) {
-    case "": case "tend": return "newest";
-    case "tstart": return "last begun";
-    case "duration": return "longest";
-    case "bps": case "pps": return "fastest";
+  const { name, ascending } = parseOrder(order, "tend:d");
+  switch (name) {
+    case "tend": return ascending ? "oldest" : "newest";
+    case "tstart": return ascending ? "first begun" : "last begun";
+    case "duration": return ascending ? "shortest" : "longest";
+    case "bps": case "pps": return ascending ? "slowest" : "fastest";
   }
-  return "largest";
+  return ascending ? "smallest" : "largest";
 }
 
 function Nothing({ view }: { view: View }) {

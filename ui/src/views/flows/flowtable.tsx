@@ -3,6 +3,7 @@
 import type { Flow } from "../../api/types.ts";
 import { Icon } from "../../parts/parts.tsx";
 import type { Column } from "../../query/columns.ts";
+import { nextOrder, parseOrder } from "../../query/order.ts";
 import { addTerm, term } from "../../query/terms.ts";
 import type { View } from "../../state/address.ts";
 import { useMedia } from "../../state/hooks.ts";
@@ -21,7 +22,7 @@ export function FlowTable({ rows, columns, view, stale, onOpen, opened }: {
   const narrow = useMedia("(max-width: 699px)");
   const today = new Date();
   if (narrow) return <FlowList rows={rows} onOpen={onOpen} stale={stale} />;
-  const order = view.order || "tend";
+  const order = parseOrder(view.order, "tend:d");
   const move = (e: KeyboardEvent, i: number) => {
     const row = e.currentTarget as HTMLElement;
     if (e.target !== row) return;
@@ -38,11 +39,11 @@ export function FlowTable({ rows, columns, view, stale, onOpen, opened }: {
         <thead>
           <tr>
             {columns.map((c) => (
-              <th key={c.name} class={c.right ? "right" : ""} title={c.help} aria-sort={c.order === order ? "descending" : undefined} data-column={c.name}>
+              <th key={c.name} class={c.right ? "right" : ""} title={c.help} aria-sort={c.order === order.name ? (order.ascending ? "ascending" : "descending") : undefined} data-column={c.name}>
                 {c.order ? (
-                  <button type="button" onClick={() => change({ order: c.order === "tend" ? "" : c.order! })}>
+                  <button type="button" onClick={() => change({ order: nextOrder(order, c.order!, "tend:d") })}>
                     {c.label}
-                    <span class={"sort" + (c.order === order ? " on" : "")}><Icon name="down" /></span>
+                    <span class={"sort" + (c.order === order.name ? (order.ascending ? " on up" : " on") : "")}><Icon name="down" /></span>
                   </button>
                 ) : c.label}
               </th>

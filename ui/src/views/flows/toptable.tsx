@@ -2,6 +2,7 @@
 
 import type { RowsAnswer } from "../../api/types.ts";
 import { Icon } from "../../parts/parts.tsx";
+import { nextOrder, parseOrder } from "../../query/order.ts";
 import { addTerm, keyColumns, rowTerm, term } from "../../query/terms.ts";
 import type { View } from "../../state/address.ts";
 import { change, usePreferences } from "../../state/store.ts";
@@ -13,7 +14,8 @@ const sortable = new Set(["flows", "packets", "bytes", "pps", "bps", "bpp"]);
 export function TopTable({ answer, view, stale }: { answer: RowsAnswer; view: View; stale: boolean }) {
   const { unit, zone } = usePreferences();
   const today = new Date();
-  const order = view.order || "bytes";
+  const sorted = parseOrder(view.order, "bytes");
+  const order = sorted.name;
   const keys = keyColumns(answer.columns);
   const share = ["flows", "packets", "bytes"].includes(order) ? (order as "flows" | "packets" | "bytes") : "bytes";
   const shareAt = answer.columns.indexOf(share);
@@ -25,11 +27,11 @@ export function TopTable({ answer, view, stale }: { answer: RowsAnswer; view: Vi
         <thead>
           <tr>
             {answer.columns.map((c, i) => (
-              <th key={c} class={keys.includes(i) || c === "first" || c === "last" ? "" : "right"} aria-sort={c === order ? "descending" : undefined} data-column={c}>
+              <th key={c} class={keys.includes(i) || c === "first" || c === "last" ? "" : "right"} aria-sort={c === order ? (sorted.ascending ? "ascending" : "descending") : undefined} data-column={c}>
                 {sortable.has(c) ? (
-                  <button type="button" onClick={() => change({ order: c === "bytes" ? "" : c })}>
+                  <button type="button" onClick={() => change({ order: nextOrder(sorted, c, "bytes") })}>
                     {headings[c] ?? c}
-                    <span class={"sort" + (c === order ? " on" : "")}><Icon name="down" /></span>
+                    <span class={"sort" + (c === order ? (sorted.ascending ? " on up" : " on") : "")}><Icon name="down" /></span>
                   </button>
                 ) : headings[c] ?? c}
               </th>

@@ -66,7 +66,7 @@ function names(top: Top, row: Cell[], answer: NowAnswer): { name: string; hint: 
     return i < 0 ? null : (row[i] ?? null);
   };
   const proto = value("proto");
-  const main = keys.find((k) => top.columns[k] !== "proto") ?? keys[0];
+  const main = keys.find((k) => top.columns[k] !== "proto" && (top.columns[k] !== "exporter" || keys.length === 1)) ?? keys[0];
   const column = main === undefined ? "" : top.columns[main]!;
   const v = main === undefined ? null : (row[main] ?? null);
   if (v === null) return { name: "unknown", hint: "", full: "flows that do not say", known: false };
@@ -88,9 +88,11 @@ function names(top: Top, row: Cell[], answer: NowAnswer): { name: string; hint: 
     case "input":
     case "output":
     case "if": {
-      const same = answer.interfaces.filter((x) => x.index === v);
-      const name = same.length === 1 ? same[0]!.name : "";
-      return { name: name || `if ${v}`, hint: name ? `if ${v}` : same.length > 1 ? "on several exporters" : "", full: `interface ${v}`, known: true };
+      const exporter = value("exporter");
+      const here = exporter === null || /^(127\.|::1$)/.test(String(exporter));
+      const name = answer.interfaces.find((x) => x.index === v && (x.exporter ? x.exporter === exporter : here || !answer.interfaces.some((y) => y.exporter === exporter)))?.name ?? "";
+      const at = answer.exporters.find((x) => x.address === exporter)?.name || (exporter === null ? "" : String(exporter));
+      return { name: name || `if ${v}`, hint: at, full: `interface ${v}${at ? " of " + at : ""}`, known: true };
     }
     case "direction":
       return { name: direction(v), hint: "", full: `direction ${v}`, known: true };
