@@ -346,6 +346,7 @@ func (c *Cache) create(i int, in *packet.Info) {
 		for j := i; j < c.n; j++ {
 			if c.where[j].region == w.region {
 				c.where[j] = c.candidates(c.hashes[j])
+				c.choices[j].tags = [2]uint64{}
 			}
 		}
 		p = c.choose(w)

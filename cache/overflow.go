@@ -50,6 +50,7 @@ func (o *overflow) add(c *Cache, in *packet.Info) {
 	l := uint16(min(in.Length, math.MaxUint16))
 	e.Packets++
 	e.Bytes += uint64(in.Length)
+	e.TCPFlags |= in.TCPFlags
 	e.First, e.Last = min(e.First, in.Time), max(e.Last, in.Time)
 	e.MinLength, e.MaxLength = min(e.MinLength, l), max(e.MaxLength, l)
 	e.MinTTL, e.MaxTTL = min(e.MinTTL, in.TTL), max(e.MaxTTL, in.TTL)
@@ -74,13 +75,21 @@ func (o *overflow) find(c *Cache, k *flow.Key) *Entry {
 
 // catchAll gives the catch-all of an interface; the last is of none.
 func (o *overflow) catchAll(k *flow.Key) *Entry {
+	var free *Entry
 	for i := range o.catchAlls[:maxCatchAlls-1] {
-		if e := &o.catchAlls[i]; e.State == stateFree || e.Key.Input == k.Input {
+		e := &o.catchAlls[i]
+		if e.State != stateFree && e.Key.Input == k.Input {
 			return e
 		}
+		if e.State == stateFree && free == nil {
+			free = e
+		}
 	}
-	*k = flow.Key{}
-	return &o.catchAlls[maxCatchAlls-1]
+	if free == nil {
+		*k = flow.Key{}
+		free = &o.catchAlls[maxCatchAlls-1]
+	}
+	return free
 }
 
 // each visits all in use.
