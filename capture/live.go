@@ -171,8 +171,8 @@ func newLive(ifc *net.Interface, opt LiveOptions) (_ *live, err error) {
 	if size == 0 {
 		size = defaultRing
 	}
-	if size < 2*blockSize || size > 4<<30 {
-		return nil, fmt.Errorf("a ring of %d octets; 512 KiB to 4 GiB would be accepted", size)
+	if size < 2*blockSize || size > 1<<30 {
+		return nil, fmt.Errorf("a ring of %d octets; 512 KiB to 1 GiB would be accepted", size)
 	}
 	blocks := size / blockSize
 
