@@ -47,8 +47,8 @@ func (c *Collector) newLoop(conn *net.UDPConn, where, index, of int) (*loop, err
 // each would cost more than decoding it. Only where the kernel's buffer holds
 // what comes meanwhile.
 const (
-	nap       = time.Millisecond
-	napBuffer = 4 << 20
+	nap       = 4 * time.Millisecond
+	napBuffer = 8 << 20
 	tick      = time.Second
 )
 

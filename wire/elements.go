@@ -33,13 +33,14 @@ func (d *Decoder) appendElements(dst []byte, p *plan, spans []span, rec []byte, 
 		e := &p.elems[i]
 		if len(e.member) == 1 {
 			m := &e.member[0]
-			if m.left != always && left&(1<<m.left) == 0 {
+			f, ok := m.value(rec, spans, left)
+			if !ok {
 				continue
 			}
 			dst = append(dst, sep)
 			sep = ','
 			dst = append(dst, e.key...)
-			dst = d.appendValue(dst, m.typ, m.of(rec, spans), s, 0)
+			dst = d.appendValue(dst, m.typ, f, s, 0)
 			continue
 		}
 		dst, sep = d.appendRepeated(dst, sep, e, spans, rec, left, s)
@@ -53,8 +54,8 @@ func (d *Decoder) appendElements(dst []byte, p *plan, spans []span, rec []byte, 
 // appendRepeated writes an element that comes more than once in the template.
 func (d *Decoder) appendRepeated(dst []byte, sep byte, e *elem, spans []span, rec []byte, left uint64, s *session) ([]byte, byte) {
 	n := 0
-	for _, m := range e.member {
-		if m.left == always || left&(1<<m.left) != 0 {
+	for i := range e.member {
+		if _, ok := e.member[i].value(rec, spans, left); ok {
 			n++
 		}
 	}
@@ -63,15 +64,16 @@ func (d *Decoder) appendRepeated(dst []byte, sep byte, e *elem, spans []span, re
 	}
 	dst = append(append(dst, sep), e.key...)
 	open := byte('[')
-	for _, m := range e.member {
-		if m.left != always && left&(1<<m.left) == 0 {
+	for i := range e.member {
+		f, ok := e.member[i].value(rec, spans, left)
+		if !ok {
 			continue
 		}
 		if n > 1 {
 			dst = append(dst, open)
 			open = ','
 		}
-		dst = d.appendValue(dst, m.typ, m.of(rec, spans), s, 0)
+		dst = d.appendValue(dst, e.member[i].typ, f, s, 0)
 	}
 	if n > 1 {
 		dst = append(dst, ']')
@@ -79,13 +81,21 @@ func (d *Decoder) appendRepeated(dst []byte, sep byte, e *elem, spans []span, re
 	return dst, ','
 }
 
-func (m *member) of(rec []byte, spans []span) []byte {
-	if spans != nil {
-		sp := spans[m.field]
-		return rec[sp.off : sp.off+sp.n]
+// value gives a member's octets, if it is to be written: always, or because it
+// did not fit its column. Of no octets, only text and octets are values.
+func (m *member) value(rec []byte, spans []span, left uint64) ([]byte, bool) {
+	if m.left != always && left&(1<<m.left) == 0 {
+		return nil, false
 	}
-	return rec[m.off : int(m.off)+int(m.n)]
+	off, n := int(m.off), int(m.n)
+	if spans != nil {
+		off, n = spans[m.field].off, spans[m.field].n
+	}
+	return rec[off : off+n], !blank(m.typ, n)
 }
+
+// blank says that a value of n octets is none.
+func blank(t ie.Type, n int) bool { return n == 0 && t != ie.String && t != ie.OctetArray }
 
 // appendValue writes one value by its type.
 func (d *Decoder) appendValue(dst []byte, t ie.Type, f []byte, s *session, depth int) []byte {

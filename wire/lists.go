@@ -156,7 +156,7 @@ func (d *Decoder) appendFields(dst []byte, t *Template, from, to int, spans []sp
 	sep := byte('{')
 	absent := func(i int) bool {
 		sp := &t.plan.specs[i]
-		return sp.skip || spans[i].n == 0 && sp.typ != ie.String
+		return sp.skip || blank(sp.typ, spans[i].n)
 	}
 	for i := from; i < to; i++ {
 		sp := &t.plan.specs[i]

@@ -361,24 +361,21 @@ func (p *plan) fits(c column, t *Template, i int) bool {
 // native picks the fast move for a column, if field i is as long as it should.
 func (p *plan) native(c column, t *Template, i int) op {
 	f := t.Fields[i]
+	variable := f.Length == VariableLength && !t.v9
 	switch {
-	case f.Length == VariableLength && !t.v9:
-		return opGeneral
 	case c == colFirst && f.ID == ie.IDFlowStartSysUpTime && f.Length == 4 && t.v9:
 		return opFirstUp
 	case c == colLast && f.ID == ie.IDFlowEndSysUpTime && f.Length == 4 && t.v9:
 		return opLastUp
-	case c == colFirst && f.ID == ie.IDFlowStartSysUpTime && f.Length == 4,
-		c == colLast && f.ID == ie.IDFlowEndSysUpTime && f.Length == 4:
+	case f.ID == ie.IDFlowStartSysUpTime, f.ID == ie.IDFlowEndSysUpTime:
 		return opUp
-	case c == colFirst && f.ID == ie.IDFlowStartDeltaMicroseconds && f.Length == 4,
-		c == colLast && f.ID == ie.IDFlowEndDeltaMicroseconds && f.Length == 4:
+	case f.ID == ie.IDFlowStartDeltaMicroseconds, f.ID == ie.IDFlowEndDeltaMicroseconds:
 		return opDelta
 	case c == colFirst && f.ID == ie.IDFlowStartMilliseconds && f.Length == 8:
 		return opFirstMs
 	case c == colLast && f.ID == ie.IDFlowEndMilliseconds && f.Length == 8:
 		return opLastMs
-	case c.pair() && !p.fits(c, t, i):
+	case variable, c.pair() && !p.fits(c, t, i):
 		return opGeneral
 	}
 	return native[opKey{c, f.Length}]

@@ -149,6 +149,7 @@ func (c *context) move(r *flow.Record, moves []move, rec []byte) {
 // other takes the second value of a pair if the first is zero, and leaves it
 // as an element if it differs.
 func (c *context) other(r *flow.Record, m *move, f []byte) {
+	r.Has |= hasBit[m.col]
 	mask := func(have *uint8) {
 		switch v := f[0]; {
 		case *have == 0:
@@ -359,9 +360,9 @@ func (c *context) icmp(m *move, typ, code uint64) {
 // export (RFC 5102 sections 5.9.9 and 5.9.10).
 func (c *context) time(m *move, f []byte) (int64, bool) {
 	switch {
-	case m.op == opUp:
+	case m.op == opUp && len(f) == 4:
 		return c.sysUp(be.Uint32(f)), c.up
-	case m.op == opDelta:
+	case m.op == opDelta && len(f) == 4:
 		return c.exported - int64(be.Uint32(f))*1e3, true
 	}
 	return absolute(m.typ, f)
