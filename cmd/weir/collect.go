@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"weir/collect"
+	"weir/config"
+	"weir/flow"
+	"weir/rows"
+)
+
+type collectCmd struct {
+	Listen []string `sep:"none" placeholder:"URL" help:"Where to receive: udp://[HOST]:PORT; every version on each. Repeatable."`
+	Store  string   `placeholder:"DIR" help:"Keep the records there (default: as configured, unless -o or --to says otherwise)."`
+	To     []string `sep:"none" placeholder:"URL" help:"Also to: jsonl:FILE. Repeatable."`
+	Output string   `short:"o" placeholder:"FORMAT" help:"Print the records: table, csv, json, ndjson."`
+	Write  string   `short:"w" placeholder:"FILE" help:"Print to this file."`
+}
+
+func (c *collectCmd) Run(a *app) (err error) {
+	conf, log, err := a.settings()
+	if err != nil {
+		return err
+	}
+	if len(c.Listen) > 0 {
+		conf.Collect.Listen = c.Listen
+	}
+	if err := checkListen(conf.Collect.Listen); err != nil {
+		return err
+	}
+	var sinks []flow.Sink
+	var done []func() error // what to close, in the order of the data
+	if c.Output != "" || c.Write != "" {
+		sink, end, err := a.printer(c.Output, c.Write, true)
+		if err != nil {
+			return err
+		}
+		sinks, done = append(sinks, sink), append(done, end)
+	}
+	for _, to := range c.To {
+		file, ok := strings.CutPrefix(to, "jsonl:")
+		if !ok || file == "" {
+			return usagef("--to %q: accepted: jsonl:FILE (clickhouse, kafka and udp come later)", to)
+		}
+		sink, end, err := a.printer(string(rows.NDJSON), file, true)
+		if err != nil {
+			return err
+		}
+		sinks, done = append(sinks, sink), append(done, end)
+	}
+	state := ""
+	var keep *storeRoom
+	if c.Store != "" || len(sinks) == 0 {
+		if c.Store != "" {
+			conf.Store.Dir = c.Store
+		}
+		if keep, err = openStore(conf.Store, log); err != nil {
+			return err
+		}
+		sinks = append(sinks, keep.Store)
+		state = statePath(conf.Store.Dir)
+	}
+	collector, err := collect.New(collectOptions(conf, flow.Tee(sinks...), state, log))
+	if err != nil {
+		return errors.Join(usageError{err}, keep.end())
+	}
+	if err := collector.Listen(); err != nil {
+		return errors.Join(err, keep.end())
+	}
+	for _, l := range collector.Addrs() {
+		log.Info("listening", "network", l.Network(), "address", l.String())
+	}
+
+	// Downstream rooms outlive the collector, which drains into them.
+	behind, stop := context.WithCancel(context.WithoutCancel(a.ctx))
+	defer stop()
+	var g errgroup.Group
+	n := &node{conf: conf, log: log, collector: collector, store: keep}
+	g.Go(func() error { return n.serveControl(behind) })
+	if keep != nil {
+		g.Go(func() error { return keep.Run(behind) })
+	}
+	err = collector.Run(a.ctx)
+	stop()
+	err = errors.Join(err, g.Wait(), keep.end())
+	for _, end := range done {
+		err = errors.Join(err, end())
+	}
+	log.Info("stopped", "datagrams", collector.Stats().Datagrams, "records", collector.Stats().Records)
+	return err
+}
+
+func checkListen(list []string) error {
+	if len(list) == 0 {
+		return usagef("nothing to listen on; accepted: --listen udp://[HOST]:PORT")
+	}
+	for _, l := range list {
+		if _, err := config.ParseListen(l); err != nil {
+			return usagef("--listen %w", err)
+		}
+	}
+	return nil
+}
+
+func collectOptions(conf *config.Config, sink flow.Sink, state string, log slogger) collect.Options {
+	return collect.Options{
+		Listen: conf.Collect.Listen, Sink: sink, State: state,
+		SocketBytes: int(conf.Collect.ReceiveBuffer), Log: log.With("component", "collect"),
+	}
+}
+
+// statePath is where a collector keeps its templates: beside its records.
+func statePath(store string) string { return filepath.Join(store, "collector.state") }
+
+// printer is a sink that prints records to a file or to stdout.
+func (a *app) printer(format, path string, live bool) (flow.Sink, func() error, error) {
+	f := rows.Table
+	if format != "" {
+		var err error
+		if f, err = rows.ParseFormat(format); err != nil {
+			return nil, nil, usageError{err}
+		}
+	}
+	w, end, err := a.output(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := rows.NewFlows(w, f, live)
+	return p, func() error { return errors.Join(p.Close(), end()) }, nil
+}
+
+// decodeCmd reads export traffic from files.
+type decodeCmd struct {
+	Files []string `arg:"" name:"file" help:"Captures of export traffic (pcap, pcapng), or files of raw messages; - is stdin."`
+
+	Port      []string `placeholder:"N,…" help:"Ports that carry exports (default: the usual ones, and whatever looks like it)."`
+	Templates bool     `help:"List templates and options instead of data."`
+	Explain   bool     `hidden:""`
+	Summary   bool     `help:"At the end, one JSON object on stderr: messages, sets, records, losses."`
+	Output    string   `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson."`
+	Write     string   `short:"w" placeholder:"FILE" help:"Write there instead of to stdout."`
+}
+
+func (c *decodeCmd) Run(a *app) (err error) {
+	if c.Explain {
+		return usagef("--explain is not in this version yet")
+	}
+	format, err := rows.ParseFormat(c.Output)
+	if err != nil {
+		return usageError{err}
+	}
+	o := collect.DecodeOptions{}
+	for _, p := range c.Port {
+		var n uint16
+		if _, err := fmt.Sscanf(p, "%d", &n); err != nil || n == 0 {
+			return usagef("--port %q: accepted: numbers from 1 to 65535, separated by commas", p)
+		}
+		o.Ports = append(o.Ports, n)
+	}
+	for _, f := range c.Files {
+		if f == "-" {
+			continue
+		}
+		if _, err := os.Stat(f); err != nil { // before any output: nothing half done
+			return err
+		}
+	}
+	out, end, err := a.output(c.Write)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
+	var finish func() error
+	if c.Templates {
+		finish = listTemplates(&o, rows.New(out, format, templateColumns))
+	} else {
+		w := rows.NewFlows(out, format, false)
+		o.Sink, finish = w, w.Close
+	}
+	sum, err := collect.Decode(a.ctx, c.Files, o)
+	err = errors.Join(err, finish())
+	if sum != nil {
+		if c.Summary {
+			err = errors.Join(err, printJSON(a.stderr, sum))
+		} else {
+			warnLost(a, sum)
+		}
+	}
+	return err
+}
+
+// warnLost says in one line what was not decoded, if anything was not.
+func warnLost(a *app, sum *collect.Summary) {
+	var lost []string
+	for reason, n := range sum.Lost {
+		if n != (collect.LostSummary{}) {
+			lost = append(lost, fmt.Sprintf("%s (%d datagrams, %d records)", reason, n.Datagrams, n.Records))
+		}
+	}
+	if len(lost) > 0 {
+		slices.Sort(lost)
+		fmt.Fprintf(a.stderr, "weir: not decoded: %s (--summary tells all)\n", strings.Join(lost, ", "))
+	}
+}

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"fmt"
+
+	"weir/host"
+	"weir/rows"
+)
+
+type doctorCmd struct {
+	Output string `short:"o" default:"table" help:"table, csv, json or ndjson."`
+}
+
+func (c *doctorCmd) Run(a *app) error {
+	format, err := rows.ParseFormat(c.Output)
+	if err != nil {
+		return usageError{err}
+	}
+	conf, _, err := a.settings()
+	if err != nil {
+		return err
+	}
+	w := rows.New(a.stdout, format, []string{"check", "state", "found", "fix"})
+	failed := 0
+	for _, f := range host.Doctor(conf) {
+		if f.State == host.Fail {
+			failed++
+		}
+		if err := w.Row([]any{f.Check, string(f.State), f.Found, f.Fix}); err != nil {
+			return err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of these checks failed", failed)
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"weir/config"
+)
+
+const description = `NetFlow for Linux, whole: measure, export, collect, store, query and show flows.
+
+  sudo weir up                        # this machine's traffic on http://127.0.0.1:8642
+  weir demo                           # the same over a synthetic network, without root
+  weir meter -r trace.pcap -o csv     # a capture file's flows
+  weir collect --store flows          # NetFlow v5, v9, IPFIX from routers, kept
+  weir query -s srcip/bytes -n 10     # who sent most`
+
+// examples teach each verb; they stand below its flags.
+var examples = map[string]string{
+	"up": `  sudo weir up                                   every interface with a route; console on http://127.0.0.1:8642
+  sudo weir up -i eth0 -i eth1                   these two only
+  weir up --listen udp://:2055 --store /data     collect from routers, on every address
+  sudo weir -c /etc/weir/weir.yaml up            as the file says; SIGHUP reads it again`,
+	"demo": `  weir demo                                      open http://127.0.0.1:8642
+  weir demo --console 127.0.0.1:9000 --rate 2000 elsewhere, and livelier`,
+	"meter": `  weir meter -r trace.pcap                       a table of flows
+  weir meter -r a.pcap.zst -r b.pcapng -o csv -w flows.csv 'tcp port 443'
+  tcpdump -w - | weir meter -r - -o ndjson       from a pipe
+  sudo weir meter -i eth0 --active 60s           live, as flows end
+  sudo weir meter -i eth0 --export 'udp://192.0.2.10:2055?version=9'
+  weir meter -r trace.pcap --summary -o csv -w /dev/null   only the balance of packets`,
+	"decode": `  weir decode exports.pcap -o csv                the flow records in captured export traffic
+  weir decode --templates exports.pcap           the templates and options instead
+  weir decode --port 2055 --summary exports.pcap counts of messages, sets, records and losses
+  weir decode message.ipfix                      a file of raw messages`,
+	"collect": `  weir collect --listen udp://:2055 --store /var/lib/weir
+  weir collect --listen udp://:2055 -o ndjson    to the screen instead of a store`,
+	"query": `  weir query -n 20                               the newest flows
+  weir query -t -1h 'src net 10.0.0.0/8 and dst port in [80 443]'
+  weir query -t -1h -s srcip/bytes -s dstport:p  top sources; top ports by protocol
+  weir query -A srcip4/24,proto -O bytes -o csv  aggregated
+  weir query -t -6h --series 5m -A proto -o json bins over time
+  weir query -o extended 'bytes > 1M'            nfdump's layouts: line, long, extended, fmt:…`,
+	"show": `  weir show loss                                 what was lost at each stage, zeros included
+  weir show exporters -o json                    who sends to us, and how well`,
+	"doctor": `  weir doctor                                    each finding with its fix`,
+	"config": `  weir config example > weir.yaml                start from a commented file
+  weir config check weir.yaml                    file:line:col for each mistake`,
+}
+
+func helpWithExamples(o kong.HelpOptions, k *kong.Context) error {
+	if err := kong.DefaultHelpPrinter(o, k); err != nil {
+		return err
+	}
+	node := k.Selected()
+	for node != nil && node.Parent != nil && node.Parent.Type == kong.CommandNode {
+		node = node.Parent
+	}
+	if node == nil {
+		return nil
+	}
+	if text := examples[node.Name]; text != "" {
+		fmt.Fprintf(k.Stdout, "\nExamples:\n%s\n", text)
+	}
+	return nil
+}
+
+// topics are the pages of `weir help TOPIC`.
+//
+//go:embed help/*.txt
+var topics embed.FS
+
+type helpCmd struct {
+	Topic []string `arg:"" optional:"" help:"A verb, or one of the topics export and filter."`
+}
+
+func (c *helpCmd) Run(a *app, k *kong.Kong) error {
+	if len(c.Topic) == 1 {
+		if page, err := topics.ReadFile("help/" + c.Topic[0] + ".txt"); err == nil {
+			_, err = a.stdout.Write(page)
+			return err
+		}
+		known := topicNames()
+		for _, n := range k.Model.Children {
+			if n.Name == c.Topic[0] {
+				known = nil
+			}
+			if !n.Hidden && known != nil {
+				known = append(known, n.Name)
+			}
+		}
+		if known != nil {
+			hint := ""
+			if s := config.Suggest(c.Topic[0], known); s != "" {
+				hint = fmt.Sprintf(" (did you mean %q?)", s)
+			}
+			return usagef("no help on %q; there is help on: %s%s", c.Topic[0], strings.Join(known, ", "), hint)
+		}
+	}
+	if status := run(a.ctx, append(c.Topic, "--help"), a.stdin, a.stdout, a.stderr); status != 0 {
+		return usagef("no help on %q", strings.Join(c.Topic, " "))
+	}
+	return nil
+}
+
+func topicNames() []string {
+	files, err := fs.Glob(topics, "help/*.txt")
+	if err != nil {
+		panic(err) // the pattern is ours
+	}
+	for i := range files {
+		files[i] = strings.TrimSuffix(strings.TrimPrefix(files[i], "help/"), ".txt")
+	}
+	return files
+}

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"weir/capture"
+	"weir/config"
+	"weir/export"
+	"weir/flow"
+	"weir/host"
+	"weir/meter"
+)
+
+// maxRings bounds the rings an interface is read through: each has a goroutine,
+// a cache of its own and ringBytes of memory.
+const maxRings = 4
+
+// openInterfaces opens each interface through one ring a core.
+func openInterfaces(list []host.Interface, conf *config.Config, filter *capture.Expression) (sources []capture.Source, err error) {
+	var program *capture.Filter
+	if filter != nil {
+		if program, err = filter.Live(); err != nil {
+			return nil, usageError{err}
+		}
+	}
+	for _, i := range list {
+		group, err := capture.OpenLiveGroup(i.Name, min(runtime.GOMAXPROCS(0), maxRings), capture.LiveOptions{
+			Promiscuous: conf.Interfaces[i.Name].Promiscuous, Filter: program,
+		})
+		if err != nil {
+			closeAll(sources)
+			return nil, err
+		}
+		sources = append(sources, group...)
+	}
+	return sources, nil
+}
+
+func closeAll(sources []capture.Source) {
+	for _, s := range sources {
+		s.Close() // nothing is lost by a close that fails
+	}
+}
+
+// liveMeter is the meter's configuration for live sources: the table's hash
+// has a secret, and flow ids are unlike those of the last start.
+func liveMeter(conf *config.Config, sources int) meter.Config {
+	c := meter.Config{Cache: cacheConfig(conf.Cache, sources)}
+	var secret [10]byte
+	if _, err := rand.Read(secret[:]); err != nil {
+		panic(err) // crypto/rand does not fail
+	}
+	c.Cache.Seed = binary.NativeEndian.Uint64(secret[:])
+	c.Cache.Boot = binary.NativeEndian.Uint16(secret[8:]) & 0x3fff
+	for _, i := range conf.Interfaces {
+		c.Sample = meter.Sampling{N: max(c.Sample.N, i.Sample.Rate()), Random: true}
+	}
+	return c
+}
+
+// interfaceNames is what exports tell of this machine's interfaces.
+func interfaceNames() []export.Interface {
+	all, err := host.Interfaces()
+	if err != nil {
+		return nil // the names stay unknown, the flows do not
+	}
+	list := make([]export.Interface, len(all))
+	for i, x := range all {
+		list[i] = export.Interface{Index: x.Index, Name: x.Name, Description: x.Kind}
+	}
+	return list
+}
+
+// meterInterfaces starts metering, its records exported to our own collector
+// over loopback and to whoever the configuration names.
+func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []host.Interface) (*part, error) {
+	var m *meter.Meter
+	o := export.Options{
+		Interfaces: interfaceNames, Log: n.log.With("component", "export"),
+		Ignored: func() (packets, octets uint64) {
+			for _, c := range m.Snapshot().Ignored {
+				packets, octets = packets+c.Packets, octets+c.Bytes
+			}
+			return packets, octets
+		},
+	}
+	loop, err := ownCollector(n.collector.Addrs())
+	if err != nil {
+		return nil, err
+	}
+	for _, to := range append([]config.Destination{{To: loop}}, n.conf.Export...) {
+		d, err := export.ParseDestination(to.To)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		o.Destinations = append(o.Destinations, d)
+	}
+	sources, err := openInterfaces(list, n.conf, nil)
+	if err != nil {
+		return nil, err
+	}
+	conf := liveMeter(n.conf, len(sources))
+	o.Sampling, o.SamplingRandom = conf.Sample.N, conf.Sample.Random
+	e, err := export.New(o)
+	if err != nil {
+		closeAll(sources)
+		return nil, err
+	}
+	own := &ownTraffic{exporter: e}
+	conf.Own = own.is
+	if m, err = meter.New(conf, e); err != nil {
+		closeAll(sources)
+		return nil, err
+	}
+	n.mu.Lock()
+	n.meter, n.exporter = m, e
+	n.mu.Unlock()
+	for _, i := range list {
+		n.log.Info("metering", "interface", i.Name, "mode", "afpacket", "rings", len(sources)/len(list))
+	}
+	return start(ctx, "meter", failed, func(ctx context.Context) error {
+		defer closeAll(sources)
+		return withExporter(ctx, e, func(ctx context.Context) error {
+			own.look()
+			defer own.follow(ctx)()
+			return m.RunLive(ctx, sources...)
+		})
+	}), nil
+}
+
+// withExporter runs a meter and the exporter behind it: when the meter has
+// drained, the exporter sends what it holds.
+func withExporter(ctx context.Context, e *export.Exporter, run func(context.Context) error) error {
+	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	if err := e.Open(ctx); err != nil {
+		return err
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- e.Run(behind) }()
+	err := run(ctx)
+	stop()
+	return errors.Join(err, <-sent)
+}
+
+// ownCollector is where this process's collector hears this process.
+func ownCollector(addrs []net.Addr) (string, error) {
+	for _, a := range addrs {
+		udp, ok := a.(*net.UDPAddr)
+		if !ok {
+			continue
+		}
+		at := udp.AddrPort()
+		if at.Addr().IsUnspecified() {
+			at = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), at.Port())
+		}
+		return fmt.Sprintf("udp://%s?version=10&template=full", netip.AddrPortFrom(at.Addr().Unmap(), at.Port())), nil
+	}
+	return "", errors.New("the collector listens at no UDP address: nowhere to send this machine's flows")
+}
+
+// ownTraffic knows the packets of our own exports. They are not metered: each
+// would make a flow to be exported.
+type ownTraffic struct {
+	exporter *export.Exporter
+	now      atomic.Pointer[[]export.Endpoint]
+}
+
+// is is asked for every packet.
+func (o *ownTraffic) is(k *flow.Key) bool {
+	if k.Proto != flow.ProtoUDP {
+		return false
+	}
+	for _, e := range *o.now.Load() {
+		if k.DstPort == e.Remote.Port() && k.SrcPort == e.Local.Port() && k.Dst == flow.AddrFrom(e.Remote.Addr()) && k.Src == flow.AddrFrom(e.Local.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
+func (o *ownTraffic) look() {
+	list := o.exporter.Endpoints()
+	o.now.Store(&list)
+}
+
+// follow looks again each second, for a socket may be opened anew.
+func (o *ownTraffic) follow(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				o.look()
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}

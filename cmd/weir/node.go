@@ -1,0 +1,396 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"weir/cache"
+	"weir/collect"
+	"weir/config"
+	"weir/console"
+	"weir/control"
+	"weir/export"
+	"weir/flow"
+	"weir/host"
+	"weir/meter"
+	"weir/metrics"
+	"weir/query"
+	"weir/store"
+)
+
+type slogger = *slog.Logger
+
+// node is a running weir: the rooms that this process has, and what is told of
+// them through the console, the control socket and the metrics.
+type node struct {
+	log     slogger
+	started time.Time
+	engine  query.Engine
+	store   *storeRoom
+
+	mu        sync.Mutex // of what a reload exchanges
+	conf      *config.Config
+	collector *collect.Collector
+	meter     *meter.Meter
+	exporter  *export.Exporter
+	past      []flow.Loss // of the rooms that a reload retired
+	reloaded  reload
+}
+
+// reload tells how the last reading of the configuration went.
+type reload struct {
+	ok bool
+	at time.Time // of the last good one
+}
+
+// storeRoom is the store with its goroutine's life.
+type storeRoom struct{ *store.Store }
+
+func openStore(c config.Store, log slogger) (*storeRoom, error) {
+	s, err := store.Open(c.Dir, store.Options{MaxBytes: int64(c.MaxSize), MaxAge: time.Duration(c.MaxAge), Log: log.With("component", "store")})
+	if err != nil {
+		return nil, err
+	}
+	return &storeRoom{s}, nil
+}
+
+// end writes what is buffered; a nil room has nothing.
+func (s *storeRoom) end() error {
+	if s == nil {
+		return nil
+	}
+	return s.Close()
+}
+
+func (n *node) config() *config.Config {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.conf
+}
+
+func (n *node) configure(c *config.Config) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.conf = c
+}
+
+// rooms are the parts that exist at this moment; nil: not in this process.
+func (n *node) rooms() (*meter.Meter, *export.Exporter, *collect.Collector) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.meter, n.exporter, n.collector
+}
+
+// losses is the whole ledger, in the order of the data's way.
+func (n *node) losses() []flow.Loss {
+	m, e, c := n.rooms()
+	var list []flow.Loss
+	if m != nil {
+		list = append(list, m.Losses()...)
+	}
+	if e != nil {
+		list = append(list, e.Losses()...)
+	}
+	if c != nil {
+		list = append(list, c.Losses()...)
+	}
+	if n.store != nil {
+		list = append(list, n.store.Losses()...)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return addLosses(list, n.past)
+}
+
+// addLosses adds more to list, by stage and reason.
+func addLosses(list, more []flow.Loss) []flow.Loss {
+	at := map[[2]string]int{}
+	for i, l := range list {
+		at[[2]string{l.Stage, l.Reason}] = i
+	}
+	for _, l := range more {
+		i, ok := at[[2]string{l.Stage, l.Reason}]
+		if !ok {
+			at[[2]string{l.Stage, l.Reason}] = len(list)
+			list = append(list, l)
+			continue
+		}
+		list[i].Records += l.Records
+		list[i].Packets += l.Packets
+		list[i].Bytes += l.Bytes
+		list[i].Datagrams += l.Datagrams
+	}
+	return list
+}
+
+// retire keeps the losses of a room that a reload takes out.
+func (n *node) retire(l []flow.Loss) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.past = addLosses(n.past, l)
+}
+
+// server is the console with everything this node can tell.
+func (n *node) server() *console.Server {
+	o := console.Options{
+		Listen: n.config().Console.Listen, Engine: n.engine, Losses: n.losses,
+		Version: version, Started: n.started, Logger: n.log.With("component", "console"),
+		Metrics: metrics.Handler(version, n.started, metrics.Losses(n.losses), n.samples),
+	}
+	m, e, c := n.rooms()
+	if c != nil {
+		o.Exporters = n.exporters
+	}
+	if m != nil {
+		o.Cache = n.cache
+	}
+	if m != nil || c != nil {
+		o.Interfaces = n.interfaces
+	}
+	if e != nil {
+		o.Exports = n.exports
+	}
+	if n.store != nil {
+		o.Store = n.storeState
+		o.Ready = func() error {
+			if why := n.store.Stats().Failing; why != "" {
+				return errors.New(why)
+			}
+			return nil
+		}
+	}
+	return console.New(o)
+}
+
+// serveControl answers `weir show` until ctx ends. Another weir at the socket
+// is no reason to stop: this one only cannot be asked.
+func (n *node) serveControl(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.Handle("/", n.server())
+	tell := func(path, none string, value func() any) {
+		mux.HandleFunc("GET /control/"+path, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			v := value()
+			if v == nil {
+				w.WriteHeader(http.StatusNotFound)
+				v = map[string]string{"error": none}
+			}
+			if err := json.NewEncoder(w).Encode(v); err != nil {
+				n.log.Debug("control answer", "path", path, "error", err)
+			}
+		})
+	}
+	m, e, c := n.rooms()
+	tell("cache", "no interface is metered here", func() any {
+		if m == nil {
+			return nil
+		}
+		return n.cache()
+	})
+	tell("export", "nothing is exported here", func() any {
+		if e == nil {
+			return nil
+		}
+		return map[string]any{"destinations": n.exports()}
+	})
+	tell("templates", "no collector runs here", func() any {
+		if c == nil {
+			return nil
+		}
+		_, _, c := n.rooms()
+		return map[string]any{"templates": c.Templates()}
+	})
+	tell("store", "no store is kept here", func() any {
+		if n.store == nil {
+			return nil
+		}
+		s := n.store.Stats()
+		return map[string]any{
+			"dir": s.Dir, "records": s.Rows, "segments": s.Segments, "bytes": s.Bytes,
+			"durable": s.Durable, "buffered": s.Buffered, "failing": s.Failing,
+		}
+	})
+	err := control.New(n.config().Control, mux, n.log.With("component", "control")).Run(ctx)
+	if err != nil {
+		n.log.Warn("weir show cannot ask this process", "error", err)
+	}
+	return nil
+}
+
+func (n *node) exporters() []console.Exporter {
+	_, _, c := n.rooms()
+	if c == nil {
+		return nil
+	}
+	var list []console.Exporter
+	for _, e := range c.Exporters() {
+		x := console.Exporter{
+			Address: e.Addr.Unmap().String(), Version: fmt.Sprint(e.Version), Domain: e.Domain,
+			Datagrams: e.Datagrams, Records: e.Records,
+			SequenceGaps: e.Sequence.Gaps, SequenceLost: e.Sequence.Lost, SequenceUnit: e.Sequence.Unit,
+			LastSeen: e.Last, Late: time.Since(e.Last) > exporterLate,
+			SkewSeconds: e.Skew.Seconds(), Templates: e.Templates,
+		}
+		for _, s := range e.Sampling {
+			x.Sampling = max(x.Sampling, s.Rate)
+		}
+		for _, l := range e.Losses {
+			if l.Reason == "template-missing" {
+				x.Misses = l.Datagrams
+			}
+		}
+		list = append(list, x)
+	}
+	return list
+}
+
+// exporterLate is the silence after which an exporter is called late: twice
+// the active timeout that dashboards use, and more than a template interval.
+const exporterLate = 2 * time.Minute
+
+func (n *node) cache() console.Cache {
+	m, _, _ := n.rooms()
+	if m == nil {
+		return console.Cache{}
+	}
+	s, conf := m.Snapshot().Cache, n.config().Cache
+	c := console.Cache{
+		Entries: s.Entries, Capacity: s.Capacity, Created: s.Created, Packets: s.Packets, Bytes: s.Bytes,
+		IdleSeconds: time.Duration(conf.Idle).Seconds(), ActiveSeconds: time.Duration(conf.Active).Seconds(),
+	}
+	for why := flow.EndIdle; why <= flow.EndResource; why++ {
+		c.Expired = append(c.Expired, console.Count{Name: why.String(), Count: s.Expired[why]})
+	}
+	return c
+}
+
+func (n *node) exports() []console.Destination {
+	_, e, _ := n.rooms()
+	if e == nil {
+		return nil
+	}
+	var list []console.Destination
+	for _, s := range e.Stats() {
+		d := console.Destination{Address: s.Destination, Version: fmt.Sprint(s.Version), Records: s.Records, Datagrams: s.Datagrams, Bytes: s.Octets}
+		for _, l := range s.Lost {
+			d.Failed += l.Records
+		}
+		list = append(list, d)
+	}
+	return list
+}
+
+func (n *node) interfaces() []console.Interface {
+	m, _, c := n.rooms()
+	var list []console.Interface
+	if m != nil {
+		names := map[uint32]string{}
+		if all, err := host.Interfaces(); err == nil {
+			for _, i := range all {
+				names[i.Index] = i.Name
+			}
+		}
+		for _, i := range m.Snapshot().Interfaces {
+			list = append(list, console.Interface{
+				Index: i.Index, Name: names[i.Index], Mode: "afpacket",
+				PacketsIn: i.In.Packets, BytesIn: i.In.Bytes, PacketsOut: i.Out.Packets, BytesOut: i.Out.Bytes,
+			})
+		}
+	}
+	if c != nil {
+		for _, i := range c.Interfaces() {
+			list = append(list, console.Interface{Exporter: i.Addr.Unmap().String(), Index: i.Index, Name: i.Name, Alias: i.Description})
+		}
+	}
+	return list
+}
+
+func (n *node) storeState() console.Store {
+	s := n.store.Stats()
+	c := console.Store{Kind: "parquet", Path: s.Dir, Records: s.Rows, Bytes: s.Bytes, Segments: s.Segments, Error: s.Failing}
+	if s.Rows > 0 {
+		c.Oldest, c.Newest = time.UnixMicro(s.First), time.UnixMicro(s.Last)
+	}
+	return c
+}
+
+// samples are the metrics beside the ledger.
+func (n *node) samples(emit func(metrics.Sample)) {
+	m, e, c := n.rooms()
+	counter := func(name, help string, v uint64, labels ...string) {
+		emit(metrics.Sample{Name: name, Help: help, Labels: labels, Value: float64(v)})
+	}
+	gauge := func(name, help string, v float64, labels ...string) {
+		emit(metrics.Sample{Name: name, Help: help, Gauge: true, Labels: labels, Value: v})
+	}
+	if m != nil {
+		s := m.Snapshot()
+		counter("weir_meter_read_packets_total", "Packets read from the interfaces.", s.Packets)
+		counter("weir_meter_read_bytes_total", "Their octets: from the IP header on, or the frame's where there is none.", s.Bytes)
+		counter("weir_meter_metered_packets_total", "Packets that are in a flow.", s.Metered.Packets)
+		counter("weir_meter_metered_bytes_total", "Their octets.", s.Metered.Bytes)
+		for reason, v := range s.Ignored {
+			counter("weir_meter_ignored_packets_total", "Packets that are in no flow, by reason.", v.Packets, "reason", reason)
+		}
+		counter("weir_cache_created_flows_total", "Flows that entered the cache.", s.Cache.Created)
+		for why := flow.EndIdle; why <= flow.EndResource; why++ {
+			counter("weir_cache_ended_flows_total", "Flows that left the cache, by reason.", s.Cache.Expired[why], "reason", why.String())
+		}
+		gauge("weir_cache_entries", "Flows in the cache now.", float64(s.Cache.Entries))
+		gauge("weir_cache_capacity_entries", "Flows it can hold.", float64(s.Cache.Capacity))
+	}
+	if e != nil {
+		for _, d := range n.exports() {
+			counter("weir_export_records_total", "Flow records sent.", d.Records, "destination", d.Address)
+			counter("weir_export_datagrams_total", "Datagrams sent.", d.Datagrams, "destination", d.Address)
+			counter("weir_export_bytes_total", "Their UDP payload.", d.Bytes, "destination", d.Address)
+		}
+	}
+	if c != nil {
+		s := c.Stats()
+		counter("weir_collect_datagrams_total", "Export datagrams received.", s.Datagrams)
+		counter("weir_collect_bytes_total", "Their UDP payload.", s.Bytes)
+		counter("weir_collect_records_total", "Flow records decoded.", s.Records)
+		gauge("weir_collect_queue_batches", "Batches that wait for the store.", float64(s.Queued))
+		gauge("weir_collect_exporters", "Exporters' observation domains known.", float64(len(c.Exporters())))
+	}
+	if n.store != nil {
+		s := n.store.Stats()
+		counter("weir_store_records_total", "Records taken.", s.Records)
+		counter("weir_store_durable_records_total", "Records written and synced.", s.Durable)
+		gauge("weir_store_records", "Records held.", float64(s.Rows))
+		gauge("weir_store_bytes", "Octets of the segments.", float64(s.Bytes))
+		gauge("weir_store_segments", "Segments.", float64(s.Segments))
+		gauge("weir_store_unflushed_seconds", "Age of the oldest record that is not yet durable.", s.UnflushedAge.Seconds())
+	}
+	n.mu.Lock()
+	r := n.reloaded
+	n.mu.Unlock()
+	good := 0.0
+	if r.ok {
+		good = 1
+	}
+	gauge("weir_config_last_reload_successful", "Whether the last reading of the configuration went well.", good)
+	gauge("weir_config_last_reload_success_timestamp_seconds", "When it last did.", float64(r.at.Unix()))
+}
+
+// cacheConfig is the live cache that the configuration asks for, split over
+// the given number of sources.
+func cacheConfig(c config.Cache, sources int) cache.Config {
+	cc := cache.DefaultConfig()
+	cc.Entries = max(1024, int(c.Entries)/max(1, sources))
+	cc.Idle, cc.Active = time.Duration(c.Idle), time.Duration(c.Active)
+	if !c.TCPEnd {
+		cc.TCPEnd = 0
+	}
+	if c.Key == "5tuple" {
+		cc.Key = flow.Key5Tuple
+	}
+	return cc
+}

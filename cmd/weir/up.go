@@ -1,0 +1,336 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"reflect"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"weir/collect"
+	"weir/config"
+	"weir/host"
+	"weir/query"
+	"weir/store"
+)
+
+type upCmd struct {
+	Interface []string         `short:"i" placeholder:"IF" help:"Meter this interface (default: those with a route and no master). Repeatable."`
+	Listen    []string         `sep:"none" placeholder:"URL" help:"Receive here instead of on loopback: udp://[HOST]:PORT. Repeatable."`
+	Export    []string         `sep:"none" placeholder:"URL" help:"Export there too (see: weir help export). Repeatable."`
+	Store     string           `placeholder:"DIR" help:"Keep the flows there."`
+	Console   *string          `placeholder:"HOST:PORT" help:"The console's address."`
+	Active    *config.Duration `placeholder:"TIME" help:"Report a long flow so often (here 60s unless the configuration says otherwise)."`
+}
+
+// upActive is the active timeout of `weir up`: its own console wants to see a
+// long flow within a minute, not after Cisco's half hour.
+const upActive = config.Duration(time.Minute)
+
+func (c *upCmd) Run(a *app) error {
+	conf, log, err := a.settings()
+	if err != nil {
+		return err
+	}
+	load := func() (*config.Config, error) {
+		conf, err := config.Load(a.configPath)
+		if err != nil {
+			return nil, err
+		}
+		return conf, c.override(conf, a)
+	}
+	if conf, err = load(); err != nil {
+		return err
+	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	n := &node{conf: conf, log: log, started: time.Now(), reloaded: reload{true, time.Now()}}
+	return n.run(a.ctx, hup, load)
+}
+
+// override lays the flags over a configuration that was read.
+func (c *upCmd) override(conf *config.Config, a *app) error {
+	if a.control != "" {
+		conf.Control = a.control
+	}
+	if len(c.Interface) > 0 {
+		conf.Interfaces = map[string]config.Interface{}
+		for _, name := range c.Interface {
+			conf.Interfaces[name] = config.Interface{Meter: true}
+		}
+	}
+	if len(c.Listen) > 0 {
+		conf.Collect.Listen = c.Listen
+	}
+	for _, to := range c.Export {
+		conf.Export = append(conf.Export, config.Destination{To: to})
+	}
+	if c.Store != "" {
+		conf.Store.Dir = c.Store
+	}
+	if c.Console != nil {
+		conf.Console.Listen = *c.Console
+	}
+	switch {
+	case c.Active != nil:
+		conf.Cache.Active = *c.Active
+	case conf.Cache.Active == config.Default().Cache.Active:
+		conf.Cache.Active = upActive
+	}
+	return checkListen(conf.Collect.Listen)
+}
+
+// part is a room's goroutine.
+type part struct {
+	name   string
+	cancel context.CancelFunc
+	ended  chan error // gets one value
+}
+
+// start runs a room until stop, or until it fails: failed then gets its name.
+func start(ctx context.Context, name string, failed chan<- error, run func(context.Context) error) *part {
+	ctx, cancel := context.WithCancel(ctx)
+	p := &part{name, cancel, make(chan error, 1)}
+	go func() {
+		err := run(ctx)
+		if ctx.Err() == nil {
+			if err == nil {
+				err = errors.New("ended by itself")
+			}
+			failed <- fmt.Errorf("%s: %w", name, err)
+		}
+		p.ended <- err
+	}()
+	return p
+}
+
+// stop ends a room and waits until it has handed on all it held.
+func (p *part) stop() error {
+	if p == nil {
+		return nil
+	}
+	p.cancel()
+	return <-p.ended
+}
+
+// run starts the rooms from the store back to the wire, so that each finds the
+// next one ready, and stops them from the wire to the store, so that the last
+// packet seen is the last record stored.
+func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*config.Config, error)) (err error) {
+	behind, release := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx: what drains
+	defer release()
+	failed := make(chan error, 8)
+
+	if n.store, err = openStore(n.conf.Store, n.log); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.store.end()) }()
+	if err := n.openEngine(); err != nil {
+		return err
+	}
+	if closer, ok := n.engine.(io.Closer); ok {
+		defer closer.Close()
+	}
+	keep := start(behind, "store", failed, n.store.Run)
+	defer func() { err = errors.Join(err, keep.stop()) }()
+
+	collecting, err := n.startCollector(behind, failed)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, collecting.stop()) }()
+	metering, err := n.startMeter(behind, failed)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, metering.stop()) }()
+
+	show := start(behind, "console", failed, n.serve)
+	defer func() { err = errors.Join(err, show.stop()) }()
+	ask := start(behind, "control", failed, func(ctx context.Context) error {
+		err := n.serveControl(ctx)
+		<-ctx.Done() // not being able to answer is no reason to stop
+		return err
+	})
+	defer ask.stop()
+
+	for {
+		select {
+		case <-ctx.Done():
+			n.log.Info("stopping: draining what is held")
+			return nil
+		case err := <-failed:
+			return err
+		case <-hup:
+			if collecting, metering, err = n.reload(behind, failed, load, collecting, metering); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// openEngine opens the query engine; a build without one goes on without.
+func (n *node) openEngine() error {
+	reader, err := store.OpenReader(n.conf.Store.Dir)
+	if err != nil {
+		return err
+	}
+	engine, err := query.Open(reader, query.Options{Log: n.log.With("component", "query")})
+	if errors.Is(err, query.ErrNoEngine) {
+		n.log.Warn("the console shows no stored flows", "reason", err)
+		return nil
+	}
+	n.engine = engine
+	return err
+}
+
+func (n *node) serve(ctx context.Context) error {
+	at := n.config().Console.Listen
+	if at == "" {
+		<-ctx.Done()
+		return nil
+	}
+	n.log.Info("console", "url", "http://"+at+"/")
+	return n.server().Run(ctx)
+}
+
+func (n *node) startCollector(ctx context.Context, failed chan<- error) (*part, error) {
+	c, err := collect.New(collectOptions(n.conf, n.store, statePath(n.conf.Store.Dir), n.log))
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Listen(); err != nil {
+		return nil, err
+	}
+	for _, l := range c.Addrs() {
+		n.log.Info("collecting", "network", l.Network(), "address", l.String())
+	}
+	n.mu.Lock()
+	n.collector = c
+	n.mu.Unlock()
+	return start(ctx, "collector", failed, c.Run), nil
+}
+
+// startMeter meters the interfaces and exports to our own collector, and to
+// whoever else is named. Without the privilege it says so and does without.
+func (n *node) startMeter(ctx context.Context, failed chan<- error) (*part, error) {
+	if !host.CanMeter() {
+		if len(n.conf.Interfaces) > 0 {
+			return nil, errors.New("metering an interface needs CAP_NET_RAW: run as root, or without interfaces")
+		}
+		n.log.Warn("not metering this machine: that needs root (CAP_NET_RAW); collecting and showing all the same")
+		return nil, nil
+	}
+	wanted, err := chosen(n.conf)
+	if err != nil {
+		return nil, err
+	}
+	if len(wanted) == 0 {
+		n.log.Warn("no interface is up with a route: not metering; name one with -i")
+		return nil, nil
+	}
+	return n.meterInterfaces(ctx, failed, wanted)
+}
+
+// chosen is the interfaces that the configuration names, or the usual ones.
+func chosen(conf *config.Config) ([]host.Interface, error) {
+	all, err := host.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	if len(conf.Interfaces) == 0 {
+		return host.Default(all), nil
+	}
+	var names []string
+	for name, i := range conf.Interfaces {
+		if i.Meter {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	list, err := host.Find(all, names)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return list, nil
+}
+
+// reload reads the configuration again and exchanges the rooms it concerns.
+// What cannot be read, or does not start, leaves all as it was.
+func (n *node) reload(ctx context.Context, failed chan<- error, load func() (*config.Config, error), collecting, metering *part) (c, m *part, err error) {
+	c, m = collecting, metering
+	refuse := func(err error) {
+		n.log.Error("configuration not taken, the old one stays", "error", strings.ReplaceAll(err.Error(), "\n", "; "))
+		n.mu.Lock()
+		n.reloaded.ok = false
+		n.mu.Unlock()
+	}
+	next, err := load()
+	if err != nil {
+		refuse(err)
+		return c, m, nil
+	}
+	old := n.conf
+	if next.Store != old.Store || next.Console != old.Console || next.Control != old.Control || next.Log != old.Log {
+		n.log.Warn("store, console, control and log are read at the start only: restart to change them")
+		next.Store, next.Console, next.Control, next.Log = old.Store, old.Console, old.Control, old.Log
+	}
+	n.configure(next)
+	if !reflect.DeepEqual(next.Collect, old.Collect) {
+		before := n.collector
+		fresh, err := n.startCollector(ctx, failed) // beside the old one: no datagram finds a closed port
+		if err != nil {
+			n.configure(old)
+			refuse(err)
+			return c, m, nil
+		}
+		if err := c.stop(); err != nil {
+			return fresh, m, err
+		}
+		n.retire(before.Losses())
+		c = fresh
+	}
+	if !reflect.DeepEqual([]any{next.Interfaces, next.Cache, next.Export, next.Collect}, []any{old.Interfaces, old.Cache, old.Export, old.Collect}) {
+		if m, err = n.exchangeMeter(ctx, failed, m, old); err != nil {
+			return c, m, err
+		}
+		if n.conf == old { // it did not start, the old one runs again
+			refuse(errors.New("see above"))
+			return c, m, nil
+		}
+	}
+	n.mu.Lock()
+	n.reloaded = reload{true, time.Now()}
+	n.mu.Unlock()
+	n.log.Info("configuration taken")
+	return c, m, nil
+}
+
+// exchangeMeter stops the metering and starts it anew. Two at a time would
+// count packets twice, so the old one drains first; if the new one does not
+// start, the old configuration's does.
+func (n *node) exchangeMeter(ctx context.Context, failed chan<- error, m *part, old *config.Config) (*part, error) {
+	if err := m.stop(); err != nil {
+		return nil, err
+	}
+	if meter, exporter, _ := n.rooms(); meter != nil {
+		n.retire(append(meter.Losses(), exporter.Losses()...))
+	}
+	n.mu.Lock()
+	n.meter, n.exporter = nil, nil
+	n.mu.Unlock()
+	fresh, err := n.startMeter(ctx, failed)
+	if err == nil {
+		return fresh, nil
+	}
+	n.log.Error("metering does not start with the new configuration", "error", err)
+	n.configure(old)
+	return n.startMeter(ctx, failed)
+}
