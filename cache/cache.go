@@ -55,6 +55,7 @@ type Cache struct {
 	n       int
 	slots   [chunk]uint32
 	found   []uint32 // slots of a page that a sweep is at
+	swept   uint64   // pages that sweeps have looked at
 	touch   uint64   // keeps reads that only fetch from being optimised away
 
 	mapping []byte
@@ -350,6 +351,11 @@ func (c *Cache) create(i int, in *packet.Info) {
 			}
 		}
 		p = c.choose(w)
+	}
+	if p.evict || p.refuse {
+		if slot, ok := c.makeRoom(w); ok {
+			p = place{slot: slot}
+		}
 	}
 	if p.refuse {
 		r.refused++

@@ -285,6 +285,11 @@ func (m *model) enter(f *modelFlow) bool {
 		set, way, full = m.choose(r, f.key, pressed)
 	}
 	if full {
+		if s, w, ok := m.makeRoom(r, f.key); ok {
+			set, way, full = s, w, false
+		}
+	}
+	if full {
 		if !m.cfg.Offline {
 			r.refused++
 			return false
@@ -339,6 +344,25 @@ func (m *model) choose(r *modelRegion, k flow.Key, pressed bool) (set, way int, 
 		}
 	}
 	return set, way, true
+}
+
+// makeRoom moves the first flow it can out of two full sets.
+func (m *model) makeRoom(r *modelRegion, k flow.Key) (set, way int, ok bool) {
+	sets := m.sets(k, r.sets)
+	if r.live() >= r.most*ways*crowdedPercent/100 || slices.Contains(r.slots[sets[0]][:], nil) || slices.Contains(r.slots[sets[1]][:], nil) {
+		return 0, 0, false
+	}
+	for _, s := range sets {
+		for w, f := range r.slots[s] {
+			for _, to := range m.sets(f.key, r.sets) {
+				if free := slices.Index(r.slots[to][:], nil); to != s && free >= 0 {
+					r.slots[to][free], r.slots[s][w] = f, nil
+					return s, w, true
+				}
+			}
+		}
+	}
+	return 0, 0, false
 }
 
 func (m *model) grow(r *modelRegion) {

@@ -73,6 +73,7 @@ func (c *Cache) sweep(t uint32) {
 // sweepPage ends what is due in a page at the tick, and gives the next second
 // at which something may be.
 func (c *Cache) sweepPage(p uint32) uint32 {
+	c.swept++
 	first := p * pageSets
 	heads := c.heads[first:min(first+pageSets, uint32(len(c.heads)))]
 	next := uint64(lanes7f)

@@ -47,6 +47,7 @@ type region struct {
 	fresh          bool   // something was entered since its last ageing
 	capacity       uint32 // entries it may have in the end
 	staged, urgent uint32 // occupancy from which the idle limit falls; from which there is pressure
+	crowded        uint32 // from which no room is made
 }
 
 // firstSets is about how many sets a region begins with.
@@ -56,8 +57,9 @@ func newRegion(sets uint32) region {
 	capacity := sets * ways
 	r := region{
 		sets: sets, capacity: capacity,
-		staged: uint32(uint64(capacity) * stagedPercent / 100),
-		urgent: uint32(uint64(capacity) * urgentPercent / 100),
+		staged:  uint32(uint64(capacity) * stagedPercent / 100),
+		urgent:  uint32(uint64(capacity) * urgentPercent / 100),
+		crowded: uint32(uint64(capacity) * crowdedPercent / 100),
 	}
 	for r.sets%2 == 0 && r.sets > firstSets {
 		r.sets /= 2
@@ -68,9 +70,10 @@ func newRegion(sets uint32) region {
 
 // Ageing: percent of a region's capacity.
 const (
-	stagedPercent = 60
-	urgentPercent = 75
-	freePercent   = 15
+	stagedPercent  = 60
+	urgentPercent  = 75
+	freePercent    = 15
+	crowdedPercent = 90
 )
 
 // shape is how a table of so many entries is divided; it depends on nothing else.
@@ -190,9 +193,7 @@ func (c *Cache) grow(i uint32) {
 			next[half]++
 			to[half].tags[at], to[half].stamps[at] = old.tags[way], old.stamps[way]
 			if e := &c.entries[(base+2*s+half)*ways+at]; e != from {
-				incarnation := e.Incarnation
-				*e = *from
-				e.Incarnation = incarnation // it names the slot's records
+				c.move(from, e)
 			}
 		}
 		c.heads[base+2*s], c.heads[base+2*s+1] = to[0], to[1]
@@ -202,6 +203,49 @@ func (c *Cache) grow(i uint32) {
 	for s := base; s < base+r.sets; s += pageSets {
 		c.lowerPage(s*ways, c.tick+1)
 	}
+}
+
+// makeRoom moves an entry of one of two full sets to the other set that its own
+// key may be in, the first for which that has a free slot. It is why so few
+// flows find no place; a table that is all but full is left alone, lest each
+// packet of a flood should search it.
+func (c *Cache) makeRoom(w *candidates) (slot uint32, ok bool) {
+	r := &c.regions[w.region]
+	if r.live >= r.crowded {
+		return 0, false
+	}
+	for _, s := range [2]uint32{w.s1, w.s2} {
+		if nonzero(c.heads[s].tagLanes()) != lanes80 {
+			return 0, false // not full: it was the quota of single packets
+		}
+	}
+	for _, s := range [2]uint32{w.s1, w.s2} {
+		for way := range uint32(ways) {
+			from := s*ways + way
+			e := &c.entries[from]
+			o := c.candidates(c.secret.hash(&e.Key))
+			to := o.s1 ^ o.s2 ^ s
+			free := nonzero(c.heads[to].tagLanes()) ^ lanes80
+			if free == 0 {
+				continue
+			}
+			l := lane(free)
+			c.move(e, &c.entries[to*ways+l])
+			c.heads[to].tags[l], c.heads[to].stamps[l] = c.heads[s].tags[way], c.heads[s].stamps[way]
+			c.heads[s].tags[way] = 0
+			c.lowerPage(to*ways, c.pages[s/pageSets])
+			return from, true
+		}
+	}
+	return 0, false
+}
+
+// move copies an entry to another slot. The incarnation stays: it numbers the
+// slot's records.
+func (c *Cache) move(from, to *Entry) {
+	incarnation := to.Incarnation
+	*to = *from
+	to.Incarnation = incarnation
 }
 
 // lowerPage notes that the slot's page has something due.
