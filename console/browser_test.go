@@ -274,7 +274,7 @@ func TestBrowser(t *testing.T) {
 		tb.until(`location.search === "?range=1h"`)
 		tb.click(".filter input")
 		tb.do(chromedp.KeyEvent("ds"))
-		tb.until(`document.querySelectorAll(".offer li").length === 1`)
+		tb.until(`[...document.querySelectorAll(".offer li .mono")].map((e) => e.textContent).join() === "dst"`)
 		tb.do(chromedp.KeyEvent(kb.Tab))
 		tb.until(`document.querySelector(".filter input").value === "dst "`)
 		tb.until(`[...document.querySelectorAll(".offer li .mono")].some((e) => e.textContent === "port")`)

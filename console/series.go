@@ -161,8 +161,9 @@ func (s *Server) span(ctx context.Context, req *query.Request) (bins, error) {
 	return b, nil
 }
 
-// fill asks for one line and puts its rows into their bins.
-func (s *Server) fill(ctx context.Context, req query.Request, b bins, line *Line) (query.Total, error) {
+// fill asks a question in bins and puts each row of the answer into its bin of
+// the line that choose names.
+func (s *Server) fill(ctx context.Context, req query.Request, b bins, choose func(row []any) *Line) (query.Total, error) {
 	res, _, err := s.ask(ctx, req)
 	if err != nil {
 		return query.Total{}, err
@@ -178,6 +179,7 @@ func (s *Server) fill(ctx context.Context, req query.Request, b bins, line *Line
 		}
 		// What lies outside is put into the nearest bin: the sums hold.
 		i := min(max(int((floorTo(at.Unix(), b.width)-b.start)/b.width), 0), b.n-1)
+		line := choose(row)
 		line.Flows[i] += number(row[f])
 		line.Packets[i] += number(row[p])
 		line.Bytes[i] += number(row[o])
@@ -189,7 +191,7 @@ func (s *Server) fill(ctx context.Context, req query.Request, b bins, line *Line
 func (s *Server) seriesLines(ctx context.Context, req query.Request, b bins, parts []Line) (*SeriesAnswer, error) {
 	answer := &SeriesAnswer{BinSeconds: float64(b.width), Time: b.times()}
 	all := b.line(lineAll, req.Filter)
-	total, err := s.fill(ctx, req, b, &all)
+	total, err := s.fill(ctx, req, b, func([]any) *Line { return &all })
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +201,7 @@ func (s *Server) seriesLines(ctx context.Context, req query.Request, b bins, par
 		sub := req
 		sub.Filter = and(req.Filter, part.Filter)
 		if total.Flows > 0 {
-			if _, err := s.fill(ctx, sub, b, &part); err != nil {
+			if _, err := s.fill(ctx, sub, b, func([]any) *Line { return &part }); err != nil {
 				return nil, err
 			}
 		}
@@ -223,12 +225,24 @@ func (a *SeriesAnswer) replaceAll(name, filter string) {
 	a.Lines = append(a.Lines[1:], *rest)
 }
 
+// seriesByDirection asks for in, out and unknown at once.
 func (s *Server) seriesByDirection(ctx context.Context, req query.Request, b bins) (*SeriesAnswer, error) {
-	answer, err := s.seriesLines(ctx, req, b, []Line{b.line(lineIn, "flowdir ingress"), b.line(lineOut, "flowdir egress")})
-	if err == nil {
-		answer.replaceAll(lineNone, "not flowdir ingress and not flowdir egress")
+	in, out := b.line(lineIn, "flowdir ingress"), b.line(lineOut, "flowdir egress")
+	none := b.line(lineNone, "not flowdir ingress and not flowdir egress")
+	req.Keys = []string{"dir"}
+	total, err := s.fill(ctx, req, b, func(row []any) *Line {
+		switch {
+		case row[1] == nil || number(row[1]) > 1: // time, direction, …
+			return &none
+		case number(row[1]) == 1:
+			return &out
+		}
+		return &in
+	})
+	if err != nil {
+		return nil, err
 	}
-	return answer, err
+	return &SeriesAnswer{BinSeconds: float64(b.width), Time: b.times(), Lines: []Line{in, out, none}, Total: newTotal(total)}, nil
 }
 
 func (s *Server) seriesByKeys(ctx context.Context, req query.Request, b bins, keys []string, order string, limit int) (*SeriesAnswer, error) {

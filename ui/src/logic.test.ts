@@ -70,7 +70,7 @@ test("rates in bits and in bytes", () => {
 });
 
 test("durations", () => {
-  const cases: [number, string][] = [[0, "0 s"], [0.0004, "400 µs"], [0.0123, "12 ms"], [1.5, "1.50 s"], [12.34, "12.3 s"], [200, "3 min 20 s"], [3600, "1 h 0 min"], [90000, "1 d 1 h"]];
+  const cases: [number, string][] = [[0, "0 s"], [0.0004, "400 µs"], [0.0123, "12 ms"], [1.5, "1.50 s"], [15, "15 s"], [12.34, "12.3 s"], [200, "3 min 20 s"], [3600, "1 h 0 min"], [90000, "1 d 1 h"]];
   for (const [s, want] of cases) assert.equal(f.duration(s), want.replaceAll(" ", nb), String(s));
   assert.equal(f.ago(12.9), `12${nb}s ago`);
   assert.equal(f.ago(-3), `0${nb}s ago`);

@@ -78,6 +78,7 @@ export function duration(seconds: number): string {
   if (s === 0) return "0" + nbsp + "s";
   if (s < 0.001) return (s * 1e6).toFixed(0) + nbsp + "µs";
   if (s < 1) return (s * 1e3).toFixed(s < 0.01 ? 1 : 0) + nbsp + "ms";
+  if (s < 60 && Number.isInteger(s)) return s + nbsp + "s";
   if (s < 60) return s.toFixed(s < 10 ? 2 : 1) + nbsp + "s";
   const whole = Math.round(s);
   const [d, h, m, r] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60, whole % 60];

@@ -8,6 +8,8 @@ import { useDismiss } from "../../state/hooks.ts";
 import { past, remember } from "../../query/history.ts";
 
 interface Offer {
+  /** The text that it was made for: to another it does not apply. */
+  text: string;
   from: number;
   to: number;
   words: Completion[];
@@ -17,7 +19,13 @@ interface Offer {
 
 const most = 9;
 
-export function FilterBar({ value, onSubmit, failure }: { value: string; onSubmit: (filter: string) => void; failure: Failure | undefined }) {
+export function FilterBar({ value, answered, onSubmit, failure }: {
+  value: string;
+  /** The filter was understood: worth remembering. */
+  answered: boolean;
+  onSubmit: (filter: string) => void;
+  failure: Failure | undefined;
+}) {
   const [text, setText] = useState(value);
   const [check, setCheck] = useState<CheckAnswer>();
   const [offer, setOffer] = useState<Offer>();
@@ -34,6 +42,10 @@ export function FilterBar({ value, onSubmit, failure }: { value: string; onSubmi
     setCheck(undefined);
     setOffer(undefined);
   }, [value]);
+
+  useEffect(() => {
+    if (answered && value) remember(value);
+  }, [answered, value]);
 
   // Checked while it is written, once the writer pauses.
   useEffect(() => {
@@ -70,14 +82,14 @@ export function FilterBar({ value, onSubmit, failure }: { value: string; onSubmi
     const mine = ++asked.current;
     if (t.trim() === "") {
       const all = past();
-      setOffer(all.length > 0 ? { from: 0, to: t.length, words: all.slice(0, most).map((word) => ({ word, help: "" })), whole: true } : undefined);
+      setOffer(all.length > 0 ? { text: t, from: 0, to: t.length, words: all.slice(0, most).map((word) => ({ word, help: "" })), whole: true } : undefined);
       setChoice(-1);
       return;
     }
     try {
       const { data } = await get<CompleteAnswer>(apiURL("filter/complete", { filter: t, at: String([...t.slice(0, at)].length) }));
       if (mine !== asked.current) return;
-      setOffer(data.words.length > 0 ? { ...data, words: data.words.slice(0, 40) } : undefined);
+      setOffer(data.words.length > 0 ? { ...data, text: t, words: data.words.slice(0, 40) } : undefined);
       setChoice(-1);
     } catch {
       setOffer(undefined);
@@ -85,7 +97,7 @@ export function FilterBar({ value, onSubmit, failure }: { value: string; onSubmi
   };
 
   const accept = (word: string) => {
-    if (!offer) return;
+    if (!offer || offer.text !== text) return;
     const chars = [...text];
     const head = chars.slice(0, offer.from).join("") + word;
     const rest = chars.slice(offer.to).join("");
@@ -104,7 +116,6 @@ export function FilterBar({ value, onSubmit, failure }: { value: string; onSubmi
     asked.current++;
     setOffer(undefined);
     const t = text.trim();
-    if (t) remember(t);
     onSubmit(t);
   };
 
@@ -151,6 +162,7 @@ export function FilterBar({ value, onSubmit, failure }: { value: string; onSubmi
             const el = e.currentTarget;
             setText(el.value);
             setCheck(undefined);
+            if (offer?.whole) setOffer(undefined);
             void suggest(el.value, el.selectionStart ?? el.value.length);
           }}
           onFocus={() => text.trim() === "" && void suggest("", 0)}

@@ -62,7 +62,7 @@ export function Flows({ view }: { view: View }) {
     <div class="flows-page">
       <div class="page-head">
         <h1 class="sr">Flows</h1>
-        <FilterBar value={view.filter} onSubmit={(filter) => (filter === view.filter ? again() : change({ filter }))} failure={inFilter ? failure : undefined} />
+        <FilterBar value={view.filter} answered={rows.current && !failure} onSubmit={(filter) => (filter === view.filter ? again() : change({ filter }))} failure={inFilter ? failure : undefined} />
         <RangePicker view={view} />
       </div>
 

@@ -90,7 +90,7 @@ function names(top: Top, row: Cell[], answer: NowAnswer): { name: string; hint: 
     case "if": {
       const exporter = value("exporter");
       const here = exporter === null || /^(127\.|::1$)/.test(String(exporter));
-      const name = answer.interfaces.find((x) => x.index === v && (x.exporter ? x.exporter === exporter : here || !answer.interfaces.some((y) => y.exporter === exporter)))?.name ?? "";
+      const name = answer.interfaces.find((x) => x.index === v && (x.exporter ? x.exporter === exporter : here))?.name ?? "";
       const at = answer.exporters.find((x) => x.address === exporter)?.name || (exporter === null ? "" : String(exporter));
       return { name: name || `if ${v}`, hint: at, full: `interface ${v}${at ? " of " + at : ""}`, known: true };
     }

@@ -100,6 +100,7 @@ function Picture({ data, view, live }: { data: NowAnswer; view: View; live: bool
               <dl class="figures">
                 {f.in + f.out > 0 && <div class="in"><dt>In</dt><dd><Figure q={rate(f.in, unit)} title={`${exact(f.in * f.seconds)} bytes in ${exact(f.seconds)} s`} /></dd><dd class="sub">peak {text(rate(f.peakIn, unit))}</dd></div>}
                 {f.in + f.out > 0 && <div class="out"><dt>Out</dt><dd><Figure q={rate(f.out, unit)} title={`${exact(f.out * f.seconds)} bytes in ${exact(f.seconds)} s`} /></dd><dd class="sub">peak {text(rate(f.peakOut, unit))}</dd></div>}
+                {f.in + f.out > 0 && f.unknown > 0 && <div class="none"><dt>No direction</dt><dd><Figure q={rate(f.unknown, unit)} title={`${exact(f.unknown * f.seconds)} bytes in ${exact(f.seconds)} s, in records that do not say on which way they were observed`} /></dd></div>}
                 <div data-figure="rate"><dt>{f.in + f.out > 0 ? "Sum" : "Traffic"}</dt><dd><Figure q={rate(f.mean, unit)} title={`${exact(f.bytes)} bytes in ${exact(f.seconds)} s`} /></dd><dd class="sub">peak {text(rate(f.peak, unit))}</dd></div>
                 <div data-figure="packets"><dt>Packets</dt><dd><Figure q={perSecond(f.packets / f.seconds, "packets")} title={`${exact(f.packets)} packets`} /></dd><dd class="sub">{f.packets > 0 ? `${exact(f.bytes / f.packets)} B each` : ""}</dd></div>
                 <div data-figure="flows"><dt>Flows</dt><dd><Figure q={perSecond(f.flows / f.seconds, "flows")} title={`${exact(f.flows)} flows`} /></dd><dd class="sub">{count(f.flows)} in all</dd></div>

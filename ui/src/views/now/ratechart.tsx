@@ -43,7 +43,7 @@ export function RateChart({ answer, live }: { answer: NowAnswer; live: boolean }
           {r.hasDirection && <li class="out"><i />Out <b>{i === undefined ? "" : text(rate(-r.out[i]!, unit))}</b></li>}
           {r.hasUnknown && (
             <li class="none" title="Flows whose records do not say on which way they were observed">
-              <i />{r.hasDirection ? "Direction unknown" : "Total"} <b>{i === undefined ? "" : text(rate(r.unknown[i]! - r.in[i]!, unit))}</b>
+              <i />{r.hasDirection ? "No direction" : "Total"} <b>{i === undefined ? "" : text(rate(r.unknown[i]! - r.in[i]!, unit))}</b>
             </li>
           )}
           {i !== undefined && r.hasDirection && <li>Sum <b>{text(rate(total(i), unit))}</b></li>}
@@ -59,7 +59,7 @@ export function RateChart({ answer, live }: { answer: NowAnswer; live: boolean }
       <table>
         <caption>Traffic over time</caption>
         <thead>
-          <tr><th>Time</th><th>In</th><th>Out</th><th>Direction unknown</th></tr>
+          <tr><th>Time</th><th>In</th><th>Out</th><th>No direction</th></tr>
         </thead>
         <tbody>
           {series.time.map((t, k) => (
