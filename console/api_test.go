@@ -28,7 +28,7 @@ import (
 
 	"weir/flow"
 	"weir/query"
-	"weir/ui/bundle/build"
+	"weir/ui/bundle"
 )
 
 var (
@@ -669,7 +669,7 @@ func TestTerms(t *testing.T) {
 		entry := filepath.Join(dir, "terms.ts")
 		root, _ := filepath.Abs("../ui")
 		os.WriteFile(entry, []byte(`import { terms } from "`+root+`/src/query/terms.ts"; console.log(JSON.stringify(terms));`), 0o644)
-		if err := build.Test(root, entry, filepath.Join(dir, "terms.mjs")); err != nil {
+		if err := bundle.Test(root, entry, filepath.Join(dir, "terms.mjs")); err != nil {
 			t.Fatal(err)
 		}
 		out, err := exec.Command(node, filepath.Join(dir, "terms.mjs")).Output()

@@ -1,5 +1,5 @@
 // Package ui is the web console's files: a page, a script and a style sheet,
-// built from src by package ui/bundle and committed, so that building weir
+// built from src by ui/build and committed, so that building weir
 // needs no Node.
 package ui
 

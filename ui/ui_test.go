@@ -10,7 +10,7 @@ import (
 	"regexp"
 	"testing"
 
-	"weir/ui/bundle/build"
+	"weir/ui/bundle"
 )
 
 // TestLogic runs the screens' plain TypeScript in Node, without a browser.
@@ -25,7 +25,7 @@ func TestLogic(t *testing.T) {
 	}
 	for _, zone := range []string{"UTC", "America/St_Johns"} {
 		file := filepath.Join(t.TempDir(), "logic.test.mjs")
-		if err := build.Test(root, "src/logic.test.ts", file); err != nil {
+		if err := bundle.Test(root, "src/logic.test.ts", file); err != nil {
 			t.Fatal(err)
 		}
 		cmd := exec.Command(node, "--test", file)
@@ -54,7 +54,7 @@ func TestBuilt(t *testing.T) {
 		t.Skip("ui/node_modules is missing (npm ci --prefix ui): the bundle is not built again")
 	}
 	out := t.TempDir()
-	if err := build.Console(".", out); err != nil {
+	if err := bundle.Console(".", out); err != nil {
 		t.Fatal(err)
 	}
 	again := os.DirFS(out)
@@ -67,7 +67,7 @@ func TestBuilt(t *testing.T) {
 		a, err1 := fs.ReadFile(Files(), name)
 		b, err2 := fs.ReadFile(again, name)
 		if err1 != nil || err2 != nil || !bytes.Equal(a, b) {
-			t.Errorf("dist/%s is not what src makes (%v, %v); run: go run ./ui/bundle", name, err1, err2)
+			t.Errorf("dist/%s is not what src makes (%v, %v); run: go run ./ui/build", name, err1, err2)
 		}
 	}
 	for _, files := range []fs.FS{Files(), again} {

@@ -64,6 +64,8 @@ test("rates in bits and in bytes", () => {
   assert.equal(f.text(f.rate(0, "bit")), `0${nb}bit/s`);
   assert.equal(f.text(f.perSecond(178_400, "packets")), `178${nb}k${nb}packets/s`);
   assert.equal(f.text(f.octets(1500)), `1.50${nb}kB`);
+  assert.equal(f.brief(f.rate(125e6, "bit")), `1${nb}Gbit/s`);
+  assert.equal(f.brief(f.rate(187.5e3, "bit")), `1.50${nb}Mbit/s`);
   assert.equal(f.percent(1, 8), `13${nb}%`);
   assert.equal(f.percent(1, 20000), `<0.1${nb}%`);
   assert.equal(f.percent(1, 0), f.unknown);

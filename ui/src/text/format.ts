@@ -50,6 +50,11 @@ export function text(q: Quantity): string {
   return q.value === unknown ? unknown : q.value + nbsp + q.unit;
 }
 
+/** For an axis, whose marks are round: without zeros after the point. */
+export function brief(q: Quantity): string {
+  return text({ ...q, value: q.value.replace(/\.0+$/, "") });
+}
+
 export function count(n: number): string {
   const [value, p] = scale(n);
   return value + (p ? nbsp + p : "");

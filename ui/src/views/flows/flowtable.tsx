@@ -78,7 +78,7 @@ function FlowCell({ column, cell, view }: { column: Column; cell: CellText; view
   const body = (
     <>
       {cell.aligned ? <span class="number">{cell.text}</span> : cell.text}
-      {cell.hint && <span class="hint">{cell.hint}</span>}
+      {cell.hint && <span class="hint"> {cell.hint}</span>}
     </>
   );
   return (

@@ -8,7 +8,7 @@ import { shade, type Facts } from "../../parts/shade.ts";
 import { useMedia } from "../../state/hooks.ts";
 import { change, usePreferences } from "../../state/store.ts";
 import { marks } from "../../text/marks.ts";
-import { dateTime, exact, iso, rate, text, tick } from "../../text/format.ts";
+import { brief, dateTime, exact, iso, rate, text, tick } from "../../text/format.ts";
 
 const height = 108;
 
@@ -52,7 +52,7 @@ function options(unit: "bit" | "byte", zone: "utc" | "local", facts: Facts, hove
         values: (_, splits, __, ___, step) => splits.map((s) => tick(new Date(s * 1000), zone, step)) },
       { font: plotFont, stroke: c["ink-3"]!, size: 74, gap: 6, space: 30, grid: { stroke: c["line"]!, width: 1 }, ticks: { show: false },
         splits: (_, __, min, max) => marks(min, max, 2.5, unit === "bit" ? 8 : 1),
-        values: (_, splits) => splits.map((v) => (v === 0 ? "0" : text(rate(v, unit)))) },
+        values: (_, splits) => splits.map((v) => (v === 0 ? "0" : brief(rate(v, unit)))) },
     ],
     tzDate: (ts) => (zone === "utc" ? uPlot.tzDate(new Date(ts * 1000), "Etc/UTC") : new Date(ts * 1000)),
     hooks: {

@@ -51,7 +51,7 @@ export function TopTable({ answer, view, stale }: { answer: RowsAnswer; view: Vi
                   const t = cell(c, row[j] ?? null, unit, zone, today, p);
                   const key = keys.includes(j);
                   const only = key && t.value !== undefined ? term(c, t.value) : "";
-                  const body = <>{t.aligned ? <span class="number">{t.text}</span> : t.text}{t.hint && <span class="hint">{t.hint}</span>}</>;
+                  const body = <>{t.aligned ? <span class="number">{t.text}</span> : t.text}{t.hint && <span class="hint"> {t.hint}</span>}</>;
                   return (
                     <td key={c} class={(key || c === "first" || c === "last" ? "" : "right") + (t.mono ? " mono" : "") + (row[j] === null ? " muted" : "")} title={t.title} data-column={c}>
                       {only ? (

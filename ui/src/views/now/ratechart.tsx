@@ -6,7 +6,7 @@ import type { NowAnswer } from "../../api/types.ts";
 import { fade, palette, Plot, plotFont } from "../../parts/plot.tsx";
 import { useMedia } from "../../state/hooks.ts";
 import { change, usePreferences } from "../../state/store.ts";
-import { iso, rate, text, tick, zoneName, dateTime } from "../../text/format.ts";
+import { brief, iso, rate, text, tick, zoneName, dateTime } from "../../text/format.ts";
 import { shade } from "../../parts/shade.ts";
 import { marks } from "../../text/marks.ts";
 import { begin, rates } from "./rates.ts";
@@ -104,7 +104,7 @@ function options(unit: "bit" | "byte", zone: "utc" | "local", facts: { from: num
         font: plotFont, stroke: c["ink-3"]!, size: 74, gap: 6, space: 36,
         grid: { stroke: c["line"]!, width: 1 }, ticks: { show: false },
         splits: (_, __, min, max) => marks(min, max, 5, factor),
-        values: (_, splits) => splits.map((v) => (v === 0 ? "0" : text(rate(Math.abs(v), unit)))),
+        values: (_, splits) => splits.map((v) => (v === 0 ? "0" : brief(rate(Math.abs(v), unit)))),
       },
     ],
     tzDate: (ts) => (zone === "utc" ? uPlot.tzDate(new Date(ts * 1000), "Etc/UTC") : new Date(ts * 1000)),

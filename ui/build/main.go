@@ -1,6 +1,6 @@
-// Command bundle builds the web console: ui/src into ui/dist, with esbuild.
+// Command build makes the web console: ui/src into ui/dist, with esbuild.
 //
-//	npm ci --prefix ui && go run ./ui/bundle
+//	npm ci --prefix ui && go run ./ui/build
 //
 // The output depends on the sources and on ui/package-lock.json only, so that
 // a test can build again and compare.
@@ -11,7 +11,7 @@ import (
 	"fmt"
 	"os"
 
-	"weir/ui/bundle/build"
+	"weir/ui/bundle"
 )
 
 func main() {
@@ -21,8 +21,8 @@ func main() {
 	if *out == "" {
 		*out = *root + "/dist"
 	}
-	if err := build.Console(*root, *out); err != nil {
-		fmt.Fprintln(os.Stderr, "bundle:", err)
+	if err := bundle.Console(*root, *out); err != nil {
+		fmt.Fprintln(os.Stderr, "build:", err)
 		os.Exit(1)
 	}
 }

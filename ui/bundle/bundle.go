@@ -1,9 +1,9 @@
-// Package build turns the console's sources into what is embedded.
+// Package bundle turns the console's sources into what is embedded.
 //
 // In: ui/src, and the packages of ui/package-lock.json in ui/node_modules.
 // Out: index.html, app.js, app.css and the packages' licences, minified and
 // the same octets for the same input.
-package build
+package bundle
 
 import (
 	"errors"
