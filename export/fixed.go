@@ -20,9 +20,9 @@ func (s *stream) addFixed(r *flow.Record) {
 		return
 	}
 	if r.Last-r.First > wire.MaxSpan/2 {
-		cut := *r
-		cut.First = r.Last - wire.MaxSpan/2 // all that 32 bits of ms can say
-		r = &cut
+		s.mended = *r
+		r = &s.mended
+		r.First = r.Last - wire.MaxSpan/2 // all that 32 bits of ms can say
 	}
 	o := &s.fixed
 	if field, _ := wire.SamplingV5(s.sampling.rateOf(r), s.random); field != o.field {

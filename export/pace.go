@@ -29,8 +29,8 @@ func (p *pace) most() int {
 	return batchMax / 2
 }
 
-// wait blocks until some of n datagrams may go, and says how many. With hurry
-// it does not wait.
+// wait blocks until some of n datagrams may go, and says how many; none when
+// ctx ends. With hurry it does not wait.
 func (p *pace) wait(ctx context.Context, n int, hurry bool) int {
 	if hurry {
 		return n
@@ -64,7 +64,7 @@ func (p *pace) bucket(ctx context.Context, n int) int {
 		}
 		sleep(ctx, time.Duration(min(float64(n), burst)/rate*float64(time.Second)))
 		if ctx.Err() != nil {
-			return n
+			return 0
 		}
 	}
 }

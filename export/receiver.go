@@ -131,7 +131,7 @@ func (r *receiver) look() (taken, size int, ok bool) {
 const patience = 10 * time.Second
 
 // wait blocks while the receiver's queue is more than half full, and says how
-// many of n datagrams it has room for.
+// many of n datagrams it has room for; none when ctx ends.
 func (r *receiver) wait(ctx context.Context, n int) int {
 	if r == nil {
 		return n
@@ -143,10 +143,13 @@ func (r *receiver) wait(ctx context.Context, n int) int {
 			return n
 		}
 		if room := (size/2 - taken) / datagramMemory; room >= 1 {
-			return min(n, room)
+			return min(n, max(1, room/4)) // others may be looking, too
 		}
-		if taken == 0 || ctx.Err() != nil || time.Since(began) > patience {
+		if taken == 0 || time.Since(began) > patience {
 			return n
+		}
+		if ctx.Err() != nil {
+			return 0
 		}
 		sleep(ctx, nap)
 	}

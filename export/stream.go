@@ -79,6 +79,7 @@ type stream struct {
 
 	extra   func(*optionsWriter) // names and statistics
 	scratch []byte
+	mended  flow.Record
 }
 
 // open gathers the records of one layout.
@@ -139,11 +140,10 @@ func (s *stream) templated() bool { return s.version >= flow.VersionV9 }
 
 // add gives one record. It may emit datagrams.
 func (s *stream) add(r *flow.Record) {
-	var fixed flow.Record
 	if r.Has&(flow.HasFirst|flow.HasLast) != flow.HasFirst|flow.HasLast || r.First > r.Last {
-		fixed = *r
-		s.mend(&fixed)
-		r = &fixed
+		s.mended = *r
+		s.mend(&s.mended)
+		r = &s.mended
 	}
 	s.newest = max(s.newest, r.Last)
 	if !s.templated() {
@@ -285,7 +285,8 @@ func (s *stream) create(shape wire.Shape) *open {
 	}
 	l := wire.NewLayout(s.version, shape, s.nextID)
 	s.nextID = nextID(s.nextID)
-	o := &open{layout: l, size: l.Size, body: make([]byte, 0, s.payload), used: s.built}
+	most := gather * s.payload
+	o := &open{layout: l, size: l.Size, body: make([]byte, 0, most), each: make([]sum, 0, most/l.Size+1), used: s.built}
 	s.open[shape] = o
 	s.order = append(s.order, o)
 	return o
@@ -314,7 +315,7 @@ func (s *stream) blank() *datagram {
 }
 
 // finish writes g's header and emits it. The sequence number is that before g:
-// of records for v5, v7 and IPFIX, of datagrams for v9 (netflow.md).
+// of records for v5, v7 and IPFIX (options records too), of datagrams for v9.
 func (s *stream) finish(g *datagram) {
 	g.seq = s.seq
 	stamp := s.date(g)
