@@ -491,7 +491,11 @@ func TestSecurity(t *testing.T) {
 func TestHost(t *testing.T) {
 	get := func(hosts []string, local, host string) int {
 		s := New(Options{Hosts: hosts})
-		ctx := context.WithValue(t.Context(), http.LocalAddrContextKey, net.Addr(&net.TCPAddr{IP: net.ParseIP(local), Port: 8642}))
+		addr := net.Addr(&net.TCPAddr{IP: net.ParseIP(local), Port: 8642})
+		if strings.HasPrefix(local, "/") {
+			addr = &net.UnixAddr{Name: local, Net: "unix"}
+		}
+		ctx := context.WithValue(t.Context(), http.LocalAddrContextKey, addr)
 		r := httptest.NewRequestWithContext(ctx, "GET", "/healthz", nil)
 		r.Host = host
 		w := httptest.NewRecorder()
@@ -511,6 +515,7 @@ func TestHost(t *testing.T) {
 		{nil, "127.0.0.1", "127.0.0.1.evil.example", 403},
 		{nil, "127.0.0.1", "localhost.evil.example", 403},
 		{nil, "127.0.0.1", "", 403},
+		{nil, "/run/weir/weir.sock", "weir", 200},
 		{[]string{"weir.example"}, "127.0.0.1", "weir.example", 200},
 		{[]string{"weir.example"}, "127.0.0.1", "evil.example", 403},
 		{nil, "192.0.2.5", "weir.lan:8642", 200},

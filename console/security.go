@@ -42,6 +42,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 // bound so; names must be known, on loopback always and elsewhere when Hosts
 // lists any.
 func (s *Server) hostAllowed(r *http.Request) bool {
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if _, unix := local.(*net.UnixAddr); unix {
+		return true // a socket in the file system, which no page can reach
+	}
 	host := r.Host
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
@@ -59,10 +63,6 @@ func (s *Server) hostAllowed(r *http.Request) bool {
 		}
 	}
 	if len(s.opt.Hosts) > 0 {
-		return false
-	}
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	if !ok {
 		return false
 	}
 	tcp, ok := local.(*net.TCPAddr)

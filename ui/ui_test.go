@@ -40,7 +40,7 @@ func TestLogic(t *testing.T) {
 func TestTypes(t *testing.T) {
 	tsc := filepath.Join("node_modules", ".bin", "tsc")
 	if _, err := os.Stat(tsc); err != nil {
-		t.Skip("ui/node_modules is missing (npm ci --prefix ui): types are not checked")
+		t.Skip("ui/node_modules is missing (go run ./ui/build fetches them): types are not checked")
 	}
 	if out, err := exec.Command(tsc, "--project", ".").CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
@@ -51,7 +51,7 @@ func TestTypes(t *testing.T) {
 // sources say, octet by octet.
 func TestBuilt(t *testing.T) {
 	if _, err := os.Stat("node_modules/preact"); err != nil {
-		t.Skip("ui/node_modules is missing (npm ci --prefix ui): the bundle is not built again")
+		t.Skip("ui/node_modules is missing (go run ./ui/build fetches them): the bundle is not built again")
 	}
 	out := t.TempDir()
 	if err := bundle.Console(".", out); err != nil {
