@@ -21,15 +21,15 @@ type meterCmd struct {
 
 	Read      []string `short:"r" sep:"none" placeholder:"FILE" help:"Capture file: pcap or pcapng, also gzip or zstd; - is stdin. Repeatable."`
 	Interface []string `short:"i" sep:"none" placeholder:"IF" help:"Interface, live. Repeatable."`
-	Mode      string   `default:"auto" placeholder:"MODE" help:"How to get at an interface's packets: auto, afpacket."`
+	Mode      string   `default:"auto" placeholder:"MODE" help:"How to get at an interface's packets: auto or afpacket, which are the same in this version (default ${default})."`
 	Detach    bool     `hidden:"" help:"Remove what a kernel datapath left at the interfaces."`
 
-	Idle    *config.Duration `placeholder:"15s" help:"A flow without packets for so long is over; 0: never. In files time is the capture's."`
-	Active  *config.Duration `placeholder:"30m" help:"A flow that goes on is reported so often; 0: never."`
-	TCPEnd  *string          `name:"tcp-end" placeholder:"true" help:"true: FIN or RST ends a flow within 2 s; false: not."`
-	Cache   *config.Count    `placeholder:"1Mi" help:"Flows that the cache holds."`
-	Key     *string          `placeholder:"cisco" help:"What makes a flow: cisco (5-tuple, ToS, interface, VLAN) or 5tuple."`
-	Sample  *config.Sample   `placeholder:"1:N" help:"Look at one packet in N."`
+	Idle    *config.Duration `placeholder:"15s" help:"A flow without packets for so long is over; 0: never (default 15s). In files time is the capture's."`
+	Active  *config.Duration `placeholder:"30m" help:"A flow that goes on is reported so often; 0: never (default 30m)."`
+	TCPEnd  *string          `name:"tcp-end" placeholder:"true" help:"true: FIN or RST ends a flow within 2 s; false: not (default true)."`
+	Cache   *config.Count    `placeholder:"1Mi" help:"Flows that the cache holds, 128 octets each (default 1Mi)."`
+	Key     *string          `placeholder:"cisco" help:"What makes a flow: cisco (5-tuple, ToS, input interface, VLAN) or 5tuple (default cisco)."`
+	Sample  *config.Sample   `placeholder:"1:N" help:"Look at one packet in N: every N-th of a file, by lot at an interface (default 1:1, all)."`
 	Workers int              `placeholder:"N" help:"Cores to use for files (default: all); the output is the same."`
 
 	Export  []string `sep:"none" placeholder:"URL" help:"Export to udp://HOST:PORT?version=5|9|10 (see: weir help export). Repeatable."`
@@ -147,7 +147,11 @@ func (c *meterCmd) Run(a *app) (err error) {
 		fmt.Fprintf(a.stderr, "weir: some packets were not matched: %v\n", filter.Err())
 	}
 	if c.Summary {
-		err = errors.Join(err, printJSON(a.stderr, m.Summary()))
+		s := m.Snapshot()
+		if live { // never read, so beside the balance; their octets nobody knows
+			s.Lost["kernel-drop"] = meter.LossCount{Packets: s.CaptureDrops}
+		}
+		err = errors.Join(err, printJSON(a.stderr, s.Summary))
 	}
 	return err
 }

@@ -1,0 +1,52 @@
+// Package system tests the program as an outside user has it: the binary, its
+// exit status, its output, real interfaces and sockets in network namespaces
+// that each test makes and removes.
+//
+// What needs root, or a peer (nfcapd, softflowd, tshark), is skipped by name
+// where it is not to be had. WEIR_SOAK and WEIR_INTEROP ask for the long forms.
+package system
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// weir, genflow and genpcap are the programs under test and the generators,
+// built once per run.
+var weir, genflow, genpcap string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
+	dir, err := os.MkdirTemp("", "weir-system-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // tests run it as nobody
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	weir, genflow, genpcap = filepath.Join(dir, "weir"), filepath.Join(dir, "genflow"), filepath.Join(dir, "genpcap")
+	for out, pkg := range map[string]string{weir: "./cmd/weir", genflow: "./bench/gen/genflow", genpcap: "./bench/gen/genpcap"} {
+		if out == weir && os.Getenv("WEIR_BINARY") != "" {
+			weir = os.Getenv("WEIR_BINARY")
+			continue
+		}
+		build := exec.Command("go", "build", "-o", out, pkg)
+		build.Dir = filepath.Join("..", "..")
+		build.Env = append(os.Environ(), "CGO_ENABLED=1")
+		if text, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build %s: %v\n%s", pkg, err, text)
+			return 1
+		}
+	}
+	return m.Run()
+}
