@@ -319,10 +319,6 @@ func TestTshark(t *testing.T) {
 			if want := int(st.WireRecords + st.Options); flows != want {
 				t.Errorf("tshark shows %d records; sent %d", flows, want)
 			}
-			checks, err := exec.Command(tshark, "-r", file, "-d", fmt.Sprintf("udp.port==%d,cflow", port), "-Y", "_ws.expert || _ws.malformed").Output()
-			if err != nil || len(checks) != 0 {
-				t.Errorf("tshark's expert: %v %.500s", err, checks)
-			}
 		})
 	}
 }
