@@ -18,11 +18,11 @@ import (
 )
 
 type collectCmd struct {
-	Listen []string `sep:"none" placeholder:"URL" help:"Where to receive: udp://[HOST]:PORT; every version on each. Repeatable."`
-	Store  string   `placeholder:"DIR" help:"Keep the records there (default: as configured, unless -o or --to says otherwise)."`
-	To     []string `sep:"none" placeholder:"URL" help:"Also to: jsonl:FILE. Repeatable."`
+	Listen []string `sep:"none" placeholder:"URL" help:"Where to receive: udp://[HOST]:PORT; every version on each; without HOST at every address. Repeatable (default: as configured, loopback's ports 2055, 4739, 6343 and 9995)."`
+	Store  string   `placeholder:"DIR" help:"Keep the records there (default: as configured, /var/lib/weir; with -o, -w or --to none, unless named)."`
+	To     []string `sep:"none" placeholder:"URL" help:"Write the records to jsonl:FILE, one JSON object a line. Repeatable."`
 	Output string   `short:"o" placeholder:"FORMAT" help:"Print the records: table, csv, json, ndjson."`
-	Write  string   `short:"w" placeholder:"FILE" help:"Print to this file."`
+	Write  string   `short:"w" placeholder:"FILE" help:"Print to this file instead of to stdout."`
 }
 
 func (c *collectCmd) Run(a *app) (err error) {
@@ -141,11 +141,11 @@ func (a *app) printer(format, path string, live bool) (flow.Sink, func() error, 
 type decodeCmd struct {
 	Files []string `arg:"" name:"file" help:"Captures of export traffic (pcap, pcapng), or files of raw messages; - is stdin."`
 
-	Port      []string `placeholder:"N,…" help:"Ports that carry exports (default: the usual ones, and whatever looks like it)."`
+	Port      []string `placeholder:"N" help:"Destination ports that carry exports (default: whatever looks like exports)."`
 	Templates bool     `help:"List templates and options instead of data."`
 	Explain   bool     `hidden:""`
 	Summary   bool     `help:"At the end, one JSON object on stderr: messages, sets, records, losses."`
-	Output    string   `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson."`
+	Output    string   `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson (default ${default})."`
 	Write     string   `short:"w" placeholder:"FILE" help:"Write there instead of to stdout."`
 }
 

@@ -15,10 +15,10 @@ import (
 )
 
 type demoCmd struct {
-	Console string `default:"127.0.0.1:8642" placeholder:"HOST:PORT" help:"The console's address."`
+	Console string `default:"127.0.0.1:8642" placeholder:"HOST:PORT" help:"Where the console is (default ${default})."`
 	Rate    int    `default:"500" help:"Flow records a second, of all exporters together."`
 	Seed    uint64 `default:"1" help:"The same seed makes the same network."`
-	Store   string `placeholder:"DIR" help:"Keep the flows there (default: a folder that goes with the demo)."`
+	Store   string `placeholder:"DIR" help:"Keep the flows there (default: a folder that is removed at the end)."`
 }
 
 func (c *demoCmd) Run(a *app) (err error) {

@@ -8,7 +8,7 @@ import (
 )
 
 type doctorCmd struct {
-	Output string `short:"o" default:"table" help:"table, csv, json or ndjson."`
+	Output string `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson (default ${default})."`
 }
 
 func (c *doctorCmd) Run(a *app) error {

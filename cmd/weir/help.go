@@ -3,12 +3,15 @@ package main
 import (
 	"embed"
 	"fmt"
+	"io"
 	"io/fs"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 
 	"weir/config"
+	"weir/export"
 )
 
 const description = `NetFlow for Linux, whole: measure, export, collect, store, query and show flows.
@@ -69,7 +72,8 @@ func helpWithExamples(o kong.HelpOptions, k *kong.Context) error {
 	return nil
 }
 
-// topics are the pages of `weir help TOPIC`.
+// topics are the pages of `weir help TOPIC`; that of exports lists its
+// parameters below.
 //
 //go:embed help/*.txt
 var topics embed.FS
@@ -80,8 +84,8 @@ type helpCmd struct {
 
 func (c *helpCmd) Run(a *app, k *kong.Kong) error {
 	if len(c.Topic) == 1 {
-		if page, err := topics.ReadFile("help/" + c.Topic[0] + ".txt"); err == nil {
-			_, err = a.stdout.Write(page)
+		if page, ok := topic(c.Topic[0]); ok {
+			_, err := io.WriteString(a.stdout, page)
 			return err
 		}
 		known := topicNames()
@@ -105,6 +109,46 @@ func (c *helpCmd) Run(a *app, k *kong.Kong) error {
 		return usagef("no help on %q", strings.Join(c.Topic, " "))
 	}
 	return nil
+}
+
+// topic is the page of that name.
+func topic(name string) (page string, ok bool) {
+	text, err := topics.ReadFile("help/" + name + ".txt")
+	if err != nil {
+		return "", false
+	}
+	if name == "export" {
+		text = append(text, exportParams()...)
+	}
+	return string(text), true
+}
+
+// exportParams lists what may stand behind the ? of a destination, in the
+// exporter's own words.
+func exportParams() []byte {
+	var b []byte
+	for _, p := range export.Params() {
+		b = fmt.Appendf(b, "\n  %s=%s\n", p.Name, p.Value)
+		for _, line := range wrap(fmt.Sprintf("%s (default %s)", p.Help, p.Default), 84) {
+			b = fmt.Appendf(b, "      %s\n", line)
+		}
+	}
+	return b
+}
+
+// wrap breaks text into lines of at most width characters.
+func wrap(text string, width int) (lines []string) {
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, line)
 }
 
 func topicNames() []string {

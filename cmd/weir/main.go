@@ -45,9 +45,9 @@ type app struct {
 
 // cli is the command line; each verb stands in its own file.
 type cli struct {
-	Config  string `short:"c" placeholder:"FILE" help:"Configuration; flags win over it (default ${config} if it is there)."`
-	Control string `placeholder:"SOCKET" help:"Control socket of the running weir."`
-	Log     string `placeholder:"LEVEL" help:"debug, info, warn or error."`
+	Config  string `short:"c" placeholder:"FILE" help:"Configuration file; flags win over it (default ${config}, if it is there)."`
+	Control string `placeholder:"SOCKET" help:"Control socket, which weir show asks at (default: as configured, /run/weir/weir.sock)."`
+	Log     string `placeholder:"LEVEL" help:"Log from this level on: debug, info, warn or error (default: as configured, info)."`
 
 	Up      upCmd      `cmd:"" help:"Meter this machine, collect, store and show: all of weir at once."`
 	Demo    demoCmd    `cmd:"" help:"The same over a built-in network of synthetic exporters; needs no root."`
@@ -57,7 +57,7 @@ type cli struct {
 	Query   queryCmd   `cmd:"" help:"Ask a store, in nfdump's language."`
 	Show    showCmd    `cmd:"" help:"Look into a running weir."`
 	Doctor  doctorCmd  `cmd:"" help:"Check the machine, and say how to mend it."`
-	Conf    confCmd    `cmd:"" name:"config" help:"Check, show or explain the configuration."`
+	Conf    confCmd    `cmd:"" name:"config" help:"Check or show the configuration, or print one to start from."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 	Help    helpCmd    `cmd:"" help:"Explain a verb or a topic: export, filter."`
 

@@ -40,11 +40,8 @@ func writeMan(w io.Writer, model *kong.Application) error {
 		}
 	}
 	for _, name := range topicNames() {
-		page, err := topics.ReadFile("help/" + name + ".txt")
-		if err != nil {
-			return err
-		}
-		title, text, _ := strings.Cut(string(page), "\n")
+		page, _ := topic(name)
+		title, text, _ := strings.Cut(page, "\n")
 		_, title, _ = strings.Cut(title, ": ")
 		fmt.Fprintf(&b, ".SH %s\n.nf\n%s.fi\n", roff(strings.ToUpper(title)), roff(strings.TrimLeft(text, "\n")))
 	}

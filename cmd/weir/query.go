@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"weir/config"
 	"weir/query"
 	"weir/rows"
@@ -17,16 +19,16 @@ import (
 type queryCmd struct {
 	Filter []string `arg:"" optional:"" help:"What to match (see: weir help filter); all, if there is none."`
 
-	Store   string          `placeholder:"DIR" help:"The store (default: as configured)."`
-	Time    string          `short:"t" placeholder:"FROM[/TO]" help:"Flows that ended then: RFC 3339, '2026-11-22 10:00', or relative as -1h."`
+	Store   string          `placeholder:"DIR" help:"The store (default: as configured, /var/lib/weir)."`
+	Time    timeSpan        `short:"t" placeholder:"FROM[/TO]" help:"Flows that ended then: RFC 3339, '2026-11-22 10:00', or relative as -1h."`
 	Stat    []string        `short:"s" sep:"none" placeholder:"STAT[:p][/ORDER]" help:"Top list: srcip, dstport:p/bytes, as, proto, … Repeatable."`
-	Keys    string          `short:"A" name:"aggregate" placeholder:"KEYS" help:"Aggregate by srcip, srcip4/24, dstport, proto, …"`
+	Keys    string          `short:"A" name:"aggregate" placeholder:"KEYS" help:"Sum up by keys: srcip, srcip4/24, dstport, proto, …, separated by commas."`
 	Order   string          `short:"O" placeholder:"ORDER" help:"Sort by flows, packets, bytes, pps, bps, bpp, tstart, tend, duration; :a ascends."`
 	Number  *int            `short:"n" placeholder:"N" help:"Rows; 0 for all (default: 10 for -s, all for the rest)."`
-	Series  config.Duration `placeholder:"BIN" help:"Bins over time, as 5m."`
-	Output  string          `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json, ndjson; or nfdump's line, long, extended, fmt:…, csv:…, nfdump-json, nfdump-csv."`
+	Series  config.Duration `placeholder:"BIN" help:"One row for each BIN of time, as 5m; with -A or -s for each BIN and key."`
+	Output  string          `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json, ndjson (default ${default}); or nfdump's line, long, extended, fmt:…, csv:…, nfdump-json, nfdump-csv."`
 	Write   string          `short:"w" placeholder:"FILE" help:"Write there instead of to stdout."`
-	Explain bool            `help:"Print the plan instead of the answer."`
+	Explain bool            `help:"Print the plan and its SQL instead of the answer."`
 }
 
 func (c *queryCmd) Run(a *app) (err error) {
@@ -68,7 +70,7 @@ func (c *queryCmd) Run(a *app) (err error) {
 			fmt.Fprintln(out)
 		}
 		if err := c.answer(a, engine, r, out); err != nil {
-			return badFilter(err)
+			return mistaken(engine, r, err)
 		}
 	}
 	return nil
@@ -81,7 +83,7 @@ func (c *queryCmd) requests(now time.Time) ([]query.Request, error) {
 		return nil, usageError{err}
 	}
 	var err error
-	if r.From, r.To, err = parseSpan(c.Time, now); err != nil {
+	if r.From, r.To, err = parseSpan(string(c.Time), now); err != nil {
 		return nil, usageError{err}
 	}
 	if c.Keys != "" {
@@ -98,13 +100,15 @@ func (c *queryCmd) requests(now time.Time) ([]query.Request, error) {
 	if len(c.Stat) == 0 {
 		return []query.Request{r}, nil
 	}
-	if len(c.Stat) > 1 && c.Output == string(rows.JSON) {
-		return nil, usagef("-o json prints one array: give one -s at a time, or -o ndjson")
-	}
 	var list []query.Request
 	for _, s := range c.Stat {
-		r.Stat = s
-		list = append(list, r)
+		for _, one := range query.SplitStat(s) { // a table for each order
+			r.Stat = one
+			list = append(list, r)
+		}
+	}
+	if len(list) > 1 && c.Output == string(rows.JSON) {
+		return nil, usagef("-o json prints one array: give one -s with one order at a time, or -o ndjson")
 	}
 	return list, nil
 }
@@ -160,12 +164,27 @@ func (c *queryCmd) answer(a *app, engine query.Engine, r query.Request, out io.W
 	return w.Close()
 }
 
-// badFilter makes what the user mistyped a usage error.
-func badFilter(err error) error {
-	if se := (*query.SyntaxError)(nil); errors.As(err, &se) {
+// mistaken makes what the user mistyped a usage error: what cannot be planned
+// can be mended by no store.
+func mistaken(engine query.Engine, r query.Request, err error) error {
+	if _, unplanned := engine.Explain(r); unplanned != nil {
 		return usageError{err}
 	}
 	return err
+}
+
+// timeSpan is -t's FROM[/TO]. Its -1h is a value, though it looks like a flag.
+type timeSpan string
+
+// Decode takes the next word whatever it begins with.
+func (s *timeSpan) Decode(c *kong.DecodeContext) error {
+	t := c.Scan.Pop()
+	text := strings.TrimPrefix(fmt.Sprint(t.Value), "=")
+	if rel, ok := strings.CutPrefix(text, "-"); t.IsEOL() || ok && strings.IndexAny(rel, "0123456789") != 0 {
+		return errors.New("accepted: FROM[/TO], as -1h or 2026-11-22/2026-11-23")
+	}
+	*s = timeSpan(text)
+	return nil
 }
 
 // output opens the file that -w names, or stdout. The file appears under its

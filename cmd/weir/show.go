@@ -16,7 +16,7 @@ import (
 
 type showCmd struct {
 	What   string `arg:"" help:"loss, cache, interfaces, export, exporters, templates or store."`
-	Output string `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson."`
+	Output string `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson (default ${default})."`
 }
 
 // view is one thing that `weir show` can show: a list of the API.

@@ -21,12 +21,12 @@ import (
 )
 
 type upCmd struct {
-	Interface []string         `short:"i" placeholder:"IF" help:"Meter this interface (default: those with a route and no master). Repeatable."`
-	Listen    []string         `sep:"none" placeholder:"URL" help:"Receive here instead of on loopback: udp://[HOST]:PORT. Repeatable."`
+	Interface []string         `short:"i" sep:"none" placeholder:"IF" help:"Meter this interface (default: those that are up, have a route and are no part of a bridge or bond). Repeatable."`
+	Listen    []string         `sep:"none" placeholder:"URL" help:"Receive at udp://[HOST]:PORT instead of at loopback's ports 2055, 4739, 6343 and 9995. Repeatable."`
 	Export    []string         `sep:"none" placeholder:"URL" help:"Export there too (see: weir help export). Repeatable."`
-	Store     string           `placeholder:"DIR" help:"Keep the flows there."`
-	Console   *string          `placeholder:"HOST:PORT" help:"The console's address."`
-	Active    *config.Duration `placeholder:"TIME" help:"Report a long flow so often (here 60s unless the configuration says otherwise)."`
+	Store     string           `placeholder:"DIR" help:"Keep the flows there (default: as configured, /var/lib/weir)."`
+	Console   *string          `placeholder:"HOST:PORT" help:"Where the console, the API and /metrics are (default: as configured, 127.0.0.1:8642)."`
+	Active    *config.Duration `placeholder:"TIME" help:"Report a long flow so often (default 60s, unless the configuration says otherwise)."`
 }
 
 // upActive is the active timeout of `weir up`: its own console wants to see a
@@ -34,7 +34,7 @@ type upCmd struct {
 const upActive = config.Duration(time.Minute)
 
 func (c *upCmd) Run(a *app) error {
-	conf, log, err := a.settings()
+	_, log, err := a.settings()
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,8 @@ func (c *upCmd) Run(a *app) error {
 		}
 		return conf, c.override(conf, a)
 	}
-	if conf, err = load(); err != nil {
+	conf, err := load()
+	if err != nil {
 		return err
 	}
 	hup := make(chan os.Signal, 1)
