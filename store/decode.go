@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -38,7 +37,8 @@ type CorruptError struct{ Path, Why string }
 
 func (e *CorruptError) Error() string { return e.Path + ": broken segment: " + e.Why }
 
-// openParquet parses the footer of data.
+// openParquet parses the footer of data, which must have been checked: a
+// Parquet reader believes the lengths it reads.
 func openParquet(path string, data []byte) (f *parquet.File, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -50,28 +50,6 @@ func openParquet(path string, data []byte) (f *parquet.File, err error) {
 		return nil, &CorruptError{path, err.Error()}
 	}
 	return f, nil
-}
-
-// readMeta reads what a segment says of itself, with the size and the checksum
-// of the file as it is.
-func readMeta(path string, data []byte) (Segment, error) {
-	var s Segment
-	f, err := openParquet(path, data)
-	if err != nil {
-		return s, err
-	}
-	text, ok := f.Lookup(metaKey)
-	if !ok {
-		return s, &CorruptError{path, "not a segment of weir: no key " + metaKey}
-	}
-	if err := json.Unmarshal([]byte(text), &s); err != nil {
-		return s, &CorruptError{path, err.Error()}
-	}
-	if s.Rows != uint64(f.NumRows()) {
-		return s, &CorruptError{path, fmt.Sprintf("%d rows, its header says %d", f.NumRows(), s.Rows)}
-	}
-	s.Size, s.CRC = int64(len(data)), crc32.Checksum(data, castagnoli)
-	return s, nil
 }
 
 // readRows appends all rows of a segment to b.
@@ -97,8 +75,8 @@ func readGroup(path string, g parquet.RowGroup, b *batch) (err error) {
 	}()
 	lo := b.rows()
 	n := int(g.NumRows())
-	if uint64(n) > 1<<31 {
-		return &CorruptError{path, "too many rows"}
+	if n < 0 || n > groupRows { // a lie must not cost memory
+		return &CorruptError{path, fmt.Sprintf("a row group of %d rows; %d at most", n, groupRows)}
 	}
 	hi := lo + n
 	b.resize(hi)

@@ -21,9 +21,6 @@ import (
 // groupRows is the largest row group: what one thread of a query takes at a time.
 const groupRows = 128 << 10
 
-// metaKey is the file's key of its Segment as JSON (without Size and CRC).
-const metaKey = "weir.segment"
-
 // encoder writes batches as Parquet. A column chunk is one data page, after a
 // dictionary page if its values repeat; else 64-bit integers are delta-coded
 // and the rest is plain. It works on whole columns of machine types, which
@@ -80,13 +77,12 @@ func (e *encoder) write(w io.Writer, s *Segment, group func(lo, hi int) (b *batc
 		return err
 	}
 	file := &format.FileMetaData{
-		Version:          2,
-		Schema:           fileSchema,
-		NumRows:          int64(s.Rows),
-		KeyValueMetadata: []format.KeyValue{{Key: metaKey, Value: string(meta)}},
-		CreatedBy:        "weir",
-		ColumnOrders:     columnOrders,
-		RowGroups:        thrift.Slice[format.RowGroup]{},
+		Version:      2,
+		Schema:       fileSchema,
+		NumRows:      int64(s.Rows),
+		CreatedBy:    "weir",
+		ColumnOrders: columnOrders,
+		RowGroups:    thrift.Slice[format.RowGroup]{},
 	}
 	e.out = append(e.out[:0], "PAR1"...)
 	for start := 0; start < int(s.Rows); start += groupRows {
@@ -117,6 +113,10 @@ func (e *encoder) write(w io.Writer, s *Segment, group func(lo, hi int) (b *batc
 	if err != nil {
 		return err
 	}
+	if err := flush(); err != nil { // s.CRC is that of all before
+		return err
+	}
+	e.out = appendSeal(e.out, meta, s.CRC, footer)
 	e.out = append(e.out, footer...)
 	e.out = binary.LittleEndian.AppendUint32(e.out, uint32(len(footer)))
 	e.out = append(e.out, "PAR1"...)
@@ -212,6 +212,7 @@ func (e *encoder) chunk(c *column, b *batch, lo, hi int, all, any flow.Field, ba
 	m := format.ColumnMetaData{
 		Type:         c.kind.physical(),
 		PathInSchema: []string{c.name},
+		Codec:        format.Zstd, // always: readers take it to be one for the column, not for the chunk
 		NumValues:    int64(n),
 		Statistics:   format.Statistics{NullCount: int64(n - known)},
 	}
@@ -257,33 +258,23 @@ func (e *encoder) chunk(c *column, b *batch, lo, hi int, all, any flow.Field, ba
 	if enc != format.RLEDictionary {
 		dict = nil
 	}
-	raw := len(dict) + len(page)
 	e.packed[0] = e.zstd.EncodeAll(dict, e.packed[0][:0])
 	if enc == format.Plain {
 		e.packed[1] = e.zstd.EncodeAll(page, e.packed[1][:0])
 	} else {
 		e.packed[1] = e.pack(e.packed[1][:0], page)
 	}
-	if len(e.packed[0])+len(e.packed[1]) < raw-raw/32 {
-		m.Codec = format.Zstd
-	} else {
-		m.Codec = format.Uncompressed
-	}
 	start := base + int64(len(e.out))
 	put := func(h *format.PageHeader, body, packed []byte) error {
-		h.UncompressedPageSize = int32(len(body))
-		if m.Codec == format.Zstd {
-			body = packed
-		}
-		h.CompressedPageSize = int32(len(body))
+		h.UncompressedPageSize, h.CompressedPageSize = int32(len(body)), int32(len(packed))
 		head, err := thrift.Marshal(&e.protocol, h)
 		if err != nil {
 			return err
 		}
 		e.out = append(e.out, head...)
-		e.out = append(e.out, body...)
-		m.TotalUncompressedSize += int64(len(head)) + int64(h.UncompressedPageSize)
-		m.TotalCompressedSize += int64(len(head) + len(body))
+		e.out = append(e.out, packed...)
+		m.TotalUncompressedSize += int64(len(head) + len(body))
+		m.TotalCompressedSize += int64(len(head) + len(packed))
 		return nil
 	}
 	if dict != nil {

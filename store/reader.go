@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"weir/flow"
 )
 
 // Reader reads a store beside its writer, from any process. It takes no lock
@@ -100,6 +102,38 @@ func (r *Reader) Path(s Segment) string { return filepath.Join(r.dir, s.File) }
 func (r *Reader) Verify(s Segment) error {
 	_, err := readFile(r.Path(s), &s)
 	return err
+}
+
+// ReadSegment gives the records of a segment to sink, in the order of the file.
+// It needs no query engine.
+func (r *Reader) ReadSegment(s Segment, sink flow.Sink) error {
+	path := r.Path(s)
+	data, err := readFile(path, &s)
+	if err != nil {
+		return err
+	}
+	f, err := openParquet(path, data)
+	if err != nil {
+		return err
+	}
+	var b batch
+	var out [256]flow.Record
+	for _, g := range f.RowGroups() {
+		b.reset()
+		if err := readGroup(path, g, &b); err != nil {
+			return err
+		}
+		for lo := 0; lo < b.rows(); lo += len(out) {
+			n := min(len(out), b.rows()-lo)
+			for i := range n {
+				b.record(lo+i, &out[i])
+			}
+			if err := sink.WriteRecords(out[:n]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Exclude leaves a segment out of what Segments gives from now on.
