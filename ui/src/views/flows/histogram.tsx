@@ -43,7 +43,7 @@ function options(unit: "bit" | "byte", zone: "utc" | "local", facts: Facts, hove
   const c = palette(["in", "line", "line-2", "ink-3", "paper"]);
   return {
     legend: { show: false },
-    padding: [6, 8, 0, 0],
+    padding: [6, 24, 0, 0],
     cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: false, dist: 5 } },
     scales: { x: { time: true, range: () => [facts.from, facts.to] }, y: { range: (_, __, max) => [0, max > 0 ? max * 1.06 : 1] } },
     series: [{}, { label: "rate", stroke: c["in"]!, fill: fade(c["in"]!, 0.35), width: 1, paths: uPlot.paths.stepped!({ align: 1 }), points: { show: false } }],

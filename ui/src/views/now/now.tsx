@@ -244,10 +244,10 @@ function Empty({ data, view }: { data: NowAnswer; view: View }) {
 /** The shape of the page before the first answer. */
 function Skeleton() {
   return (
-    <div aria-hidden="true">
-      <div class="panel health skeleton" />
-      <div class="panel traffic skeleton" />
-      <div class="cards">{Array.from({ length: 8 }, (_, i) => <div key={i} class="panel card skeleton" />)}</div>
-    </div>
+    <>
+      <div class="panel health skeleton" aria-hidden="true" />
+      <div class="panel traffic skeleton" aria-hidden="true" />
+      <div class="cards" aria-hidden="true">{Array.from({ length: 8 }, (_, i) => <div key={i} class="panel card skeleton" />)}</div>
+    </>
   );
 }

@@ -86,7 +86,7 @@ function options(unit: "bit" | "byte", zone: "utc" | "local", facts: { from: num
   });
   return {
     legend: { show: false },
-    padding: [8, 8, 0, 0],
+    padding: [8, 24, 0, 0],
     cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: false, dist: 5 } },
     select: { show: true, left: 0, top: 0, width: 0, height: 0 },
     scales: {
