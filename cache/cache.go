@@ -31,11 +31,14 @@ type Cache struct {
 	clock
 	nextDue            uint32 // the second before which no tick has anything to do
 	shift              uint8  // stamps are in units of 1<<shift seconds
-	tickLanes          uint64 // the tick, and the one after, as stamps in all lanes
-	nextLanes          uint64
+	far                bool   // idle is never: stamps do not say when entries are due
+	farBits            uint32 // then all ones
+	agesLanes          uint64 // as stamps in all lanes: the tick less overdue
+	nextLanes          uint64 // and the second after it
 	maxDue             uint32 // the furthest second a stamp can say now
 	stampFrom, stampTo int64  // packets of times in (from, to] get stampDue
 	stampDue           uint32
+	idleDue            uint32 // what stampDue stands for: the second at which they are idle
 	activeDue          uint32 // and this end of the active timeout, if they are a flow's first
 	newest             int64  // largest time of a packet
 	ageAgain           int64  // live: when pressure may be looked at again
@@ -97,6 +100,9 @@ func NewShare(cfg Config, sink flow.Sink, i, n int) (*Cache, error) {
 		mask:       cfg.Key != flow.KeyCisco,
 		newest:     math.MinInt64,
 		found:      make([]uint32, 0, pageSets*ways),
+	}
+	if c.idle == 0 {
+		c.far, c.farBits = true, math.MaxUint32
 	}
 	for i := range c.regions {
 		c.regions[i] = newRegion(sh.regionSets)
@@ -280,7 +286,7 @@ func (c *Cache) addChunk(n int) {
 		if t <= c.stampFrom || t > c.stampTo {
 			c.newStampDue(t)
 		}
-		c.heads[slot/ways].stamps[slot%ways] = manyPackets | uint8(min(c.stampDue, e.Until)>>c.shift)&0x7f
+		c.heads[slot/ways].stamps[slot%ways] = manyPackets | uint8(min(c.stampDue, e.Until|c.farBits)>>c.shift)&0x7f
 	}
 	c.newest = newest
 	c.stats.Packets += uint64(n)
@@ -316,8 +322,7 @@ func (c *Cache) find(i int, k *flow.Key) uint32 {
 // active timeout, and the times that share both.
 func (c *Cache) newStampDue(t int64) {
 	due, active := c.due(t, c.idle), max(c.due(t, c.active), c.tick+1)
-	_, c.stampDue = c.stamp(due)
-	c.activeDue = active
+	c.idleDue, c.stampDue, c.activeDue = due, min(max(due, c.tick+1), c.maxDue), active
 	c.stampFrom, c.stampTo = t-1, t
 	if due <= c.tick || active <= c.tick+1 || t > math.MaxInt64/2 || t < math.MinInt64/2 {
 		return // not worth keeping
@@ -387,7 +392,7 @@ func (c *Cache) create(i int, in *packet.Info) {
 		e.Until = max(c.due(t, c.tcpEnd), c.tick+1)
 		due = min(due, e.Until)
 	}
-	stamp, due := c.stamp(min(due, c.stampDue))
+	stamp, due := c.stamp(min(due, c.idleDue))
 	head := &c.heads[p.slot/ways]
 	head.tags[p.slot%ways] = uint8(hashTag(c.hashes[i]))
 	head.stamps[p.slot%ways] = stamp

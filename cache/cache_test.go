@@ -240,10 +240,14 @@ func TestModel(t *testing.T) {
 		if rapid.Bool().Draw(t, "sparse") {
 			g.gaps = append(g.gaps, 900*time.Millisecond, 7*time.Second)
 		}
+		gaps := []time.Duration{0, time.Minute, time.Hour}
+		if cfg.Idle > 0 && cfg.Idle < time.Hour { // else the model takes its time
+			gaps = append(gaps, 300*time.Hour)
+		}
 		for i := range rapid.IntRange(1, 3000).Draw(t, "packets") {
 			p.feed(g.next())
 			if i%500 == 499 {
-				g.now += int64(rapid.SampledFrom([]time.Duration{0, time.Minute, time.Hour, 30 * time.Hour}).Draw(t, "gap"))
+				g.now += int64(rapid.SampledFrom(gaps).Draw(t, "gap"))
 				if err := p.check(); err != nil {
 					t.Fatal(err)
 				}

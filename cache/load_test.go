@@ -136,21 +136,23 @@ func TestFloodLive(t *testing.T) {
 	}
 }
 
-// What an expiry costs does not depend on how far apart packets are: of a year
-// of sparse packets, as of a minute of dense ones, a tick looks at little more
-// than what is due.
+// What an expiry costs does not depend on how far apart packets are: of
+// decades of sparse packets, as of a minute of dense ones, the ticks look at
+// little more than what is due.
 func TestGapsCostNothing(t *testing.T) {
-	work := func(step int64) (pages uint64) {
+	const packets = 30000
+	work := func(span time.Duration, idle, active, end time.Duration) (pages uint64) {
 		sink := &total{}
-		cfg := DefaultConfig()
-		cfg.Offline = true
-		c := open(t, cfg, sink)
-		now := int64(1_700_000_000 * second)
-		const packets = 50000
+		c := open(t, Config{Idle: idle, Active: active, TCPEnd: end, Offline: true}, sink)
+		now := int64(0)
 		for i := range uint64(packets) {
-			now += step
+			now += int64(span) / packets
 			c.Tick(now)
-			c.Add([]packet.Info{{Key: numbered(i), Length: 40, Time: now}})
+			in := packet.Info{Key: numbered(i), Length: 40, Time: now}
+			if i%10 == 0 {
+				in.Key.Proto, in.TCPFlags = flow.ProtoTCP, flow.FIN
+			}
+			c.Add([]packet.Info{in})
 		}
 		c.Drain(flow.EndForced)
 		if sink.packets != packets {
@@ -158,10 +160,18 @@ func TestGapsCostNothing(t *testing.T) {
 		}
 		return c.swept
 	}
-	dense, sparse := work(60*second/50000), work(365*86400*second/50000)
-	t.Logf("pages swept: %d in a minute, %d in a year", dense, sparse)
-	if sparse > 4*50000 || dense > 4*50000 {
-		t.Errorf("%d pages swept in a minute, %d in a year, for 50000 packets", dense, sparse)
+	const year = 365 * 24 * time.Hour
+	for _, span := range []time.Duration{time.Minute, time.Hour, year, 60 * year} {
+		for _, c := range [][3]time.Duration{
+			{15 * time.Second, 30 * time.Minute, 2 * time.Second}, {0, 30 * time.Minute, 0}, {0, 0, 2 * time.Second}, {0, 0, 0},
+			{24 * time.Hour, time.Minute, 2 * time.Second},
+		} {
+			n := work(span, c[0], c[1], c[2])
+			t.Logf("%v, timeouts %v: %d pages swept", span, c, n)
+			if n > 4*packets {
+				t.Errorf("%v, timeouts %v: %d pages swept for %d packets", span, c, n, packets)
+			}
+		}
 	}
 }
 

@@ -86,6 +86,9 @@ func (c *Cache) sweepPage(p uint32) uint32 {
 		// How far beyond the next second: 63 and less are to come, the rest is due.
 		d := distance(heads[i].stampLanes(), c.nextLanes)
 		now := d << 1 & used
+		if c.far {
+			now = used
+		}
 		next = lower(next, d|^full(used&^now)&lanes7f)
 		for ; now != 0; now &= now - 1 {
 			found = append(found, (first+uint32(i))*ways+lane(now))
@@ -166,14 +169,17 @@ func (c *Cache) age(i uint32, r *region) {
 	heads := c.heads[first : first+r.sets]
 	var single, many uint64 // entries due in fewer units than this leave
 	if r.live < r.urgent && !refusing {
-		limit := uint64(c.idle/second) >> c.shift // never: there is no limit that could fall
-		single = limit * 3 * uint64(r.live-r.staged) / (4 * uint64(r.urgent-r.staged))
+		if c.far {
+			return // there is no limit that could fall
+		}
+		limit := uint64(c.idle/second) >> c.shift
+		single = overdue + limit*3*uint64(r.live-r.staged)/(4*uint64(r.urgent-r.staged))
 	} else {
 		var due [2][128]uint32
 		for j := range heads {
 			used := nonzero(heads[j].tagLanes())
 			stamps := heads[j].stampLanes()
-			d := distance(stamps, c.tickLanes)
+			d := distance(stamps, c.agesLanes)
 			for ; used != 0; used &= used - 1 {
 				at := lane(used) * 8
 				due[stamps>>at>>7&1][d>>at&0x7f]++
@@ -192,7 +198,7 @@ func (c *Cache) age(i uint32, r *region) {
 		for j := at; j < min(at+pageSets, uint32(len(heads))); j++ {
 			used := nonzero(heads[j].tagLanes())
 			stamps := heads[j].stampLanes()
-			d := distance(stamps, c.tickLanes)
+			d := distance(stamps, c.agesLanes)
 			for ; used != 0; used &= used - 1 {
 				shift := lane(used) * 8
 				cut := single
@@ -207,7 +213,7 @@ func (c *Cache) age(i uint32, r *region) {
 		c.fetch(found)
 		for _, slot := range found {
 			e := &c.entries[slot]
-			if e.Mark&markClosing == 0 && e.Until < c.due(e.Last, c.idle) {
+			if e.Mark&markClosing == 0 && !c.far && e.Until < c.due(e.Last, c.idle) {
 				continue // about to be reported, not idle
 			}
 			c.retire(slot, e, c.tick, flow.EndResource, r)

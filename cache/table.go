@@ -18,6 +18,7 @@ type head struct {
 const (
 	manyPackets = 0x80
 	horizon     = 62 // units from the clock to the furthest stamp
+	overdue     = 64 // added to a distance, so that what is overdue comes first
 )
 
 func (h *head) tagLanes() uint64   { return binary.LittleEndian.Uint64(h.tags[:]) }
@@ -157,8 +158,8 @@ func (c *Cache) choose(w *candidates) (p place) {
 	if single1|single2 != 0 {
 		used1, used2 = single1, single2
 	}
-	d1 := distance(p.stamps[0], c.tickLanes) | ^full(used1)&lanes7f
-	d2 := distance(p.stamps[1], c.tickLanes) | ^full(used2)&lanes7f
+	d1 := distance(p.stamps[0], c.agesLanes) | ^full(used1)&lanes7f
+	d2 := distance(p.stamps[1], c.agesLanes) | ^full(used2)&lanes7f
 	soonest := lowest(lower(d1, d2)) * lanes01
 	if m := nonzero(d1^soonest) ^ lanes80; m != 0 {
 		p.slot = w.s1*ways + lane(m)
@@ -260,9 +261,14 @@ func (c *Cache) lowerPage(slot, due uint32) {
 	}
 }
 
-// stamp is what a set's head says of an entry that is due then.
+// stamp is what a set's head says of an entry that is due then, and the second
+// its page must know.
 func (c *Cache) stamp(due uint32) (uint8, uint32) {
-	due = min(max(due, c.tick+1), c.maxDue)
+	due = max(due, c.tick+1)
+	if c.far {
+		return uint8(c.maxDue>>c.shift) & 0x7f, due
+	}
+	due = min(due, c.maxDue)
 	return uint8(due>>c.shift) & 0x7f, due
 }
 
@@ -270,14 +276,21 @@ func (c *Cache) stamp(due uint32) (uint8, uint32) {
 func (c *Cache) setTick(t uint32) {
 	c.tick = t
 	unit := uint64(t >> c.shift)
-	c.tickLanes = unit & 0x7f * lanes01
+	c.agesLanes = (unit - overdue) & 0x7f * lanes01
 	c.nextLanes = (unit + 1) & 0x7f * lanes01
 	c.maxDue = uint32(min((unit+horizon)<<c.shift, math.MaxUint32))
 	c.stampFrom, c.stampTo = 0, 0
 }
 
 // shiftFor is the unit of stamps in which an idle timeout fits the horizon.
+//
+// A flow that never gets idle has no such thing: its stamp says when its last
+// packet was, for choosing who must leave, and a page in which something is due
+// is looked through (Cache.far).
 func shiftFor(idle int64) (shift uint8) {
+	if idle == 0 {
+		return 5
+	}
 	for (idle/second+2)>>shift > horizon-2 {
 		shift++
 	}
