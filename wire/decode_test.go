@@ -27,6 +27,7 @@ func feedFrom(t testing.TB, d *Decoder, src Source, at int64, msg []byte) ([]flo
 	if len(b.Records) != m.Records+m.Released {
 		t.Fatalf("%d records in the batch, the message counts %+v", len(b.Records), m)
 	}
+	check(t, d, &b, m, msg)
 	return b.Records, m, err
 }
 
