@@ -2,7 +2,7 @@
 
 import type { Cell, Flow } from "../../api/types.ts";
 import type { Column } from "../../query/columns.ts";
-import { count, dateTime, duration, exact, octets, perSecond, rate, stamp, text, zoneName, type Unit, type Zone } from "../../text/format.ts";
+import { count, duration, exact, octets, perSecond, rate, stamp, text, type Unit, type Zone } from "../../text/format.ts";
 import { direction, endReason, icmpType, protocol, service, tcpFlags, version } from "../../text/names.ts";
 
 export interface CellText {
@@ -65,7 +65,7 @@ export function cell(name: string, v: Cell, unit: Unit, zone: Zone, today: Date,
     case "first":
     case "last":
     case "received":
-      return { text: stamp(new Date(v), zone, today), title: zone === "utc" ? String(v) : `${dateTime(new Date(v), zone)} ${zoneName(zone, new Date(v))}, ${v}`, mono: true };
+      return { text: stamp(new Date(v), zone, today), title: String(v), mono: true };
     case "proto":
       return { text: protocol(v), title: `protocol ${v}`, value: v };
     case "sport":
