@@ -44,7 +44,7 @@ const (
 	maxRate     = 100_000
 	// backfillMost bounds the records of the back-fill: each then stands for
 	// several flows, so that the graphs are as high.
-	backfillMost = 150_000
+	backfillMost = 500_000
 	tick         = 100 * time.Millisecond
 )
 

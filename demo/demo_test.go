@@ -109,7 +109,7 @@ func TestCurve(t *testing.T) {
 		v := curve(at.Add(time.Duration(m) * time.Minute))
 		least, top = min(least, v), max(top, v)
 	}
-	if least < .15 || least > .55 || top < .8 || top > 1.2 {
+	if least < .3 || least > .65 || top < .8 || top > 1.2 {
 		t.Errorf("from %.2f to %.2f of the busiest hour", least, top)
 	}
 }

@@ -158,7 +158,7 @@ func (t *traffic) draw(s size) float64 {
 // the morning, most in the evening, restless in between.
 func curve(at time.Time) float64 {
 	h := float64(at.Hour()) + float64(at.Minute())/60
-	day := .62 - .25*math.Cos((h-4)/24*2*math.Pi) + .08*math.Cos((h-20)/12*2*math.Pi)
+	day := .72 - .2*math.Cos((h-4)/24*2*math.Pi) + .06*math.Cos((h-20)/12*2*math.Pi)
 	s := float64(at.UnixNano()) / 1e9
 	return day + .05*math.Sin(s/71) + .04*math.Sin(s/23.7) + .03*math.Sin(s/311)
 }
