@@ -197,8 +197,13 @@ func (c *decodeCmd) Run(a *app) (err error) {
 	return err
 }
 
-// warnLost says in one line what was not decoded, if anything was not.
+// warnLost says in one line what was not decoded, if anything was not, and why
+// nothing came out if there was nothing to decode.
 func warnLost(a *app, sum *collect.Summary) {
+	if sum.Datagrams == 0 {
+		fmt.Fprintln(a.stderr, "weir: no exports in there (packets become flows with: weir meter -r FILE)")
+		return
+	}
 	var lost []string
 	for reason, n := range sum.Lost {
 		if n != (collect.LostSummary{}) {

@@ -61,21 +61,21 @@ func (n *node) runDemo(ctx context.Context, o demo.Options, say io.Writer) (err 
 		defer closer.Close()
 	}
 	keep := start(behind, "store", failed, n.store.Run)
-	defer func() { err = errors.Join(err, keep.stop()) }()
+	defer func() { err = also(err, keep.stop()) }()
 	collecting, err := n.startCollector(behind, failed)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, collecting.stop()) }()
+	defer func() { err = also(err, collecting.stop()) }()
 	o.To = n.collector.Addrs()[0].String()
 	network, err := demo.New(o)
 	if err != nil {
 		return err
 	}
 	sending := start(ctx, "demo", failed, network.Run)
-	defer func() { err = errors.Join(err, sending.stop()) }()
+	defer func() { err = also(err, sending.stop()) }()
 	show := start(behind, "console", failed, n.serve)
-	defer func() { err = errors.Join(err, show.stop()) }()
+	defer func() { err = also(err, show.stop()) }()
 	ask := start(behind, "control", failed, func(ctx context.Context) error {
 		err := n.serveControl(ctx)
 		<-ctx.Done()

@@ -104,7 +104,7 @@ func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []
 		}
 		o.Destinations = append(o.Destinations, d)
 	}
-	sources, err := openInterfaces(list, n.conf, nil)
+	sources, err := n.openRings(list)
 	if err != nil {
 		return nil, err
 	}
@@ -112,15 +112,14 @@ func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []
 	o.Sampling, o.SamplingRandom = conf.Sample.N, conf.Sample.Random
 	e, err := export.New(o)
 	if err != nil {
-		closeAll(sources)
 		return nil, err
 	}
 	own := &ownTraffic{exporter: e}
 	conf.Own = own.is
 	if m, err = meter.New(conf, e); err != nil {
-		closeAll(sources)
 		return nil, err
 	}
+	n.keepRings(list)
 	n.mu.Lock()
 	n.meter, n.exporter = m, e
 	n.mu.Unlock()
@@ -128,7 +127,6 @@ func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []
 		n.log.Info("metering", "interface", i.Name, "mode", "afpacket", "rings", len(sources)/len(list))
 	}
 	return start(ctx, "meter", failed, func(ctx context.Context) error {
-		defer closeAll(sources)
 		return withExporter(ctx, e, func(ctx context.Context) error {
 			own.look()
 			defer own.follow(ctx)()

@@ -149,7 +149,7 @@ func (c *meterCmd) Run(a *app) (err error) {
 	if c.Summary {
 		s := m.Snapshot()
 		if live { // never read, so beside the balance; their octets nobody knows
-			s.Lost["kernel-drop"] = meter.LossCount{Packets: s.CaptureDrops}
+			s.Lost[kernelDrop] = meter.LossCount{Packets: s.CaptureDrops}
 		}
 		err = errors.Join(err, printJSON(a.stderr, s.Summary))
 	}

@@ -33,6 +33,7 @@ type node struct {
 	started time.Time
 	engine  query.Engine
 	store   *storeRoom
+	rings   map[uint32]ring // by interface index; of the goroutine that reloads
 
 	mu        sync.Mutex // of what a reload exchanges
 	conf      *config.Config

@@ -2,10 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -77,6 +79,9 @@ const maxAnswer = 256 << 20
 func fetch(c *http.Client, v view) ([]map[string]any, error) {
 	r, err := c.Get("http://localhost" + v.path)
 	if err != nil {
+		if u := (*url.Error)(nil); errors.As(err, &u) {
+			err = u.Err // without the URL, which nobody typed
+		}
 		return nil, err
 	}
 	defer r.Body.Close()

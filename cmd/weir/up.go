@@ -103,9 +103,9 @@ func start(ctx context.Context, name string, failed chan<- error, run func(conte
 		err := run(ctx)
 		if ctx.Err() == nil {
 			if err == nil {
-				err = errors.New("ended by itself")
+				err = fmt.Errorf("%s ended by itself", name)
 			}
-			failed <- fmt.Errorf("%s: %w", name, err)
+			failed <- err
 		}
 		p.ended <- err
 	}()
@@ -119,6 +119,15 @@ func (p *part) stop() error {
 	}
 	p.cancel()
 	return <-p.ended
+}
+
+// also adds what stopping a room said to why all stops; a room that failed
+// says the same twice.
+func also(err, more error) error {
+	if more == nil || errors.Is(err, more) {
+		return err
+	}
+	return errors.Join(err, more)
 }
 
 // run starts the rooms from the store back to the wire, so that each finds the
@@ -140,21 +149,22 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 		defer closer.Close()
 	}
 	keep := start(behind, "store", failed, n.store.Run)
-	defer func() { err = errors.Join(err, keep.stop()) }()
+	defer func() { err = also(err, keep.stop()) }()
 
 	collecting, err := n.startCollector(behind, failed)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, collecting.stop()) }()
+	defer func() { err = also(err, collecting.stop()) }()
+	defer n.keepRings(nil)
 	metering, err := n.startMeter(behind, failed)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, metering.stop()) }()
+	defer func() { err = also(err, metering.stop()) }()
 
 	show := start(behind, "console", failed, n.serve)
-	defer func() { err = errors.Join(err, show.stop()) }()
+	defer func() { err = also(err, show.stop()) }()
 	ask := start(behind, "control", failed, func(ctx context.Context) error {
 		err := n.serveControl(ctx)
 		<-ctx.Done() // not being able to answer is no reason to stop
@@ -210,13 +220,40 @@ func (n *node) startCollector(ctx context.Context, failed chan<- error) (*part, 
 	if err := c.Listen(); err != nil {
 		return nil, err
 	}
+	return n.runCollector(ctx, failed, c), nil
+}
+
+func (n *node) runCollector(ctx context.Context, failed chan<- error, c *collect.Collector) *part {
 	for _, l := range c.Addrs() {
 		n.log.Info("collecting", "network", l.Network(), "address", l.String())
 	}
 	n.mu.Lock()
 	n.collector = c
 	n.mu.Unlock()
-	return start(ctx, "collector", failed, c.Run), nil
+	return start(ctx, "collector", failed, c.Run)
+}
+
+// exchangeCollector puts a collector with the new configuration in the place
+// of the running one. Sockets that both want go over with what is in them, so
+// no datagram is lost. An error that is refused left all as it was; any other
+// ends the program.
+func (n *node) exchangeCollector(ctx context.Context, failed chan<- error, running *part) (fresh *part, refused, err error) {
+	c, err := collect.New(collectOptions(n.conf, n.store, statePath(n.conf.Store.Dir), n.log))
+	if err != nil {
+		return running, err, nil
+	}
+	old := n.collector
+	if err := c.ListenAfter(old); err != nil {
+		return running, err, nil
+	}
+	if err := running.stop(); err != nil {
+		return nil, nil, err
+	}
+	if err := c.Take(old); err != nil {
+		return nil, nil, err
+	}
+	n.retire(old.Losses())
+	return n.runCollector(ctx, failed, c), nil, nil
 }
 
 // startMeter meters the interfaces and exports to our own collector, and to
@@ -285,18 +322,15 @@ func (n *node) reload(ctx context.Context, failed chan<- error, load func() (*co
 	}
 	n.configure(next)
 	if !reflect.DeepEqual(next.Collect, old.Collect) {
-		before := n.collector
-		fresh, err := n.startCollector(ctx, failed) // beside the old one: no datagram finds a closed port
-		if err != nil {
+		var refused error
+		if c, refused, err = n.exchangeCollector(ctx, failed, c); err != nil {
+			return c, m, err
+		}
+		if refused != nil {
 			n.configure(old)
-			refuse(err)
+			refuse(refused)
 			return c, m, nil
 		}
-		if err := c.stop(); err != nil {
-			return fresh, m, err
-		}
-		n.retire(before.Losses())
-		c = fresh
 	}
 	if !reflect.DeepEqual([]any{next.Interfaces, next.Cache, next.Export, next.Collect}, []any{old.Interfaces, old.Cache, old.Export, old.Collect}) {
 		if m, err = n.exchangeMeter(ctx, failed, m, old); err != nil {
@@ -315,14 +349,15 @@ func (n *node) reload(ctx context.Context, failed chan<- error, load func() (*co
 }
 
 // exchangeMeter stops the metering and starts it anew. Two at a time would
-// count packets twice, so the old one drains first; if the new one does not
-// start, the old configuration's does.
+// count packets twice, so the old one drains first; meanwhile packets wait in
+// the rings, which go over to the new one. If that does not start, the old
+// configuration's does.
 func (n *node) exchangeMeter(ctx context.Context, failed chan<- error, m *part, old *config.Config) (*part, error) {
 	if err := m.stop(); err != nil {
 		return nil, err
 	}
 	if meter, exporter, _ := n.rooms(); meter != nil {
-		n.retire(append(meter.Losses(), exporter.Losses()...))
+		n.retire(append(withoutDrops(meter.Losses()), exporter.Losses()...))
 	}
 	n.mu.Lock()
 	n.meter, n.exporter = nil, nil
