@@ -399,7 +399,12 @@ func TestBrowser(t *testing.T) {
 		tb.until(`document.documentElement.dataset.theme === "light" && getComputedStyle(document.body).backgroundColor === "rgb(245, 246, 248)"`)
 		tb.open(base + "/flows")
 		tb.until(`document.documentElement.dataset.theme === "light" && document.querySelector('.segmented [aria-pressed="true"]').textContent === "B/s"`)
-		tb.do(chromedp.KeyEvent("u"), chromedp.KeyEvent("t"), chromedp.KeyEvent("t"))
+		tb.until(`document.querySelector("[data-total]")`) // the keys are heard
+		tb.do(chromedp.KeyEvent("u"))
+		tb.until(`document.querySelector('.segmented [aria-pressed="true"]').textContent === "bit/s"`)
+		tb.do(chromedp.KeyEvent("t"))
+		tb.until(`document.documentElement.dataset.theme === "dark"`)
+		tb.do(chromedp.KeyEvent("t"))
 		tb.until(`!document.documentElement.dataset.theme`)
 		tb.do(chromedp.KeyEvent("g"), chromedp.KeyEvent("n"))
 		tb.until(`location.pathname === "/"`)
