@@ -140,7 +140,7 @@ func TestFloodLive(t *testing.T) {
 // decades of sparse packets, as of a minute of dense ones, the ticks look at
 // little more than what is due.
 func TestGapsCostNothing(t *testing.T) {
-	const packets = 30000
+	const packets = 10000
 	work := func(span time.Duration, idle, active, end time.Duration) (pages uint64) {
 		sink := &total{}
 		c := open(t, Config{Idle: idle, Active: active, TCPEnd: end, Offline: true}, sink)

@@ -201,6 +201,9 @@ func (c *Cache) grow(i uint32) {
 	}
 	r.sets = 2 * n
 	r.room = r.sets * ways / 4 * 3
+	if r.sets == c.regionSets {
+		c.onHugePages(base*ways, (base+r.sets)*ways)
+	}
 	for s := base; s < base+r.sets; s += pageSets {
 		c.lowerPage(s*ways, c.tick+1)
 	}
