@@ -57,7 +57,7 @@ func engineOver(t testing.TB, dir string) Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := Open(r, Options{Memory: 256 << 20, Threads: 2})
+	e, err := Open(r, Options{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"weir/flow"
+	"weir/store"
 	"weir/store/storetest"
 )
 
@@ -33,66 +34,170 @@ type oracle struct {
 	file    string
 }
 
-// newOracle sends records to an nfcapd and stores them.
-func newOracle(t *testing.T, records []flow.Record) *oracle {
+// nfcapd is a running one, on a port of its own.
+type nfcapd struct {
+	t     testing.TB
+	dir   string
+	cmd   *exec.Cmd
+	log   *bytes.Buffer
+	ended chan error
+	conn  net.Conn
+	sent  int
+}
+
+// startNfcapd starts one, or skips the test.
+func startNfcapd(t testing.TB) *nfcapd {
 	for _, name := range []string{"nfcapd", "nfdump"} {
 		if _, err := exec.LookPath(name); err != nil {
 			t.Skipf("%s is not installed, so there is nothing to compare with", name)
 		}
 	}
-	dir := t.TempDir()
 	probe, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	port := probe.LocalAddr().(*net.UDPAddr).Port
 	probe.Close()
-	var log bytes.Buffer
-	cmd := exec.Command("nfcapd", "-w", dir, "-b", "127.0.0.1", "-p", fmt.Sprint(port), "-t", "86400", "-B", "4000000")
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
+	c := &nfcapd{t: t, dir: t.TempDir(), log: &bytes.Buffer{}, ended: make(chan error, 1)}
+	c.cmd = exec.Command("nfcapd", "-w", c.dir, "-b", "127.0.0.1", "-p", fmt.Sprint(port), "-t", "86400", "-B", "8000000")
+	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
+	if err := c.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	t.Cleanup(func() { cmd.Process.Kill() })
+	go func() { c.ended <- c.cmd.Wait() }()
+	t.Cleanup(func() { c.cmd.Process.Kill() })
 	for i := 0; ; i++ {
 		table, _ := os.ReadFile("/proc/net/udp")
 		if strings.Contains(string(table), fmt.Sprintf(":%04X ", port)) {
 			break
 		}
-		if i > 200 {
-			t.Fatalf("nfcapd does not listen:\n%s", log.String())
+		if i > 500 {
+			t.Fatal("nfcapd does not listen")
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	conn, err := net.Dial("udp4", fmt.Sprintf("127.0.0.1:%d", port))
-	if err != nil {
+	if c.conn, err = net.Dial("udp4", fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	for i, d := range ipfixOf(records) {
-		if _, err := conn.Write(d); err != nil {
-			t.Fatal(err)
+	t.Cleanup(func() { c.conn.Close() })
+	return c
+}
+
+// send sends datagrams, at a pace that nothing is lost at.
+func (c *nfcapd) send(datagrams [][]byte) {
+	for _, d := range datagrams {
+		if _, err := c.conn.Write(d); err != nil {
+			c.t.Fatal(err)
 		}
-		if i%20 == 0 {
-			time.Sleep(5 * time.Millisecond)
+		if c.sent++; c.sent%20 == 0 {
+			time.Sleep(2 * time.Millisecond)
 		}
 	}
-	time.Sleep(300 * time.Millisecond)
-	cmd.Process.Signal(syscall.SIGTERM)
+}
+
+// stop ends it and gives the file it wrote.
+func (c *nfcapd) stop() string {
+	time.Sleep(500 * time.Millisecond)
+	c.cmd.Process.Signal(syscall.SIGTERM)
 	select {
-	case <-ended:
-	case <-time.After(20 * time.Second):
-		t.Fatalf("nfcapd does not end:\n%s", log.String())
+	case <-c.ended:
+	case <-time.After(30 * time.Second):
+		c.t.Fatal("nfcapd does not end")
 	}
-	files, _ := filepath.Glob(filepath.Join(dir, "nfcapd.2*"))
+	files, _ := filepath.Glob(filepath.Join(c.dir, "nfcapd.2*"))
 	if len(files) != 1 {
-		t.Fatalf("nfcapd left %v:\n%s", files, log.String())
+		c.t.Fatalf("nfcapd left %v:\n%s", files, c.log.String())
 	}
-	o := &oracle{records: records, file: files[0]}
+	return files[0]
+}
+
+// newOracle sends records to an nfcapd and stores them.
+func newOracle(t *testing.T, records []flow.Record) *oracle {
+	c := startNfcapd(t)
+	c.send(ipfixOf(records))
+	o := &oracle{records: records, file: c.stop()}
 	o.engine, _ = fill(t, records)
 	return o
+}
+
+// BenchmarkQuery asks the same of an engine and of nfdump, over the same flows:
+// WEIR_BENCH_FLOWS of them, else half a million. Both have them in the page cache.
+func BenchmarkQuery(b *testing.B) {
+	n := 500_000
+	if s := os.Getenv("WEIR_BENCH_FLOWS"); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil {
+			b.Fatal(err)
+		}
+	}
+	c := startNfcapd(b)
+	now := epoch
+	s, err := store.Open(b.TempDir(), store.Options{Now: func() time.Time { return now }})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	tr := storetest.NewTraffic(1, epoch.UnixNano())
+	for left := n; left > 0; left -= 50_000 {
+		records := tr.Records(min(left, 50_000))
+		c.send(ipfixOf(records))
+		s.WriteRecords(records)
+		if left%200_000 == 0 || left <= 50_000 {
+			if err := s.Flush(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	now = now.Add(3 * time.Hour)
+	if err := s.Tidy(context.Background()); err != nil {
+		b.Fatal(err)
+	}
+	o := &oracle{file: c.stop(), engine: engineOver(b, s.Stats().Dir)}
+	for _, q := range []struct {
+		name   string
+		r      Request
+		nfdump []string
+	}{
+		{"top sources", Request{Stat: "srcip/bytes"}, []string{"-s", "srcip/bytes", "any"}},
+		{"top ports", Request{Stat: "dstport/bytes"}, []string{"-s", "dstport/bytes", "any"}},
+		{"filter", Request{Stat: "proto", Filter: "src net 10.0.0.0/24 and port 443 and bytes > 10k"}, []string{"-s", "proto", "src net 10.0.0.0/24 and port 443 and bytes > 10k"}},
+		{"networks", Request{Keys: []string{"srcip4/16"}, Filter: "ipv4", Limit: 10, Order: "bytes"}, []string{"-A", "srcip4/16", "-O", "bytes", "-n", "10", "ipv4"}},
+	} {
+		b.Run(q.name, func(b *testing.B) {
+			var mine, theirs, mineCPU, theirsCPU time.Duration
+			cpu := func(who int) time.Duration {
+				var u syscall.Rusage
+				syscall.Getrusage(who, &u)
+				return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+			}
+			for b.Loop() {
+				self, children := cpu(syscall.RUSAGE_SELF), cpu(syscall.RUSAGE_CHILDREN)
+				res, err := o.engine.Aggregate(context.Background(), q.r)
+				if err != nil {
+					b.Fatal(err)
+				}
+				mine += res.Took
+				mineCPU += cpu(syscall.RUSAGE_SELF) - self
+				start := time.Now()
+				out, err := o.try(append([]string{"-q"}, q.nfdump...)...)
+				if err != nil {
+					b.Fatalf("%v\n%s", err, out)
+				}
+				theirs += time.Since(start)
+				theirsCPU += cpu(syscall.RUSAGE_CHILDREN) - children
+			}
+			b.ReportMetric(float64(mineCPU.Milliseconds())/float64(b.N), "cpu-ms")
+			b.ReportMetric(float64(theirsCPU.Milliseconds())/float64(b.N), "nfdump-cpu-ms")
+			b.ReportMetric(theirsCPU.Seconds()/mineCPU.Seconds(), "x-nfdump-cpu")
+			b.ReportMetric(float64(mine.Milliseconds())/float64(b.N), "ms")
+			b.ReportMetric(float64(theirs.Milliseconds())/float64(b.N), "nfdump-ms")
+			b.ReportMetric(theirs.Seconds()/mine.Seconds(), "x-nfdump")
+			b.ReportMetric(float64(n)*float64(b.N)/mine.Seconds(), "flows/s")
+		})
+	}
+	if out, err := o.try("-s", "proto", "any"); err != nil || !strings.Contains(out, fmt.Sprintf("total flows: %d,", n)) {
+		b.Logf("nfcapd lost some of the %d flows, so its times are too good:\n%s", n, out)
+	}
 }
 
 // nfdump runs nfdump with its arguments; times are UTC.

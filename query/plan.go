@@ -286,17 +286,30 @@ func (m *sqlMaker) aggregate() string {
 		return m.series()
 	}
 	d := m.d
-	ms := durationSQL(d)
 	keys := strings.Join(m.groupColumns(), ", ")
-	q := "SELECT " + keys + ", flows::UBIGINT AS flows, " + d.narrow("packets") + " AS packets, " + d.narrow("bytes") + " AS bytes, " +
-		rateSQL(d, "packets", "1000", ms) + " AS pps, " + rateSQL(d, "bytes", "8000", ms) + " AS bps, " + bppSQL(d) + " AS bpp, first, last FROM (" +
-		m.groups() + ")"
-	order := m.order.name
-	if order == "duration" {
-		order = ms
+	order := " ORDER BY " + m.orderSQL() + m.direction() + ", " + keys
+	// The rates are for the few rows that are left, not for all groups.
+	return "SELECT " + keys + ", flows::UBIGINT AS flows, " + d.narrow("packets") + " AS packets, " + d.narrow("bytes") + " AS bytes, " +
+		rateSQL(d, "packets", "1000", durationSQL(d)) + " AS pps, " + rateSQL(d, "bytes", "8000", durationSQL(d)) + " AS bps, " +
+		bppSQL(d) + " AS bpp, first, last FROM (SELECT * FROM (" + m.groups() + ")" + order + m.limitSQL() + ") AS g" +
+		" ORDER BY " + m.orderOf("g.") + m.direction() + ", " + keys
+}
+
+// orderSQL is what grouped rows are ordered by.
+func (m *sqlMaker) orderSQL() string { return m.orderOf("") }
+
+func (m *sqlMaker) orderOf(table string) string {
+	switch m.order.name {
+	case "pps":
+		return rateSQL(m.d, "packets", "1000", durationSQL(m.d))
+	case "bps":
+		return rateSQL(m.d, "bytes", "8000", durationSQL(m.d))
+	case "bpp":
+		return bppSQL(m.d)
+	case "duration":
+		return durationSQL(m.d)
 	}
-	q = "SELECT * FROM (" + q + ") ORDER BY " + order + m.direction() + ", " + keys
-	return q + m.limitSQL()
+	return table + m.order.name
 }
 
 func bppSQL(d dialect) string {
@@ -373,18 +386,7 @@ func (m *sqlMaker) series() string {
 	if len(m.keys) > 0 && m.limit >= 0 {
 		// The first groups by their sums over the whole span.
 		keys := strings.Join(m.groupColumns(), ", ")
-		order := m.order.name
-		ms := durationSQL(d)
-		switch order {
-		case "pps":
-			order = rateSQL(d, "packets", "1000", ms)
-		case "bps":
-			order = rateSQL(d, "bytes", "8000", ms)
-		case "bpp":
-			order = bppSQL(d)
-		case "duration":
-			order = ms
-		}
+		order := m.orderSQL()
 		var same []string
 		for _, k := range m.groupColumns() {
 			same = append(same, "g."+k+" IS NOT DISTINCT FROM t."+k)
