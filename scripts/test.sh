@@ -11,6 +11,11 @@ status=0
 echo "== form"
 scripts/lint.sh || status=1
 
+if command -v npm >/dev/null && [ ! -d ui/node_modules ]; then
+	echo "== console packages"
+	npm ci --prefix ui --no-audit --no-fund --loglevel=error || status=1
+fi
+
 echo "== static build"
 CGO_ENABLED=0 go build -o /dev/null ./cmd/weir || status=1
 

@@ -279,3 +279,15 @@ func (a *app) progress(sources []capture.Source) (end func()) {
 	}()
 	return func() { close(stop); <-done }
 }
+
+// summary is the meter's account, and what became of the records that were
+// exported, destination by destination.
+func summary(m *meter.Meter, e *export.Exporter) any {
+	if e == nil {
+		return m.Summary()
+	}
+	return struct {
+		meter.Summary
+		Export []export.Stats `json:"export"`
+	}{m.Summary(), e.Stats()}
+}
