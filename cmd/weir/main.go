@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"runtime/pprof"
 	"strings"
 	"syscall"
 
@@ -48,6 +49,8 @@ type cli struct {
 	Config  string `short:"c" placeholder:"FILE" help:"Configuration file; flags win over it (default ${config}, if it is there)."`
 	Control string `placeholder:"SOCKET" help:"Control socket, which weir show asks at (default: as configured, /run/weir/weir.sock)."`
 	Log     string `placeholder:"LEVEL" help:"Log from this level on: debug, info, warn or error (default: as configured, info)."`
+
+	Profile string `hidden:"" placeholder:"FILE" help:"Write a CPU profile of the run there (for go tool pprof)."`
 
 	Up      upCmd      `cmd:"" help:"Meter this machine, collect, store and show: all of weir at once."`
 	Demo    demoCmd    `cmd:"" help:"The same over a built-in network of synthetic exporters; needs no root."`
@@ -117,7 +120,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 2
 	}
 	a.configPath, a.control, a.logLevel = c.Config, c.Control, c.Log
-	err = k.Run(a)
+	stop, err := profile(c.Profile)
+	if err == nil {
+		err = k.Run(a)
+		stop()
+	}
 	var usage usageError
 	var conf config.Errors
 	switch {
@@ -134,6 +141,21 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	fmt.Fprintf(stderr, "weir: %v\n", err)
 	return 1
+}
+
+// profile writes a CPU profile to path until stop; the empty path is none.
+func profile(path string) (stop func(), err error) {
+	if path == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() { pprof.StopCPUProfile(); f.Close() }, nil
 }
 
 // mend adds to a parser's error what would be accepted.
