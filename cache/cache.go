@@ -242,7 +242,7 @@ func (c *Cache) addChunk(n int) {
 		} else if m := like(c.heads[w.s2].tagLanes(), tag); m != 0 {
 			slot = w.s2*ways + lane(m)
 		} else {
-			c.choices[i] = c.choose(w)
+			c.choose(w, &c.choices[i])
 			slot = c.choices[i].slot
 		}
 		c.slots[i] = slot
@@ -343,9 +343,9 @@ func (c *Cache) newStampDue(t int64) {
 func (c *Cache) create(i int, in *packet.Info) {
 	w := &c.where[i]
 	r := &c.regions[w.region]
-	p := c.choices[i]
-	if !c.holds(&p, w) {
-		p = c.choose(w)
+	p := &c.choices[i]
+	if !c.holds(p, w) {
+		c.choose(w, p)
 	}
 	if (r.live >= r.room || p.evict || p.refuse) && r.sets < c.regionSets {
 		c.grow(w.region)
@@ -355,11 +355,11 @@ func (c *Cache) create(i int, in *packet.Info) {
 				c.choices[j].tags = [2]uint64{}
 			}
 		}
-		p = c.choose(w)
+		c.choose(w, p)
 	}
-	if p.evict || p.refuse {
+	if p.full {
 		if slot, ok := c.makeRoom(w); ok {
-			p = place{slot: slot}
+			*p = place{slot: slot}
 		}
 	}
 	if p.refuse {

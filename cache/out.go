@@ -26,14 +26,12 @@ type Batch struct {
 // Gone is what the batch holds.
 func (b *Batch) Gone() []Gone { return b.gone[:b.n] }
 
-// Append copies g to the batch, if there is room.
-func (b *Batch) Append(g *Gone) bool {
-	if b.n == batchSize {
-		return false
-	}
-	b.gone[b.n] = *g
+// Append copies g to the batch, which has room, and says where it is now.
+func (b *Batch) Append(g *Gone) *Gone {
+	to := &b.gone[b.n]
+	*to = *g
 	b.n++
-	return true
+	return to
 }
 
 // Reset empties the batch.

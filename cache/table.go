@@ -107,6 +107,7 @@ type place struct {
 	slot    uint32
 	evict   bool // an entry must leave first
 	refuse  bool // no place
+	full    bool // no slot is free
 	pressed bool // the region was under pressure
 	// What the choice was made of: while it is the same, so is the choice.
 	tags, stamps [2]uint64
@@ -125,13 +126,14 @@ func (c *Cache) holds(p *place, w *candidates) bool {
 // one packet hold at most a quarter of a set. If there is no place, the entry
 // that is due soonest must leave, one with a single packet if there is
 // pressure; of equals the first.
-func (c *Cache) choose(w *candidates) (p place) {
+func (c *Cache) choose(w *candidates, p *place) {
 	h1, h2, r := &c.heads[w.s1], &c.heads[w.s2], &c.regions[w.region]
 	p.tags = [2]uint64{h1.tagLanes(), h2.tagLanes()}
 	p.stamps = [2]uint64{h1.stampLanes(), h2.stampLanes()}
-	p.pressed = r.live >= r.urgent
+	p.pressed, p.evict, p.refuse = r.live >= r.urgent, false, false
 	used1, used2 := nonzero(p.tags[0]), nonzero(p.tags[1])
 	free1, free2 := used1^lanes80, used2^lanes80
+	p.full = free1|free2 == 0
 	var single1, single2 uint64
 	if p.pressed {
 		single1, single2 = used1&^p.stamps[0], used2&^p.stamps[1]
@@ -148,11 +150,11 @@ func (c *Cache) choose(w *candidates) (p place) {
 		} else {
 			p.slot = w.s2*ways + lane(free2)
 		}
-		return p
+		return
 	}
 	if !c.cfg.Offline {
-		p.refuse = true
-		return p
+		p.slot, p.refuse = w.s1*ways, true
+		return
 	}
 	p.evict = true
 	if single1|single2 != 0 {
@@ -166,7 +168,6 @@ func (c *Cache) choose(w *candidates) (p place) {
 	} else {
 		p.slot = w.s2*ways + lane(nonzero(d2^soonest)^lanes80)
 	}
-	return p
 }
 
 // grow doubles the sets of region i. A set's entries go to the two sets that
@@ -214,14 +215,8 @@ func (c *Cache) grow(i uint32) {
 // flows find no place; a table that is all but full is left alone, lest each
 // packet of a flood should search it.
 func (c *Cache) makeRoom(w *candidates) (slot uint32, ok bool) {
-	r := &c.regions[w.region]
-	if r.live >= r.crowded {
+	if r := &c.regions[w.region]; r.live >= r.crowded {
 		return 0, false
-	}
-	for _, s := range [2]uint32{w.s1, w.s2} {
-		if nonzero(c.heads[s].tagLanes()) != lanes80 {
-			return 0, false // not full: it was the quota of single packets
-		}
 	}
 	for _, s := range [2]uint32{w.s1, w.s2} {
 		for way := range uint32(ways) {

@@ -12,7 +12,8 @@ type merger struct {
 	sorter   cache.Sorter
 	limit    int // entries that may wait for their second to be over
 	waiting  []*cache.Batch
-	count    int // what waits
+	later    []*cache.Gone // of waiting, those that are not in the sorter
+	count    int           // what waits
 	old      []*cache.Batch
 	free     []*cache.Batch
 	clock    uint32 // of the caches, at the last block's end
@@ -38,10 +39,20 @@ func newMerger(m *Meter, cfg *cache.Config) *merger {
 	}
 }
 
-// take keeps what has left a cache, and gives an empty batch for it.
+// take keeps what has left a cache, and gives an empty batch for it. What ends
+// with the second that is under way, which is most, goes to the sorter while it
+// is still in the processor's cache.
 func (o *merger) take(b *cache.Batch) *cache.Batch {
 	o.waiting = append(o.waiting, b)
-	o.count += len(b.Gone())
+	gone := b.Gone()
+	o.count += len(gone)
+	for i := range gone {
+		if g := &gone[i]; g.End() == o.clock+1 {
+			o.sorter.Add(g)
+		} else {
+			o.later = append(o.later, g)
+		}
+	}
 	return o.empty()
 }
 
@@ -64,45 +75,46 @@ func (o *merger) blockEnd(clock uint32) {
 	} else if clock > o.clock {
 		o.write(clock)
 	}
-	o.clock = clock
+	if o.clock = clock; o.sorter.Len() > 0 || len(o.later) == 0 {
+		return
+	}
+	// What had to leave since the last tick ends with the next.
+	for _, g := range o.later {
+		o.sorter.Add(g)
+	}
+	o.later = o.later[:0]
 }
 
-// write hands on what ended up to a second of the caches' clock.
+// write hands on what ended up to a second of the caches' clock. What is left
+// moves to other batches.
 func (o *merger) write(end uint32) {
 	if o.count == 0 {
 		return
 	}
-	o.sorter.Reset()
-	for _, b := range o.waiting {
-		gone := b.Gone()
-		for i := range gone {
-			if g := &gone[i]; g.End() <= end {
-				o.sorter.Add(g)
-			}
+	rest := o.later[:0]
+	for _, g := range o.later {
+		if g.End() <= end {
+			o.sorter.Add(g)
+		} else {
+			rest = append(rest, g)
 		}
 	}
 	o.sorted()
-	// What left early since the last tick waits for the next.
+	o.count -= o.sorter.Len()
+	o.sorter.Reset()
 	old := o.waiting
 	o.waiting, o.old = o.old[:0], old
-	var rest *cache.Batch
-	if o.count > o.sorter.Len() {
-		for _, b := range old {
-			gone := b.Gone()
-			for i := range gone {
-				if g := &gone[i]; g.End() > end {
-					if rest == nil || !rest.Append(g) {
-						rest = o.empty()
-						rest.Reset()
-						rest.Append(g)
-						o.waiting = append(o.waiting, rest)
-					}
-				}
-			}
+	var to *cache.Batch
+	for i, g := range rest {
+		if to == nil || len(to.Gone()) == cap(to.Gone()) {
+			to = o.empty()
+			to.Reset()
+			o.waiting = append(o.waiting, to)
 		}
+		rest[i] = to.Append(g)
 	}
+	o.later = rest
 	o.free = append(o.free, old...)
-	o.count -= o.sorter.Len()
 }
 
 // sorted hands on what is in the sorter.
@@ -148,12 +160,8 @@ func (o *merger) flush() {
 
 // drain ends all flows of the caches.
 func (o *merger) drain(caches ...*cache.Cache) {
-	o.sorter.Reset()
-	for _, b := range o.waiting {
-		gone := b.Gone()
-		for i := range gone {
-			o.sorter.Add(&gone[i])
-		}
+	for _, g := range o.later {
+		o.sorter.Add(g)
 	}
 	for _, c := range caches {
 		for g := range c.Leave(flow.EndForced) {
@@ -161,7 +169,7 @@ func (o *merger) drain(caches ...*cache.Cache) {
 		}
 	}
 	o.sorted()
-	o.waiting, o.count = o.waiting[:0], 0
+	o.waiting, o.later, o.count = nil, nil, 0
 	o.flush()
 	o.meter.publishMerged(o.given, o.lost)
 }
