@@ -19,8 +19,9 @@ type dialect interface {
 	// addr is an address as a constant.
 	addr(a flow.Addr) string
 	// prefix is the first bits (an expression, of 0 to 128) of an address
-	// expression, the rest zero.
+	// expression, the rest zero; prefixN the same for a constant.
 	prefix(addr, bits string) string
+	prefixN(addr string, bits int) string
 	// div is integer division, truncated.
 	div(a, b string) string
 	// wide is an integer expression in 128 bits.
@@ -56,11 +57,34 @@ func (duckDB) addr(a flow.Addr) string {
 // whole digits are cut off and the one at the edge is looked up in a table of
 // digits with 0 to 3 leading bits kept.
 func (duckDB) prefix(addr, bits string) string {
-	const digits = "0123456789abcdef"
-	const kept = "0000000000000000" + "0000000088888888" + "000044448888cccc" + "0022446688aaccee"
 	h := "replace(" + addr + "::VARCHAR, '-', '')"
 	edge := fmt.Sprintf("substr('%s', ((%s) %% 4) * 16 + instr('%s', substr(%s, (%s) // 4 + 1, 1)), 1)", kept, bits, digits, h, bits)
 	return fmt.Sprintf("rpad(substr(%s, 1, (%s) // 4) || CASE WHEN (%s) < 128 THEN %s ELSE '' END, 32, '0')::UUID", h, bits, bits, edge)
+}
+
+const (
+	digits = "0123456789abcdef"
+	kept   = "0000000000000000" + "0000000088888888" + "000044448888cccc" + "0022446688aaccee"
+)
+
+// prefixN keeps the text's dashes, and puts zeros for the rest.
+func (duckDB) prefixN(addr string, bits int) string {
+	const zeros = "00000000-0000-0000-0000-000000000000"
+	if bits >= 128 {
+		return addr
+	}
+	at := 0 // of the digit at the edge
+	for left := bits / 4; left > 0 || zeros[at] == '-'; at++ {
+		if zeros[at] != '-' {
+			left--
+		}
+	}
+	edge, rest := "", zeros[at:]
+	if bits%4 != 0 {
+		edge = fmt.Sprintf(" || substr('%s', instr('%s', substr(%s::VARCHAR, %d, 1)), 1)", kept[bits%4*16:][:16], digits, addr, at+1)
+		rest = zeros[at+1:]
+	}
+	return fmt.Sprintf("(substr(%s::VARCHAR, 1, %d)%s || '%s')::UUID", addr, at, edge, rest)
 }
 
 func (duckDB) div(a, b string) string { return "((" + a + ") // (" + b + "))" }

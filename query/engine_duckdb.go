@@ -205,10 +205,17 @@ func (e *engine) Aggregate(ctx context.Context, r Request) (*Result, error) {
 			return nil
 		}
 		m := p.sql(duckDB{}, segments, e.reader.Path)
-		if err := e.total(ctx, p, m, segments, &res.Total); err != nil {
-			return err
+		carried := m.totalInRows()
+		if !carried {
+			if err := e.total(ctx, m, segments, &res.Total); err != nil {
+				return err
+			}
 		}
 		if err := e.rows(ctx, m.aggregate(), func(v []driver.Value) error {
+			if carried {
+				res.Total.set(v[len(v)-5:])
+				v = v[:len(v)-5]
+			}
 			res.Rows = append(res.Rows, p.row(v))
 			return nil
 		}); err != nil {
@@ -232,7 +239,7 @@ func (e *engine) Aggregate(ctx context.Context, r Request) (*Result, error) {
 }
 
 // total sums what matches: from the catalogue if that is all of some segments.
-func (e *engine) total(ctx context.Context, p *plan, m *sqlMaker, segments []store.Segment, t *Total) error {
+func (e *engine) total(ctx context.Context, m *sqlMaker, segments []store.Segment, t *Total) error {
 	if m.where == "" {
 		for i, s := range segments {
 			t.Flows += s.Rows
@@ -248,15 +255,20 @@ func (e *engine) total(ctx context.Context, p *plan, m *sqlMaker, segments []sto
 		return nil
 	}
 	return e.rows(ctx, m.total(), func(v []driver.Value) error {
-		*t = Total{Flows: uint64(integer(v[0])), Packets: unsigned(v[1]), Bytes: unsigned(v[2])}
-		if v[3] != nil {
-			t.First = integer(v[3]) * 1000
-		}
-		if v[4] != nil {
-			t.Last = integer(v[4]) * 1000
-		}
+		t.set(v)
 		return nil
 	})
+}
+
+// set reads flows, packets, bytes, first, last.
+func (t *Total) set(v []driver.Value) {
+	*t = Total{Flows: unsigned(v[0]), Packets: unsigned(v[1]), Bytes: unsigned(v[2])}
+	if v[3] != nil {
+		t.First = integer(v[3]) * 1000
+	}
+	if v[4] != nil {
+		t.Last = integer(v[4]) * 1000
+	}
 }
 
 // seriesTruncated finds out whether the limit cut groups off a series.
@@ -298,7 +310,7 @@ func (p *plan) row(v []driver.Value) []any {
 			out = append(out, k.text(addrValue(value), mask))
 		}
 	}
-	for _, x := range v[:6] {
+	for _, x := range v[:6] { // flows, packets, bytes and the rates
 		if x == nil {
 			out = append(out, nil)
 		} else {

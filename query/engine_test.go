@@ -698,9 +698,11 @@ func TestPrefixSQL(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = e.(*engine).rows(context.Background(), "SELECT "+d.prefix("x", fmt.Sprint(bits))+" FROM (SELECT "+d.addr(a)+" AS x)", func(v []driver.Value) error {
-			if got := netip.AddrFrom16(addrValue(v[0])); got != want.Addr() {
-				t.Errorf("%v/%d: %v, want %v", netip.AddrFrom16(a), bits, got, want.Addr())
+		err = e.(*engine).rows(context.Background(), "SELECT "+d.prefix("x", fmt.Sprint(bits))+", "+d.prefixN("x", bits)+" FROM (SELECT "+d.addr(a)+" AS x)", func(v []driver.Value) error {
+			for _, x := range v {
+				if got := netip.AddrFrom16(addrValue(x)); got != want.Addr() {
+					t.Errorf("%v/%d: %v, want %v", netip.AddrFrom16(a), bits, got, want.Addr())
+				}
 			}
 			return nil
 		})

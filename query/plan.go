@@ -221,14 +221,14 @@ func (m *sqlMaker) sides() []side {
 				continue
 			}
 			s.masked = true
-			bits := fmt.Sprintf("CASE WHEN %s THEN %d ELSE %d END", isIPv4(m.d, as), 96+orAll(k.bits4, 32), orAll(k.bits6, 128))
+			net := fmt.Sprintf("CASE WHEN %s THEN %s ELSE %s END", isIPv4(m.d, as), m.d.prefixN(as, 96+orAll(k.bits4, 32)), m.d.prefixN(as, orAll(k.bits6, 128)))
 			if k.ownMask {
 				s.first = append(s.first, k.mask.String()+" AS "+as+"m")
 				own := fmt.Sprintf("CASE WHEN %s THEN least(coalesce(%sm, 32), 32) WHEN %s IS NOT NULL THEN least(coalesce(%sm, 128), 128) END", isIPv4(m.d, as), as, as, as)
-				bits = fmt.Sprintf("CASE WHEN %s THEN 96 ELSE 0 END + %s", isIPv4(m.d, as), own)
+				net = m.d.prefix(as, fmt.Sprintf("CASE WHEN %s THEN 96 ELSE 0 END + %s", isIPv4(m.d, as), own))
 				s.second = append(s.second, own+" AS "+as+"m")
 			}
-			s.second = append(s.second, m.d.prefix(as, bits)+" AS "+as)
+			s.second = append(s.second, net+" AS "+as)
 		}
 	}
 	return out
@@ -288,11 +288,29 @@ func (m *sqlMaker) aggregate() string {
 	d := m.d
 	keys := strings.Join(m.groupColumns(), ", ")
 	order := " ORDER BY " + m.orderSQL() + m.direction() + ", " + keys
+	with, total, from := "", "", m.groups()
+	if m.totalInRows() {
+		with = "WITH g AS MATERIALIZED (" + from + ") "
+		from = "SELECT * FROM g"
+		total = ", (SELECT sum(flows)::UBIGINT AS tf, " + d.narrow("coalesce(sum(packets), 0)") + " AS tp, " + d.narrow("coalesce(sum(bytes), 0)") +
+			" AS tb, min(first) AS t1, max(last) AS t2 FROM g) AS total"
+	}
+	columns := ""
+	if total != "" {
+		columns = ", tf, tp, tb, t1, t2"
+	}
 	// The rates are for the few rows that are left, not for all groups.
-	return "SELECT " + keys + ", flows::UBIGINT AS flows, " + d.narrow("packets") + " AS packets, " + d.narrow("bytes") + " AS bytes, " +
+	return with + "SELECT " + keys + ", flows::UBIGINT AS flows, " + d.narrow("packets") + " AS packets, " + d.narrow("bytes") + " AS bytes, " +
 		rateSQL(d, "packets", "1000", durationSQL(d)) + " AS pps, " + rateSQL(d, "bytes", "8000", durationSQL(d)) + " AS bps, " +
-		bppSQL(d) + " AS bpp, first, last FROM (SELECT * FROM (" + m.groups() + ")" + order + m.limitSQL() + ") AS g" +
-		" ORDER BY " + m.orderOf("g.") + m.direction() + ", " + keys
+		bppSQL(d) + " AS bpp, first, last" + columns + " FROM (SELECT * FROM (" + from + ")" + order + m.limitSQL() + ") AS top" + total +
+		" ORDER BY " + m.orderOf("top.") + m.direction() + ", " + keys
+}
+
+// totalInRows says whether the rows of aggregate carry the total in five more
+// columns: that saves a second pass over the records. It does not go where a
+// record counts twice, nor for a series.
+func (m *sqlMaker) totalInRows() bool {
+	return m.where != "" && m.bin == 0 && !slices.ContainsFunc(m.keys, func(k key) bool { return len(k.cols) > 1 })
 }
 
 // orderSQL is what grouped rows are ordered by.
