@@ -28,26 +28,26 @@ var examples = map[string]string{
   sudo weir up -i eth0 -i eth1                   these two only
   weir up --listen udp://:2055 --store /data     collect from routers, on every address
   sudo weir -c /etc/weir/weir.yaml up            as the file says; SIGHUP reads it again`,
-	"demo": `  weir demo                                      open http://127.0.0.1:8642
-  weir demo --console 127.0.0.1:9000 --rate 2000 elsewhere, and livelier`,
-	"meter": `  weir meter -r trace.pcap                       a table of flows
+	"demo": `  weir demo                                       open http://127.0.0.1:8642
+  weir demo --console 127.0.0.1:9000 --rate 2000  elsewhere, and livelier`,
+	"meter": `  weir meter -r trace.pcap                                a table of flows
   weir meter -r a.pcap.zst -r b.pcapng -o csv -w flows.csv 'tcp port 443'
-  tcpdump -w - | weir meter -r - -o ndjson       from a pipe
-  sudo weir meter -i eth0 --active 60s           live, as flows end
+  tcpdump -w - | weir meter -r - -o ndjson                from a pipe
+  sudo weir meter -i eth0 --active 60s                    live, as flows end
   sudo weir meter -i eth0 --export 'udp://192.0.2.10:2055?version=9'
-  weir meter -r trace.pcap --summary -o csv -w /dev/null   only the balance of packets`,
-	"decode": `  weir decode exports.pcap -o csv                the flow records in captured export traffic
-  weir decode --templates exports.pcap           the templates and options instead
-  weir decode --port 2055 --summary exports.pcap counts of messages, sets, records and losses
-  weir decode message.ipfix                      a file of raw messages`,
+  weir meter -r trace.pcap --summary -o csv -w /dev/null  only the balance of packets`,
+	"decode": `  weir decode exports.pcap -o csv                 the flow records in captured export traffic
+  weir decode --templates exports.pcap            the templates and options instead
+  weir decode --port 2055 --summary exports.pcap  counts of messages, sets, records and losses
+  weir decode message.ipfix                       a file of raw messages`,
 	"collect": `  weir collect --listen udp://:2055 --store /var/lib/weir
   weir collect --listen udp://:2055 -o ndjson    to the screen instead of a store`,
-	"query": `  weir query -n 20                               the newest flows
+	"query": `  weir query -n 20                                the newest flows
   weir query -t -1h 'src net 10.0.0.0/8 and dst port in [80 443]'
-  weir query -t -1h -s srcip/bytes -s dstport:p  top sources; top ports by protocol
-  weir query -A srcip4/24,proto -O bytes -o csv  aggregated
-  weir query -t -6h --series 5m -A proto -o json bins over time
-  weir query -o extended 'bytes > 1M'            nfdump's layouts: line, long, extended, fmt:…`,
+  weir query -t -1h -s srcip/bytes -s dstport:p   top sources; top ports by protocol
+  weir query -A srcip4/24,proto -O bytes -o csv   aggregated
+  weir query -t -6h --series 5m -A proto -o json  bins over time
+  weir query -o extended 'bytes > 1M'             nfdump's layouts: line, long, extended, fmt:…`,
 	"show": `  weir show loss                                 what was lost at each stage, zeros included
   weir show exporters -o json                    who sends to us, and how well`,
 	"doctor": `  weir doctor                                    each finding with its fix`,

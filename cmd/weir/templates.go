@@ -39,7 +39,7 @@ func listTemplates(o *collect.DecodeOptions, w *rows.Writer) (finish func() erro
 		row(kind, address(e.Source.Addr), uint64(e.Version), uint64(e.Domain), uint64(e.Template.ID), scope, fields)
 	}
 	o.OnOptions = func(r wire.OptionsRecord) {
-		row("options", address(r.Source.Addr), uint64(r.Version), uint64(r.Domain), uint64(r.Template), string(r.Scope), string(r.Fields))
+		row("options", address(r.Source.Addr), uint64(r.Version), uint64(r.Domain), uint64(r.Template), rows.RawJSON(r.Scope), rows.RawJSON(r.Fields))
 	}
 	return func() error {
 		if failed != nil {
