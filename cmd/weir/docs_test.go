@@ -328,3 +328,59 @@ func TestDocumentedAPI(t *testing.T) {
 		t.Errorf("%d examples found", asked)
 	}
 }
+
+// Links between the pages lead somewhere, headings included.
+func TestDocumentedLinks(t *testing.T) {
+	list, err := filepath.Glob("../../docs/verbs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"README", "api", "formats", "metrics"} {
+		list = append(list, "../../docs/"+name+".md")
+	}
+	link := regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
+	headings := regexp.MustCompile(`(?m)^#+ (.+)$`)
+	n := 0
+	for _, page := range list {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			n++
+			target := filepath.Join(filepath.Dir(page), m[1])
+			if m[1] == "" {
+				target = page
+			}
+			there, err := os.ReadFile(target)
+			if info, statErr := os.Stat(target); err != nil && (statErr != nil || !info.IsDir()) {
+				t.Errorf("%s: link to %s: %v", page, m[1], err)
+				continue
+			}
+			found := m[2] == ""
+			for _, h := range headings.FindAllStringSubmatch(string(there), -1) {
+				found = found || anchor(h[1]) == m[2]
+			}
+			if !found {
+				t.Errorf("%s: %s has no heading #%s", page, m[1], m[2])
+			}
+		}
+	}
+	if n < 30 {
+		t.Errorf("%d links found", n)
+	}
+}
+
+// anchor is how a heading is linked to: lower case, dashes for blanks, without
+// punctuation.
+func anchor(heading string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == ' ':
+			return '-'
+		case r == '-' || r == '_' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z':
+			return r
+		}
+		return -1
+	}, strings.ToLower(heading))
+}
