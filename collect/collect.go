@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -92,9 +93,13 @@ type Collector struct {
 	free  chan *wire.Batch
 
 	listening bool
-	records   atomic.Uint64 // given to the sink
-	sinkLost  atomic.Uint64 // records that the sink did not take
-	badState  atomic.Uint64 // state files that could not be used or written
+	restored  bool // the state came from a predecessor, not from the file
+
+	mu       sync.Mutex
+	passedOn map[string]bool // URLs whose sockets go over to a successor
+	records  atomic.Uint64   // given to the sink
+	sinkLost atomic.Uint64   // records that the sink did not take
+	badState atomic.Uint64   // state files that could not be used or written
 }
 
 type endpoint struct{ url, network, address string }
@@ -150,32 +155,41 @@ func (c *Collector) Listen() (err error) {
 			c.close()
 		}
 	}()
-	for i, e := range c.where {
-		if e.network == "tcp" {
-			s, err := c.newTCP(e)
-			if err != nil {
-				return listenError(e.url, err)
-			}
-			c.tcp = append(c.tcp, s)
-			continue
-		}
-		group, err := openGroup(e.address, c.opt.Loops, c.opt.SocketBytes)
-		if err != nil {
-			return listenError(e.url, err)
-		}
-		for j, conn := range group {
-			l, err := c.newLoop(conn, i, j, len(group))
-			if err != nil {
-				return listenError(e.url, err)
-			}
-			c.udp = append(c.udp, l)
-		}
-		if got := bufferOf(group[0]); got < c.opt.SocketBytes {
-			c.log.Warn("receive buffer is smaller than asked for: bursts may be dropped; raise net.core.rmem_max or grant CAP_NET_ADMIN",
-				"listen", e.url, "asked_bytes", c.opt.SocketBytes, "granted_bytes", got)
+	for i := range c.where {
+		if err := c.open(i); err != nil {
+			return err
 		}
 	}
 	c.listening = true
+	return nil
+}
+
+// open opens the i-th place to receive at.
+func (c *Collector) open(i int) error {
+	e := c.where[i]
+	if e.network == "tcp" {
+		s, err := c.newTCP(e)
+		if err != nil {
+			return listenError(e.url, err)
+		}
+		c.tcp = append(c.tcp, s)
+		return nil
+	}
+	group, err := openGroup(e.address, c.opt.Loops, c.opt.SocketBytes)
+	if err != nil {
+		return listenError(e.url, err)
+	}
+	for j, conn := range group {
+		l, err := c.newLoop(conn, i, j, len(group))
+		if err != nil {
+			return listenError(e.url, err)
+		}
+		c.udp = append(c.udp, l)
+	}
+	if got := bufferOf(group[0]); got < c.opt.SocketBytes {
+		c.log.Warn("receive buffer is smaller than asked for: bursts may be dropped; raise net.core.rmem_max or grant CAP_NET_ADMIN",
+			"listen", e.url, "asked_bytes", c.opt.SocketBytes, "granted_bytes", got)
+	}
 	return nil
 }
 
@@ -228,10 +242,14 @@ func (c *Collector) Run(ctx context.Context) error {
 	defer func() {
 		for _, l := range c.udp {
 			l.countDrops()
-			l.conn.Close()
+			if !c.passes(l) {
+				l.conn.Close()
+			}
 		}
 	}()
-	c.loadState()
+	if !c.restored {
+		c.loadState()
+	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	written := make(chan error, 1)

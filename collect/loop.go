@@ -29,6 +29,7 @@ type loop struct {
 	truncated         atomic.Uint64
 	drops             atomic.Uint64 // by the kernel
 	lastDrops         uint32        // guarded by dropsMu
+	passed            bool          // the socket is a successor's; guarded by dropsMu
 	dropsMu           sync.Mutex
 	panics            atomic.Uint64
 }
@@ -157,6 +158,9 @@ func (l *loop) some(batch *wire.Batch, i, n int, received int64, octets *int) (n
 func (l *loop) countDrops() {
 	l.dropsMu.Lock()
 	defer l.dropsMu.Unlock()
+	if l.passed {
+		return
+	}
 	if now, ok := dropsOf(l.conn); ok {
 		l.drops.Add(uint64(now - l.lastDrops))
 		l.lastDrops = now
