@@ -26,6 +26,7 @@ type tcpServer struct {
 	mu    sync.Mutex
 	dec   *wire.Decoder
 	conns map[net.Conn]bool
+	end   time.Time // when to stop reading at the latest; zero: nobody asked
 
 	messages, octets   atomic.Uint64
 	refused, misframed atomic.Uint64
@@ -33,7 +34,8 @@ type tcpServer struct {
 
 const (
 	maxConns = 1024
-	tcpIdle  = 30 * time.Minute // a connection silent for longer is closed
+	tcpIdle  = 30 * time.Minute       // a connection silent for longer is closed
+	tcpQuiet = 100 * time.Millisecond // once the end was asked for
 )
 
 func (c *Collector) newTCP(e endpoint) (*tcpServer, error) {
@@ -46,27 +48,29 @@ func (c *Collector) newTCP(e endpoint) (*tcpServer, error) {
 }
 
 func (s *tcpServer) run(ctx context.Context) error {
+	// After the end was asked for, connections that wait are still accepted,
+	// and what is in the kernel's buffers is still read.
 	defer context.AfterFunc(ctx, func() {
-		s.ln.Close()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		for c := range s.conns { // what is in the kernel's buffer is still read
-			c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		s.end = time.Now().Add(drainTime)
+		s.ln.(*net.TCPListener).SetDeadline(time.Now().Add(tcpQuiet))
+		for c := range s.conns {
+			c.SetReadDeadline(time.Now().Add(tcpQuiet))
 		}
 	})()
+	defer s.ln.Close()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
 		conn, err := s.ln.Accept()
 		switch {
+		case err == nil:
 		case ctx.Err() != nil:
-			if err == nil {
-				conn.Close()
-			}
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return err
-		case err != nil: // out of descriptors, say: they may come back
+		default: // out of descriptors, say: they may come back
 			s.c.log.Warn("accept failed", "listen", s.e.url, "error", err)
 			select {
 			case <-ctx.Done():
@@ -86,7 +90,7 @@ func (s *tcpServer) run(ctx context.Context) error {
 			continue
 		}
 		wg.Go(func() {
-			s.serve(ctx, conn)
+			s.serve(conn)
 			s.mu.Lock()
 			delete(s.conns, conn)
 			s.mu.Unlock()
@@ -97,7 +101,7 @@ func (s *tcpServer) run(ctx context.Context) error {
 
 // serve reads one connection to its end. A message that is no IPFIX ends it:
 // where the next one begins is not known.
-func (s *tcpServer) serve(ctx context.Context, conn net.Conn) {
+func (s *tcpServer) serve(conn net.Conn) {
 	remote, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	if err != nil {
 		return
@@ -117,12 +121,16 @@ func (s *tcpServer) serve(ctx context.Context, conn net.Conn) {
 		}
 	}()
 	for {
-		if ctx.Err() == nil {
-			conn.SetReadDeadline(time.Now().Add(tcpIdle))
-			if ctx.Err() != nil { // the end came in between
-				conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		s.mu.Lock()
+		until := time.Now().Add(tcpIdle)
+		if !s.end.IsZero() {
+			until = time.Now().Add(tcpQuiet)
+			if s.end.Before(until) {
+				until = s.end
 			}
 		}
+		conn.SetReadDeadline(until)
+		s.mu.Unlock()
 		head, err := r.Peek(4)
 		if err != nil {
 			if len(head) > 0 && errors.Is(err, io.EOF) {

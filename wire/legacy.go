@@ -82,7 +82,7 @@ func (d *Decoder) legacy(msg []byte) {
 	}
 	d.msg.Records = n
 	if s := d.msg.s; s != nil && version != 1 {
-		s.seq.observe(seq, uint32(n), certain, p, c.received)
+		s.seq.observe(raw{seq: seq, data: uint32(n), certain: certain}, p, c.received)
 	}
 }
 

@@ -121,6 +121,9 @@ func (d *Decoder) learn(t *Template, rec []byte, spans []span, at int) {
 			if t, ok := absolute(ie.DateTimeMilliseconds, v); ok && t > 0 {
 				s.init = t / 1e6
 				s.started = s.init
+				if d.ctx.version == flow.VersionIPFIX { // for the rest of this message
+					d.ctx.uptime, d.ctx.up = uint32(d.ctx.exported/1e6-s.init), true
+				}
 			}
 		default:
 			if statistics[f.ID] && isInt {

@@ -7,7 +7,7 @@ import "weir/flow"
 // an exporter that began anew are told apart.
 //
 // v5 to v8 and IPFIX number records, v9 datagrams; each message says its number
-// (seq) and how far it moves it (n).
+// (seq) and how much it holds (n).
 type sequence struct {
 	started bool
 	next    uint32
@@ -17,6 +17,10 @@ type sequence struct {
 	recent [window]mark // messages seen lately, to know them again
 	marked uint64       // so many, in all
 	at     uint64       // messages observed
+
+	habit  habit
+	scores [habits]int8
+	last   raw // the message before
 
 	exported, uptime uint32 // s and ms, of the latest message
 	stray            uint32 // where a stream that does not go on from next would
@@ -42,6 +46,80 @@ type hole struct {
 }
 
 type mark struct{ seq, n uint32 }
+
+// raw is what a message says of itself.
+type raw struct {
+	seq, data, options uint32
+	certain            bool // both could be counted
+}
+
+// habit is how an exporter numbers. The RFCs say: the number in the header is
+// of what was sent before this message, and options data records count like
+// flow records. Exporters in use (softflowd is one) put the number of what was
+// sent with this message, or leave options out; taken at their word, they would
+// lose something in every message. What a stream's messages agree with decides.
+type habit uint8
+
+const (
+	habitAfter     habit = 1 // the number is of what was sent with this message
+	habitNoOptions habit = 2 // options data is not counted
+	habits               = 4
+)
+
+// place gives where a message begins in the numbering, and how much it holds.
+func (h habit) place(m raw) (start, n uint32) {
+	n = m.data
+	if h&habitNoOptions == 0 {
+		n += m.options
+	}
+	if h&habitAfter != 0 {
+		return m.seq - n, n
+	}
+	return m.seq, n
+}
+
+// follows says whether b is the message after a, by the habit.
+func (h habit) follows(a, b raw) bool {
+	start, n := h.place(a)
+	next, _ := h.place(b)
+	return start+n == next
+}
+
+// maxScore bounds what a long past says against the present.
+const maxScore = 8
+
+// learn keeps the score of each habit, and changes to another one if the
+// message is out of place by the one believed and in place by one that has
+// proved as good.
+func (q *sequence) learn(m raw) {
+	defer func() { q.last = m }()
+	if !q.started || !m.certain || !q.last.certain {
+		return
+	}
+	var follows [habits]bool
+	best, any := q.habit, false
+	for h := range habit(habits) {
+		follows[h] = h.follows(q.last, m)
+		any = any || follows[h]
+	}
+	if !any {
+		return // a loss, or out of order: that says nothing of habits
+	}
+	for h, ok := range follows {
+		if ok {
+			q.scores[h] = min(q.scores[h]+1, maxScore)
+		} else {
+			q.scores[h] = max(q.scores[h]-1, 0)
+		}
+		if ok && !follows[q.habit] && (best == q.habit || q.scores[h] > q.scores[best]) {
+			best = habit(h)
+		}
+	}
+	if best != q.habit && q.scores[best] >= q.scores[q.habit] {
+		q.habit = best
+		q.next, _ = best.place(m)
+	}
+}
 
 // pulse is what the header says of the exporter's clock. v9 and older say how
 // long it has been up.
@@ -73,14 +151,19 @@ func (q *sequence) goesOn(seq uint32, p pulse, slack uint32) bool {
 	if known {
 		return steady && seq-q.next <= slack
 	}
+	if q.habit&habitAfter != 0 {
+		return seq-q.next <= slack // the message's own records are in it
+	}
 	return seq == q.next
 }
 
-// observe takes the numbers of one message. certain is false if n is only the
-// least it can be.
-func (q *sequence) observe(seq, n uint32, certain bool, p pulse, now int64) {
+// observe takes the numbers of one message.
+func (q *sequence) observe(m raw, p pulse, now int64) {
 	q.at++
 	q.close(now, false)
+	q.learn(m)
+	seq, n := q.habit.place(m)
+	certain := m.certain
 	steady, known := q.steady(p)
 	restarted := known && !steady && p.uptime < q.uptime
 	diff := int32(seq - q.next)

@@ -24,7 +24,7 @@ func (d *Decoder) v9(msg []byte) {
 		return
 	}
 	d.sets(msg, 20)
-	d.msg.s.seq.observe(seq, 1, true, p, d.ctx.received)
+	d.msg.s.seq.observe(raw{seq: seq, data: 1, certain: true}, p, d.ctx.received)
 }
 
 // ipfix reads a message (RFC 7011 section 3.1), 16 octets of header:
@@ -53,7 +53,7 @@ func (d *Decoder) ipfix(msg []byte) {
 	refused := d.msg.Refused
 	d.sets(msg, 16)
 	certain = certain && d.msg.Waiting == 0 && d.msg.Refused == refused
-	d.msg.s.seq.observe(seq, uint32(d.msg.Records+d.msg.Options), certain, p, d.ctx.received)
+	d.msg.s.seq.observe(raw{seq, uint32(d.msg.Records), uint32(d.msg.Options), certain}, p, d.ctx.received)
 }
 
 // sets walks over the sets of a v9 or IPFIX message from off to its end.

@@ -86,7 +86,7 @@ func (d *Decoder) v8(msg []byte) {
 	}
 	d.msg.Records = n
 	if d.msg.s != nil {
-		d.msg.s.seq.observe(seq, uint32(n), certain, p, c.received)
+		d.msg.s.seq.observe(raw{seq: seq, data: uint32(n), certain: certain}, p, c.received)
 	}
 }
 
