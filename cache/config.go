@@ -36,7 +36,7 @@ type Config struct {
 	Offline bool
 
 	Sampling uint32 // one packet in so many was looked at, told in the records; 0: 1
-	Boot     uint16 // 14 bits that make flow ids of one start differ from another's
+	Boot     uint16 // 12 bits that make flow ids of one start differ from another's
 	Number   uint8  // of this cache among those of one process: a part of flow ids
 
 	// Gone, if set, gets what leaves instead of the sink, before it is made

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -29,11 +30,18 @@ const (
 func (m *Meter) RunLive(ctx context.Context, sources ...capture.Source) error {
 	shared := &sharedSink{sink: m.sink}
 	var all []*live
+	boot := uint16(rand.Uint32())
 	for i, src := range sources {
 		cfg := m.cfg.Cache
 		cfg.Offline, cfg.Gone = false, nil
 		cfg.Sampling = max(m.cfg.Sample.N, 1)
 		cfg.Number = uint8(i)
+		if cfg.Seed == 0 {
+			cfg.Seed = rand.Uint64() // nobody may know who shares a set with whom
+		}
+		if cfg.Boot == 0 {
+			cfg.Boot = boot
+		}
 		c, err := cache.New(cfg, shared)
 		if err != nil {
 			return err
