@@ -2,9 +2,12 @@ package query
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/gaissmai/bart"
 )
 
 // node is a filter or a part of one: and, or, not, everything or a *term.
@@ -46,6 +49,26 @@ type term struct {
 	numbers  []uint64       // opIn several; opEq, opLt, …, opAll one
 	prefixes []netip.Prefix // of a subject of addresses; opEq, opIn
 	micros   int64          // of a subject of times
+
+	// Of long lists, for Match:
+	sorted []uint64
+	table  *bart.Lite
+}
+
+// longList is the length from which a list is searched by an index.
+const longList = 16
+
+// index prepares a term with a long list.
+func (t *term) index() {
+	if len(t.numbers) > longList {
+		t.sorted = slices.Sorted(slices.Values(t.numbers))
+	}
+	if len(t.prefixes) > longList {
+		t.table = new(bart.Lite)
+		for _, p := range t.prefixes {
+			t.table.Insert(p)
+		}
+	}
 }
 
 func (n *orNode) print(b *strings.Builder, outer int)  { infix(b, outer, 1, n.l, " or ", n.r) }

@@ -60,9 +60,15 @@ func (t *term) matchColumn(c column, r *flow.Record) bool {
 		return false
 	case t.subject.kind == kindAddr:
 		a := address(r, c).Netip()
+		if t.table != nil {
+			return t.table.Contains(a)
+		}
 		return slices.ContainsFunc(t.prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 	case t.subject.kind == kindTime:
 		return compare(micros(r, c), t.op, t.micros)
+	case t.sorted != nil:
+		_, found := slices.BinarySearch(t.sorted, number(r, c))
+		return found
 	case t.op == opIn:
 		return slices.Contains(t.numbers, number(r, c))
 	case t.op == opAll:

@@ -2,7 +2,9 @@ package query
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -264,6 +266,44 @@ func FuzzParse(f *testing.F) {
 		}
 		filterSQL(duckDB{}, filter.root)
 	})
+}
+
+// Long lists are indexed, and mean the same as many terms.
+func TestLongLists(t *testing.T) {
+	records := storetest.NewTraffic(4, epoch.UnixNano()).Any(500)
+	var ports, addrs []string
+	for i := range 300 {
+		ports = append(ports, fmt.Sprint(records[i].SrcPort))
+		a := records[i].Dst.Netip()
+		p, err := a.Prefix(a.BitLen() - i%20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addrs = append(addrs, p.String())
+	}
+	for head, list := range map[string][]string{"port": ports, "ip": addrs} {
+		long, err := Parse(head + " in [" + strings.Join(list, " ") + "]")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l := long.root.(*term); l.sorted == nil && l.table == nil {
+			t.Fatalf("%s: no index", head)
+		}
+		var many []*Filter
+		for _, v := range list {
+			f, err := Parse(head + " " + v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			many = append(many, f)
+		}
+		for i := range records {
+			want := slices.ContainsFunc(many, func(f *Filter) bool { return f.Match(&records[i]) })
+			if long.Match(&records[i]) != want {
+				t.Fatalf("%s: %v for %+v, want %v", head, !want, records[i], want)
+			}
+		}
+	}
 }
 
 // A filter is for every record of a live stream: it allocates nothing.

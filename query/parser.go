@@ -330,6 +330,7 @@ func (p *parser) list(out *term) node {
 	if len(out.numbers)+len(out.prefixes) == 0 {
 		p.fail(p.toks[p.at-1], "an empty list")
 	}
+	out.index()
 	return out
 }
 

@@ -48,6 +48,24 @@ func open(t testing.TB, dir string, o Options) *Store {
 	return s
 }
 
+// memoryDir is a folder in memory where there is one: the fault tests sync some
+// ten thousand times.
+func memoryDir(t interface {
+	Helper()
+	Fatal(...any)
+	Cleanup(func())
+}) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "weir-store-")
+	if err != nil {
+		if dir, err = os.MkdirTemp("", "weir-store-"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 // numbered makes records with flow IDs from, from+1, …
 func numbered(from, n int) []flow.Record {
 	t := storetest.NewTraffic(uint64(from), epoch.UnixNano())
@@ -129,11 +147,7 @@ func byID(rows []flow.Record) {
 // in any order, the rows stay the same.
 func TestStoreKeepsRecords(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp("", "weir-store-")
-		if err != nil {
-			rt.Fatal(err)
-		}
-		defer os.RemoveAll(dir)
+		dir := memoryDir(rt)
 		c := &clock{t: epoch}
 		o := Options{SegmentRows: 50, CompactRows: rapid.SampledFrom([]int{100, 1000}).Draw(rt, "limit"), Now: c.now, Buffers: 100, Grace: time.Nanosecond}
 		s, err := Open(dir, o)
@@ -371,7 +385,7 @@ func scriptOptions(c *clock, d disk) Options {
 // is there twice once the disk works again.
 func TestEveryFaultHeals(t *testing.T) {
 	for k := 1; ; k++ {
-		dir := t.TempDir()
+		dir := memoryDir(t)
 		c := &clock{t: epoch}
 		failed := ""
 		d := &faulty{disk: osDisk{}, fail: func(n int, op string) error {
@@ -414,7 +428,7 @@ func TestEveryFaultHeals(t *testing.T) {
 // not happen): the store opens, has what was flushed before, and nothing twice.
 func TestDeathAtEveryOperation(t *testing.T) {
 	for k := 1; ; k++ {
-		dir := t.TempDir()
+		dir := memoryDir(t)
 		c := &clock{t: epoch}
 		dead := false
 		d := &faulty{disk: osDisk{}, fail: func(n int, op string) error {
