@@ -44,7 +44,8 @@ type Options struct {
 	// State is the file that keeps templates, sampling and sequence numbers
 	// over a restart; empty: none.
 	State string
-	// StateEvery is how often it is saved while running; 0: 1 min.
+	// StateEvery is how often it is saved while running, beside soon after a
+	// template changed; 0: 1 min.
 	StateEvery time.Duration
 
 	Loops       int // receive loops per UDP address; 0: one per core
@@ -93,7 +94,8 @@ type Collector struct {
 	free  chan *wire.Batch
 
 	listening bool
-	restored  bool // the state came from a predecessor, not from the file
+	restored  bool        // the state came from a predecessor, not from the file
+	learned   atomic.Bool // a template changed since the state was saved
 
 	mu       sync.Mutex
 	passedOn map[string]bool // URLs whose sockets go over to a successor

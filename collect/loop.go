@@ -121,6 +121,12 @@ func (l *loop) decode(batch *wire.Batch, n int, now time.Time) {
 		i = l.some(batch, i, n, received, &octets)
 	}
 	l.mu.Unlock()
+	for i := range batch.Templates {
+		if batch.Templates[i].Action != wire.Refreshed {
+			l.c.learned.Store(true)
+			break
+		}
+	}
 	batch.Templates = batch.Templates[:0]
 	if l.c.opt.OnOptions == nil {
 		batch.Options = batch.Options[:0]

@@ -111,21 +111,31 @@ func section(b []byte, n int) (part, rest []byte, ok bool) {
 	return b[:size], b[size:], true
 }
 
-// keepState saves the state now and then, until ctx ends.
+// saveSoon is how long a new template may live in memory alone: an exporter may
+// not send it again for half an hour.
+const saveSoon = 2 * time.Second
+
+// keepState saves the state now and then, and soon when templates changed,
+// until ctx ends.
 func (c *Collector) keepState(ctx context.Context) {
 	if c.opt.State == "" {
 		return
 	}
-	t := time.NewTicker(c.opt.StateEvery)
+	t := time.NewTicker(min(saveSoon, c.opt.StateEvery))
 	defer t.Stop()
+	saved := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			if err := c.saveState(); err != nil {
-				c.log.Warn("decoder state not saved", "file", c.opt.State, "error", err)
-			}
+		}
+		if !c.learned.Swap(false) && time.Since(saved) < c.opt.StateEvery {
+			continue
+		}
+		saved = time.Now()
+		if err := c.saveState(); err != nil {
+			c.log.Warn("decoder state not saved", "file", c.opt.State, "error", err)
 		}
 	}
 }
