@@ -8,6 +8,7 @@ package config
 
 import (
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -80,7 +81,8 @@ type Store struct {
 
 // Console is the web console, its API and the metrics.
 type Console struct {
-	Listen string `yaml:"listen"` // HOST:PORT; empty: no console
+	Listen string   `yaml:"listen"` // HOST:PORT; empty: no console
+	Hosts  []string `yaml:"hosts"`  // names it may be asked for, beside localhost: a reverse proxy's
 }
 
 // Log is what weir says of itself, on stderr.
@@ -98,7 +100,7 @@ func Default() *Config {
 			ReceiveBuffer: 64 << 20,
 		},
 		Store:   Store{Dir: defaultStore(), MaxSize: 20 << 30, MaxAge: Duration(90 * 24 * time.Hour)},
-		Console: Console{Listen: "127.0.0.1:8642"},
+		Console: Console{Listen: "127.0.0.1:8642", Hosts: []string{}},
 		Control: defaultControl(),
 		Log:     Log{Level: "info", Format: "text"},
 	}
@@ -146,6 +148,17 @@ func (c *Config) check(report func(path, msg string)) {
 		report("cache.entries", strconv.FormatUint(uint64(c.Cache.Entries), 10)+": accepted: 1Ki to 256Mi entries of 128 octets")
 	}
 	oneOf(report, "cache.key", c.Cache.Key, "cisco", "5tuple")
+	rate := Sample(0)
+	for _, name := range slices.Sorted(maps.Keys(c.Interfaces)) {
+		i := c.Interfaces[name]
+		if !i.Meter {
+			continue
+		}
+		if rate != 0 && i.Sample.Rate() != rate.Rate() {
+			report("interfaces."+name+".sample", i.Sample.String()+": another interface has "+rate.String()+"; accepted: the same rate for all")
+		}
+		rate = Sample(i.Sample.Rate())
+	}
 	for i, l := range c.Collect.Listen {
 		if _, err := ParseListen(l); err != nil {
 			report("collect.listen["+strconv.Itoa(i)+"]", err.Error())
@@ -176,9 +189,11 @@ func oneOf(report func(path, msg string), path, got string, accepted ...string) 
 
 // Listen is where a collector listens.
 type Listen struct {
-	Network string // udp
+	Network string // udp, tcp (IPFIX)
 	Addr    netip.AddrPort
 }
+
+func (l Listen) String() string { return l.Network + "://" + l.Addr.String() }
 
 // ParseListen reads SCHEME://[HOST]:PORT; no host is every address.
 func ParseListen(s string) (Listen, error) {
@@ -187,15 +202,15 @@ func ParseListen(s string) (Listen, error) {
 		scheme, rest = "udp", s
 	}
 	switch scheme {
-	case "udp":
-	case "tcp", "tls", "dtls", "kafka":
-		return Listen{}, errorf("%q: %s is not supported by this version; accepted: udp://[HOST]:PORT", s, scheme)
+	case "udp", "tcp":
+	case "tls", "dtls", "kafka":
+		return Listen{}, errorf("%q: %s is not supported by this version; accepted: udp://[HOST]:PORT, tcp://[HOST]:PORT", s, scheme)
 	default:
-		return Listen{}, errorf("%q: unknown scheme %q; accepted: udp://[HOST]:PORT%s", s, scheme, didYouMean(scheme, []string{"udp"}))
+		return Listen{}, errorf("%q: unknown scheme %q; accepted: udp://[HOST]:PORT, tcp://[HOST]:PORT%s", s, scheme, didYouMean(scheme, []string{"udp", "tcp"}))
 	}
 	host, port, err := net.SplitHostPort(rest)
 	if err != nil {
-		return Listen{}, errorf("%q: accepted: udp://[HOST]:PORT", s)
+		return Listen{}, errorf("%q: accepted: udp://[HOST]:PORT, tcp://[HOST]:PORT", s)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {

@@ -26,7 +26,7 @@ func TestExampleIsTheDefaults(t *testing.T) {
 }
 
 func TestShowReadsBack(t *testing.T) {
-	c, err := Parse("x", []byte("interfaces: {eth0: {sample: 1:100}, lo: {meter: off}}\nexport: [udp://192.0.2.1:2055?version=5, {to: 'udp://[2001:db8::1]:4739'}]\ncache: {active: 60s, entries: 64k}\nstore: {max-age: 12h}\n"))
+	c, err := Parse("x", []byte("interfaces: {eth0: {sample: 1:100}, lo: {meter: off, sample: 1:7}}\nexport: [udp://192.0.2.1:2055?version=5, {to: 'udp://[2001:db8::1]:4739'}]\ncache: {active: 60s, entries: 64k}\nstore: {max-age: 12h}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,9 +62,14 @@ func TestErrorsNameThePlace(t *testing.T) {
 		{"export: udp://x:1\n", `f:1:9: export: found "udp://x:1"; accepted: a list ([a, b] or lines of - a)`},
 		{"export: [x]\n", `f:1:10: export[0]: "x": accepted: udp://HOST:PORT?version=5|9|10`},
 		{"collect: {listen: ['udp://:99999']}\n", `f:1:20: collect.listen[0]: "udp://:99999": port "99999" is not a number from 0 to 65535`},
-		{"collect: {listen: ['tcp://:1']}\n", `f:1:20: collect.listen[0]: "tcp://:1": tcp is not supported by this version; accepted: udp://[HOST]:PORT`},
+		{"collect: {listen: ['tls://:1']}\n", `f:1:20: collect.listen[0]: "tls://:1": tls is not supported by this version; accepted: udp://[HOST]:PORT, tcp://[HOST]:PORT`},
+		{"cach: {}\ncollect: {listen: ['udp://:99999']}\nlog: {level: loud, levle: x}\n", `f:1:1: cach: unknown key; accepted: interfaces, cache, export, collect, store, console, control, log (did you mean "cache"?)` + "\n" +
+			`f:2:20: collect.listen[0]: "udp://:99999": port "99999" is not a number from 0 to 65535` + "\n" +
+			`f:3:14: log.level: "loud": accepted: debug, info, warn, error` + "\n" +
+			`f:3:20: log.levle: unknown key; accepted: level, format (did you mean "level"?)`},
 		{"interfaces: {eth0: {acl: x}}\n", `f:1:21: interfaces.eth0.acl: filtering is not part of this version`},
 		{"interfaces: {eth0: {sample: 100:1}}\n", `f:1:29: interfaces.eth0.sample: "100:1" is no sampling rate; accepted: 1:N with N from 1 to 16777215, e.g. 1:100`},
+		{"interfaces: {eth0: {sample: 1:10}, eth1: {}}\n", `f:1:42: interfaces.eth1.sample: 1:1: another interface has 1:10; accepted: the same rate for all`},
 		{"log: {level: info, level: warn}\n", `f:1:20: log.level: stands here and in line 1`},
 		{"a: &x {}\ncache: *x\n", `f:1:1: a: unknown key; accepted: interfaces, cache, export, collect, store, console, control, log` + "\n" + `f:2:8: cache: YAML aliases are not accepted here`},
 		{"cache:\n\tidle: 1s\n", `f:2:1: not YAML: found character that cannot start any token`},

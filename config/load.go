@@ -98,9 +98,15 @@ func Parse(name string, data []byte) (*Config, error) {
 	if len(doc.Content) == 1 && doc.Content[0].Tag != "!!null" {
 		d.value(doc.Content[0], reflect.ValueOf(c).Elem(), "")
 	}
-	if len(d.errs) == 0 {
-		c.check(func(path, msg string) { d.fail(d.nearest(path), path, "%s", msg) })
+	wrong := map[string]bool{} // said already
+	for _, e := range d.errs {
+		wrong[e.Key] = true
 	}
+	c.check(func(path, msg string) {
+		if !wrong[path] {
+			d.fail(d.nearest(path), path, "%s", msg)
+		}
+	})
 	if len(d.errs) > 0 {
 		slices.SortStableFunc(d.errs, func(a, b *Error) int { return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col)) })
 		return nil, d.errs

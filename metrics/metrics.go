@@ -28,8 +28,11 @@ type Sample struct {
 // Source lists samples; called for each scrape, from any goroutine.
 type Source func(emit func(Sample))
 
-// Handler serves what the sources list, with the process's and the build's own.
-func Handler(version string, started time.Time, sources ...Source) http.Handler {
+// Registry is what is shown.
+type Registry struct{ r *prometheus.Registry }
+
+// New shows what the sources list, with the process's and the build's own.
+func New(version string, started time.Time, sources ...Source) *Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	build := func(emit func(Sample)) {
@@ -37,7 +40,15 @@ func Handler(version string, started time.Time, sources ...Source) http.Handler 
 		emit(Sample{Name: "weir_start_time_seconds", Help: "When it started, Unix time.", Gauge: true, Value: float64(started.UnixNano()) / 1e9})
 	}
 	r.MustRegister(collector(append([]Source{build}, sources...)))
-	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+	return &Registry{r}
+}
+
+// Add shows one more part's own metrics.
+func (r *Registry) Add(c prometheus.Collector) error { return r.r.Register(c) }
+
+// ServeHTTP answers a scrape.
+func (r *Registry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	promhttp.HandlerFor(r.r, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}).ServeHTTP(w, q)
 }
 
 // collector is unchecked: what there is to tell changes as rooms come and go.

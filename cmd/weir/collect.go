@@ -90,7 +90,7 @@ func (c *collectCmd) Run(a *app) (err error) {
 	}
 	err = collector.Run(a.ctx)
 	stop()
-	err = errors.Join(err, g.Wait(), keep.end())
+	err = also(also(err, g.Wait()), keep.end())
 	for _, end := range done {
 		err = errors.Join(err, end())
 	}
@@ -100,7 +100,7 @@ func (c *collectCmd) Run(a *app) (err error) {
 
 func checkListen(list []string) error {
 	if len(list) == 0 {
-		return usagef("nothing to listen on; accepted: --listen udp://[HOST]:PORT")
+		return usagef("nothing to listen on; accepted: --listen udp://[HOST]:PORT or tcp://[HOST]:PORT")
 	}
 	for _, l := range list {
 		if _, err := config.ParseListen(l); err != nil {
@@ -111,8 +111,16 @@ func checkListen(list []string) error {
 }
 
 func collectOptions(conf *config.Config, sink flow.Sink, state string, log slogger) collect.Options {
+	var listen []string
+	for _, s := range conf.Collect.Listen {
+		l, err := config.ParseListen(s)
+		if err != nil {
+			panic(err) // checked before
+		}
+		listen = append(listen, l.String())
+	}
 	return collect.Options{
-		Listen: conf.Collect.Listen, Sink: sink, State: state,
+		Listen: listen, Sink: sink, State: state,
 		SocketBytes: int(conf.Collect.ReceiveBuffer), Log: log.With("component", "collect"),
 	}
 }

@@ -53,7 +53,7 @@ func (n *node) runDemo(ctx context.Context, o demo.Options, say io.Writer) (err 
 	if n.store, err = openStore(n.conf.Store, n.log); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, n.store.end()) }()
+	defer func() { err = also(err, n.store.end()) }()
 	if err := n.openEngine(); err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"weir/cache"
 	"weir/collect"
 	"weir/config"
@@ -34,6 +36,9 @@ type node struct {
 	engine  query.Engine
 	store   *storeRoom
 	rings   map[uint32]ring // by interface index; of the goroutine that reloads
+
+	serving sync.Once
+	served  *console.Server
 
 	mu        sync.Mutex // of what a reload exchanges
 	conf      *config.Config
@@ -66,7 +71,20 @@ func (s *storeRoom) end() error {
 	if s == nil {
 		return nil
 	}
-	return s.Close()
+	before := s.lost()
+	err := s.Close()
+	if n := s.lost() - before; err != nil && n > 0 {
+		err = fmt.Errorf("%d records that were still in memory are lost: %w", n, err)
+	}
+	return err
+}
+
+// lost is how many records the store could not keep.
+func (s *storeRoom) lost() (n uint64) {
+	for _, l := range s.Losses() {
+		n += l.Records
+	}
+	return n
 }
 
 func (n *node) config() *config.Config {
@@ -137,12 +155,20 @@ func (n *node) retire(l []flow.Loss) {
 	n.past = addLosses(n.past, l)
 }
 
-// server is the console with everything this node can tell.
+// server is the console with everything this node can tell; the same for the
+// web and for the control socket. The rooms must be there before the first call.
 func (n *node) server() *console.Server {
+	n.serving.Do(func() { n.served = n.newServer() })
+	return n.served
+}
+
+func (n *node) newServer() *console.Server {
+	show := metrics.New(version, n.started, metrics.Losses(n.losses), n.samples)
+	conf := n.config().Console
 	o := console.Options{
-		Listen: n.config().Console.Listen, Engine: n.engine, Losses: n.losses,
+		Listen: conf.Listen, Hosts: conf.Hosts, Engine: n.engine, Losses: n.losses,
 		Version: version, Started: n.started, Logger: n.log.With("component", "console"),
-		Metrics: metrics.Handler(version, n.started, metrics.Losses(n.losses), n.samples),
+		Metrics: show,
 	}
 	m, e, c := n.rooms()
 	if c != nil {
@@ -166,7 +192,11 @@ func (n *node) server() *console.Server {
 			return nil
 		}
 	}
-	return console.New(o)
+	server := console.New(o)
+	if err := show.Add(server); err != nil {
+		n.log.Warn("the console's own metrics are not shown", "error", err)
+	}
+	return server
 }
 
 // serveControl answers `weir show` until ctx ends. Another weir at the socket
@@ -315,6 +345,10 @@ func (n *node) interfaces() []console.Interface {
 func (n *node) storeState() console.Store {
 	s := n.store.Stats()
 	c := console.Store{Kind: "parquet", Path: s.Dir, Records: s.Rows, Bytes: s.Bytes, Segments: s.Segments, Error: s.Failing}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.Dir, &fs); err == nil {
+		c.Free = fs.Bavail * uint64(fs.Bsize)
+	}
 	if s.Rows > 0 {
 		c.Oldest, c.Newest = time.UnixMicro(s.First), time.UnixMicro(s.Last)
 	}
@@ -338,6 +372,7 @@ func (n *node) samples(emit func(metrics.Sample)) {
 		counter("weir_meter_metered_bytes_total", "Their octets.", s.Metered.Bytes)
 		for reason, v := range s.Ignored {
 			counter("weir_meter_ignored_packets_total", "Packets that are in no flow, by reason.", v.Packets, "reason", reason)
+			counter("weir_meter_ignored_bytes_total", "Octets of their frames.", v.Bytes, "reason", reason)
 		}
 		counter("weir_cache_created_flows_total", "Flows that entered the cache.", s.Cache.Created)
 		for why := flow.EndIdle; why <= flow.EndResource; why++ {

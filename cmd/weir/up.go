@@ -124,8 +124,11 @@ func (p *part) stop() error {
 // also adds what stopping a room said to why all stops; a room that failed
 // says the same twice.
 func also(err, more error) error {
-	if more == nil || errors.Is(err, more) {
+	switch {
+	case more == nil || err != nil && strings.Contains(err.Error(), more.Error()):
 		return err
+	case err != nil && strings.Contains(more.Error(), err.Error()):
+		return more
 	}
 	return errors.Join(err, more)
 }
@@ -141,7 +144,7 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 	if n.store, err = openStore(n.conf.Store, n.log); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, n.store.end()) }()
+	defer func() { err = also(err, n.store.end()) }()
 	if err := n.openEngine(); err != nil {
 		return err
 	}
@@ -271,7 +274,11 @@ func (n *node) startMeter(ctx context.Context, failed chan<- error) (*part, erro
 		return nil, err
 	}
 	if len(wanted) == 0 {
-		n.log.Warn("no interface is up with a route: not metering; name one with -i")
+		if len(n.conf.Interfaces) > 0 {
+			n.log.Info("not metering: the configuration switches every interface off")
+		} else {
+			n.log.Warn("no interface is up with a route: not metering; name one with -i")
+		}
 		return nil, nil
 	}
 	return n.meterInterfaces(ctx, failed, wanted)
@@ -316,7 +323,7 @@ func (n *node) reload(ctx context.Context, failed chan<- error, load func() (*co
 		return c, m, nil
 	}
 	old := n.conf
-	if next.Store != old.Store || next.Console != old.Console || next.Control != old.Control || next.Log != old.Log {
+	if next.Store != old.Store || !reflect.DeepEqual(next.Console, old.Console) || next.Control != old.Control || next.Log != old.Log {
 		n.log.Warn("store, console, control and log are read at the start only: restart to change them")
 		next.Store, next.Console, next.Control, next.Log = old.Store, old.Console, old.Control, old.Log
 	}
