@@ -211,7 +211,7 @@ func (d dice) ipv6(n int) network {
 		plen = d.between(0, len(b))
 		words = fmt.Sprintf("payload length %d of %d %s", plen, len(b), words)
 	case 3: // a jumbo payload option
-		opt := u32([]byte{byte(proto), 0, 0xc2, 4}, uint32(pick(d, 65536, len(b)+8, 100000, 1<<31)))
+		opt := u32([]byte{byte(proto), 0, 0xc2, 4}, uint32(pick(d, 65536, 65536+len(b), 100000, 1<<31)))
 		if d.one(3) {
 			opt = join([]byte{byte(proto), 1, 1, 4, 0, 0, 0, 0, 0xc2, 4}, u32(nil, 70000), []byte{1, 0})
 		}
@@ -252,18 +252,18 @@ func (d dice) extension(next int, b []byte, words string) (int, []byte, string) 
 		h = append([]byte{byte(next), byte(size)}, d.octets(6+size*8)...)
 		switch {
 		case kind == protoHopByHop || kind == protoDestination:
-			if d.one(4) {
-				break // options that make no sense
-			}
 			for i := 2; i < len(h); {
-				if n := len(h) - i; n == 1 {
-					h[i] = 0
-					i++
-				} else {
+				n := len(h) - i
+				switch {
+				case n == 1 || d.one(4):
+					h[i], n = 0, 1
+				case n >= 4 && d.one(4):
+					h[i], h[i+1], n = 5, 2, 4 // router alert
+				default:
 					n = min(n, d.between(2, 20))
-					h[i], h[i+1] = byte(pick(d, 1, 1, 5, 0x3e, 0x26, 0x63)), byte(n-2)
-					i += n
+					h[i], h[i+1] = byte(pick(d, 1, 1, 0x1e, 0x3e)), byte(n-2)
 				}
+				i += n
 			}
 		case kind == protoRouting:
 			h[2] = byte(pick(d, 0, 2, 3, 4, d.IntN(256)))

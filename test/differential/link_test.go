@@ -1,6 +1,7 @@
 package differential
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 )
@@ -66,6 +67,9 @@ func (d dice) frame(n, link int) frame {
 		case linkEthernet:
 			p = d.ethernet(p)
 		case linkCHDLC:
+			if p.etherType != 0x0800 && p.etherType != 0x86dd { // nothing else is numbered there
+				p = d.packet(n)
+			}
 			p.octets = join([]byte{byte(pick(d, 0x0f, 0x0f, 0x8f)), 0}, u16(nil, p.etherType), p.octets)
 		case linkSLL:
 			p = d.cooked(p)
@@ -161,8 +165,13 @@ func (d dice) mpls(p network) network {
 	case p.etherType == 0x0800 || p.etherType == 0x86dd:
 		if d.one(4) {
 			p = d.ethernet(p)
-			p.octets = append(pick(d, []byte{0, 0, 0, 0}, []byte{0, 0, 1, 2}, []byte{}), p.octets...)
 			words = "pseudowire"
+			if d.one(3) { // what cannot be told from IP or a control word is nobody's fault
+				p.octets[0] = p.octets[0]&0x0f | 0xa0
+				words = "bare pseudowire"
+			} else {
+				p.octets = append(pick(d, []byte{0, 0, 0, 0}, []byte{0, 0, 1, 2}), p.octets...)
+			}
 		}
 	default:
 		p = d.ethernet(p)
@@ -247,7 +256,7 @@ func (d dice) snap(p network) network {
 func (d dice) loopback(p network, link int) network {
 	family := uint32(2)
 	if p.etherType == 0x86dd {
-		family = pick(d, uint32(24), 28, 30, 10)
+		family = pick(d, uint32(24), 28, 30)
 	}
 	if d.one(20) {
 		family = uint32(pick(d, 0, 1, 7, 17, 23, d.IntN(40)))
@@ -313,6 +322,19 @@ func (d dice) nflog(p network) network {
 	p.octets = append(b, attribute(9, p.octets)...)
 	p.words = fmt.Sprintf("nflog(%d) %s", family, p.words)
 	return p
+}
+
+// bigEndianNFLog turns the attributes' headers round, as a machine of the other
+// byte order writes them.
+func bigEndianNFLog(b []byte) []byte {
+	b = bytes.Clone(b)
+	for i := 4; i+4 <= len(b); {
+		size := int(binary.LittleEndian.Uint16(b[i:]))
+		be.PutUint16(b[i:], uint16(size))
+		be.PutUint16(b[i+2:], binary.LittleEndian.Uint16(b[i+2:]))
+		i += (size + 3) &^ 3
+	}
+	return b
 }
 
 func (d dice) frameRelay(p network) network {
