@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -42,51 +41,14 @@ func (c *demoCmd) Run(a *app) (err error) {
 	conf.Console.Listen = c.Console
 	conf.Collect.Listen = []string{"udp://127.0.0.1:0"} // any free port: a weir may be running
 	n := &node{conf: conf, log: log, started: time.Now(), reloaded: reload{true, time.Now()}}
-	return n.runDemo(a.ctx, demo.Options{Seed: c.Seed, Rate: c.Rate, Backfill: time.Hour, Log: log.With("component", "demo")}, a.stderr)
-}
-
-// runDemo is run without metering: the records come from a made-up network.
-func (n *node) runDemo(ctx context.Context, o demo.Options, say io.Writer) (err error) {
-	behind, release := context.WithCancel(context.WithoutCancel(ctx))
-	defer release()
-	failed := make(chan error, 8)
-	if n.store, err = openStore(n.conf.Store, n.log); err != nil {
-		return err
+	network := func(ctx context.Context, failed chan<- error) (*part, error) {
+		to := n.collector.Addrs()[0].String()
+		d, err := demo.New(demo.Options{To: to, Seed: c.Seed, Rate: c.Rate, Backfill: time.Hour, Log: log.With("component", "demo")})
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(a.stderr, "weir demo: a made-up network is sending to %s; open http://%s/ (Ctrl-C ends it)\n", to, conf.Console.Listen)
+		return start(ctx, "demo", failed, d.Run), nil
 	}
-	defer func() { err = also(err, n.store.end()) }()
-	if err := n.openEngine(); err != nil {
-		return err
-	}
-	if closer, ok := n.engine.(io.Closer); ok {
-		defer closer.Close()
-	}
-	keep := start(behind, "store", failed, n.store.Run)
-	defer func() { err = also(err, keep.stop()) }()
-	collecting, err := n.startCollector(behind, failed)
-	if err != nil {
-		return err
-	}
-	defer func() { err = also(err, collecting.stop()) }()
-	o.To = n.collector.Addrs()[0].String()
-	network, err := demo.New(o)
-	if err != nil {
-		return err
-	}
-	sending := start(ctx, "demo", failed, network.Run)
-	defer func() { err = also(err, sending.stop()) }()
-	show := start(behind, "console", failed, n.serve)
-	defer func() { err = also(err, show.stop()) }()
-	ask := start(behind, "control", failed, func(ctx context.Context) error {
-		err := n.serveControl(ctx)
-		<-ctx.Done()
-		return err
-	})
-	defer ask.stop()
-	fmt.Fprintf(say, "weir demo: a made-up network is sending to %s; open http://%s/ (Ctrl-C ends it)\n", o.To, n.conf.Console.Listen)
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-failed:
-		return err
-	}
+	return n.run(a.ctx, network, nil, nil)
 }

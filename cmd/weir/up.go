@@ -53,7 +53,7 @@ func (c *upCmd) Run(a *app) error {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 	n := &node{conf: conf, log: log, started: time.Now(), reloaded: reload{true, time.Now()}}
-	return n.run(a.ctx, hup, load)
+	return n.run(a.ctx, n.startMeter, hup, load)
 }
 
 // override lays the flags over a configuration that was read.
@@ -87,6 +87,9 @@ func (c *upCmd) override(conf *config.Config, a *app) error {
 	}
 	return checkListen(conf.Collect.Listen)
 }
+
+// startFunc starts a room; nil: there is none to start.
+type startFunc func(ctx context.Context, failed chan<- error) (*part, error)
 
 // part is a room's goroutine.
 type part struct {
@@ -135,8 +138,9 @@ func also(err, more error) error {
 
 // run starts the rooms from the store back to the wire, so that each finds the
 // next one ready, and stops them from the wire to the store, so that the last
-// packet seen is the last record stored.
-func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*config.Config, error)) (err error) {
+// packet seen is the last record stored. source starts what the flows come
+// from; hup (nil: never) asks for load.
+func (n *node) run(ctx context.Context, source startFunc, hup <-chan os.Signal, load func() (*config.Config, error)) (err error) {
 	behind, release := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx: what drains
 	defer release()
 	failed := make(chan error, 8)
@@ -160,7 +164,7 @@ func (n *node) run(ctx context.Context, hup <-chan os.Signal, load func() (*conf
 	}
 	defer func() { err = also(err, collecting.stop()) }()
 	defer n.keepRings(nil)
-	metering, err := n.startMeter(behind, failed)
+	metering, err := source(behind, failed)
 	if err != nil {
 		return err
 	}
