@@ -20,6 +20,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"weir/config"
+	"weir/query"
 )
 
 // version is set by the build.
@@ -127,11 +128,15 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	var usage usageError
 	var conf config.Errors
+	var filter *query.SyntaxError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &conf):
 		fmt.Fprintln(stderr, conf)
+		return 2
+	case errors.As(err, &filter):
+		fmt.Fprintf(stderr, "weir: %s\n", filter.Pretty())
 		return 2
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "weir: %v\n", err)
