@@ -19,8 +19,27 @@ func usual(ipfix, v6 bool) []spec {
 	if ipfix {
 		first, last, tl = 152, 153, 8
 	}
-	return []spec{{src, a}, {dst, a}, {nh, a}, {10, 4}, {14, 4}, {2, 8}, {1, 8}, {first, tl}, {last, tl}, {7, 2}, {11, 2},
-		{6, 1}, {4, 1}, {5, 1}, {sm, 1}, {dm, 1}, {16, 4}, {17, 4}, {61, 1}}
+	return []spec{
+		{src, a},
+		{dst, a},
+		{nh, a},
+		{10, 4},
+		{14, 4},
+		{2, 8},
+		{1, 8},
+		{first, tl},
+		{last, tl},
+		{7, 2},
+		{11, 2},
+		{6, 1},
+		{4, 1},
+		{5, 1},
+		{sm, 1},
+		{dm, 1},
+		{16, 4},
+		{17, 4},
+		{61, 1},
+	}
 }
 
 func templateSet(version int, id uint16, fields []spec) []byte {

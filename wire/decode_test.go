@@ -53,9 +53,11 @@ func count(d *Decoder, r Reason) uint64 {
 func show(r *flow.Record) string {
 	var out []string
 	cols := columnsOf(r)
-	for _, k := range []string{"src", "dst", "next_hop", "bgp_next_hop", "sport", "dport", "proto", "tos", "tcp_flags", "packets", "bytes",
+	for _, k := range []string{
+		"src", "dst", "next_hop", "bgp_next_hop", "sport", "dport", "proto", "tos", "tcp_flags", "packets", "bytes",
 		"first", "last", "input", "output", "src_as", "dst_as", "src_mask", "dst_mask", "vlan", "icmp", "direction", "end_reason",
-		"forwarding", "sampling", "flow_id"} {
+		"forwarding", "sampling", "flow_id",
+	} {
 		v, ok := cols[k]
 		if ok && (k == "first" || k == "last") {
 			v = time.Unix(0, v.(int64)).UTC().Format("15:04:05.000")
@@ -80,41 +82,59 @@ func TestDecodeGolden(t *testing.T) {
 	const c20 = "00000009 00000007 000003e8 0036c770 0036eb80"
 	const times = " first=22:13:10.000 last=22:13:19.232"
 	for _, c := range []struct{ name, msg, want string }{
-		{"v1: protocol, ToS, flags in this order", head("0001", "0001", "") + body + "0000 06 10 1b 000000 00000000",
-			"src=10.0.0.1 dst=10.0.0.2 next_hop=10.0.0.254 sport=443 dport=54321 proto=6 tos=16 tcp_flags=27 packets=7 bytes=1000" + times + " input=3 output=4 "},
-		{"v5: flags, protocol, ToS in this order; sampling 1 in 100, mode 1", head("0005", "0001", "00000005 01 02 4064") + body + "00 1b 06 10 fde8 fde9 18 10 0000",
-			"src=10.0.0.1 dst=10.0.0.2 next_hop=10.0.0.254 sport=443 dport=54321 proto=6 tos=16 tcp_flags=27 packets=7 bytes=1000" + times + " input=3 output=4 src_as=65000 dst_as=65001 src_mask=24 dst_mask=16 sampling=100 "},
-		{"v5: ICMP type and code in the destination port", head("0005", "0001", "00000005 01 02 0000") + strings.Replace(body, "01bb d431", "0000 0303", 1) + "00 00 01 00 0000 0000 00 00 0000",
-			"src=10.0.0.1 dst=10.0.0.2 next_hop=10.0.0.254 sport=0 dport=771 proto=1 tos=0 tcp_flags=0 packets=7 bytes=1000" + times + " input=3 output=4 src_as=0 dst_as=0 src_mask=0 dst_mask=0 icmp=771 "},
-		{"v6: encapsulation sizes and the peer's next hop", head("0006", "0001", "00000005 01 02 0000") + body + "00 1b 06 10 fde8 fde9 18 10 0e 12 0a0000fd",
-			"src=10.0.0.1 dst=10.0.0.2 next_hop=10.0.0.254 sport=443 dport=54321 proto=6 tos=16 tcp_flags=27 packets=7 bytes=1000" + times + ` input=3 output=4 src_as=65000 dst_as=65001 src_mask=24 dst_mask=16 {"inputEncapsulationOctets":14,"outputEncapsulationOctets":18,"peerNextHopIPv4Address":"10.0.0.253"}`},
-		{"v7: router shortcut", head("0007", "0001", "00000005 00000000") + body + "00 1b 06 10 0000 0000 00 00 0000 0a0000fc",
-			"src=10.0.0.1 dst=10.0.0.2 next_hop=10.0.0.254 sport=443 dport=54321 proto=6 tos=16 tcp_flags=27 packets=7 bytes=1000" + times + ` input=3 output=4 src_as=0 dst_as=0 src_mask=0 dst_mask=0 {"ipv4RouterSc":"10.0.0.252"}`},
+		{
+			"v1: protocol, ToS, flags in this order", head("0001", "0001", "") + body + "0000 06 10 1b 000000 00000000",
+			"src=10.0.0.1 dst=10.0.0.2 next_hop=10.0.0.254 sport=443 dport=54321 proto=6 tos=16 tcp_flags=27 packets=7 bytes=1000" + times + " input=3 output=4 ",
+		},
+		{
+			"v5: flags, protocol, ToS in this order; sampling 1 in 100, mode 1", head("0005", "0001", "00000005 01 02 4064") + body + "00 1b 06 10 fde8 fde9 18 10 0000",
+			"src=10.0.0.1 dst=10.0.0.2 next_hop=10.0.0.254 sport=443 dport=54321 proto=6 tos=16 tcp_flags=27 packets=7 bytes=1000" + times + " input=3 output=4 src_as=65000 dst_as=65001 src_mask=24 dst_mask=16 sampling=100 ",
+		},
+		{
+			"v5: ICMP type and code in the destination port", head("0005", "0001", "00000005 01 02 0000") + strings.Replace(body, "01bb d431", "0000 0303", 1) + "00 00 01 00 0000 0000 00 00 0000",
+			"src=10.0.0.1 dst=10.0.0.2 next_hop=10.0.0.254 sport=0 dport=771 proto=1 tos=0 tcp_flags=0 packets=7 bytes=1000" + times + " input=3 output=4 src_as=0 dst_as=0 src_mask=0 dst_mask=0 icmp=771 ",
+		},
+		{
+			"v6: encapsulation sizes and the peer's next hop", head("0006", "0001", "00000005 01 02 0000") + body + "00 1b 06 10 fde8 fde9 18 10 0e 12 0a0000fd",
+			"src=10.0.0.1 dst=10.0.0.2 next_hop=10.0.0.254 sport=443 dport=54321 proto=6 tos=16 tcp_flags=27 packets=7 bytes=1000" + times + ` input=3 output=4 src_as=65000 dst_as=65001 src_mask=24 dst_mask=16 {"inputEncapsulationOctets":14,"outputEncapsulationOctets":18,"peerNextHopIPv4Address":"10.0.0.253"}`,
+		},
+		{
+			"v7: router shortcut", head("0007", "0001", "00000005 00000000") + body + "00 1b 06 10 0000 0000 00 00 0000 0a0000fc",
+			"src=10.0.0.1 dst=10.0.0.2 next_hop=10.0.0.254 sport=443 dport=54321 proto=6 tos=16 tcp_flags=27 packets=7 bytes=1000" + times + ` input=3 output=4 src_as=0 dst_as=0 src_mask=0 dst_mask=0 {"ipv4RouterSc":"10.0.0.252"}`,
+		},
 		{"v8.1 AS", v8("01", c20+"fde8 fde9 0003 0004"), "packets=7 bytes=1000" + times + ` input=3 output=4 src_as=65000 dst_as=65001 {"deltaFlowCount":9}`},
 		{"v8.2 protocol-port", v8("02", c20+"06 00 0000 01bb d431"), "sport=443 dport=54321 proto=6 packets=7 bytes=1000" + times + ` {"deltaFlowCount":9}`},
 		{"v8.3 source-prefix", v8("03", c20+"0a000000 18 00 fde8 0003 0000"), "src=10.0.0.0 packets=7 bytes=1000" + times + ` input=3 src_as=65000 src_mask=24 {"deltaFlowCount":9}`},
 		{"v8.4 destination-prefix", v8("04", c20+"0a000000 18 00 fde9 0004 0000"), "dst=10.0.0.0 packets=7 bytes=1000" + times + ` output=4 dst_as=65001 dst_mask=24 {"deltaFlowCount":9}`},
 		{"v8.5 prefix, source mask first", v8("05", c20+"0a000000 0a010000 18 10 0000 fde8 fde9 0003 0004"), "src=10.0.0.0 dst=10.1.0.0 packets=7 bytes=1000" + times + ` input=3 output=4 src_as=65000 dst_as=65001 src_mask=24 dst_mask=16 {"deltaFlowCount":9}`},
 		{"v8.6 destination", v8("06", "0a000002 00000007 000003e8 0036c770 0036eb80 0004 10 20 00000002 0a0000fc"), "dst=10.0.0.2 tos=16 packets=7 bytes=1000" + times + ` output=4 {"markedTos":32,"extraPackets":2,"ipv4RouterSc":"10.0.0.252"}`},
-		{"v8.7 source-destination: the destination stands first", v8("07", "0a000002 0a000001 00000007 000003e8 0036c770 0036eb80 0004 0003 10 20 0000 00000002 0a0000fc"),
-			"src=10.0.0.1 dst=10.0.0.2 tos=16 packets=7 bytes=1000" + times + ` input=3 output=4 {"markedTos":32,"extraPackets":2,"ipv4RouterSc":"10.0.0.252"}`},
-		{"v8.8 full-flow", v8("08", "0a000002 0a000001 d431 01bb 00000007 000003e8 0036c770 0036eb80 0004 0003 10 06 20 00 00000002 0a0000fc"),
-			"src=10.0.0.1 dst=10.0.0.2 sport=443 dport=54321 proto=6 tos=16 packets=7 bytes=1000" + times + ` input=3 output=4 {"markedTos":32,"extraPackets":2,"ipv4RouterSc":"10.0.0.252"}`},
+		{
+			"v8.7 source-destination: the destination stands first", v8("07", "0a000002 0a000001 00000007 000003e8 0036c770 0036eb80 0004 0003 10 20 0000 00000002 0a0000fc"),
+			"src=10.0.0.1 dst=10.0.0.2 tos=16 packets=7 bytes=1000" + times + ` input=3 output=4 {"markedTos":32,"extraPackets":2,"ipv4RouterSc":"10.0.0.252"}`,
+		},
+		{
+			"v8.8 full-flow", v8("08", "0a000002 0a000001 d431 01bb 00000007 000003e8 0036c770 0036eb80 0004 0003 10 06 20 00 00000002 0a0000fc"),
+			"src=10.0.0.1 dst=10.0.0.2 sport=443 dport=54321 proto=6 tos=16 packets=7 bytes=1000" + times + ` input=3 output=4 {"markedTos":32,"extraPackets":2,"ipv4RouterSc":"10.0.0.252"}`,
+		},
 		{"v8.9 AS-ToS: the ToS behind the interfaces", v8("09", c20+"fde8 fde9 0003 0004 10 00 0000"), "tos=16 packets=7 bytes=1000" + times + ` input=3 output=4 src_as=65000 dst_as=65001 {"deltaFlowCount":9}`},
 		{"v8.10 protocol-port-ToS", v8("0a", c20+"06 10 0000 01bb d431 0003 0004"), "sport=443 dport=54321 proto=6 tos=16 packets=7 bytes=1000" + times + ` input=3 output=4 {"deltaFlowCount":9}`},
 		{"v8.11 source-prefix-ToS", v8("0b", c20+"0a000000 18 10 fde8 0003 0000"), "src=10.0.0.0 tos=16 packets=7 bytes=1000" + times + ` input=3 src_as=65000 src_mask=24 {"deltaFlowCount":9}`},
 		{"v8.12 destination-prefix-ToS", v8("0c", c20+"0a000000 18 10 fde9 0004 0000"), "dst=10.0.0.0 tos=16 packets=7 bytes=1000" + times + ` output=4 dst_as=65001 dst_mask=24 {"deltaFlowCount":9}`},
 		{"v8.13 prefix-ToS", v8("0d", c20+"0a000000 0a010000 18 10 10 00 fde8 fde9 0003 0004"), "src=10.0.0.0 dst=10.1.0.0 tos=16 packets=7 bytes=1000" + times + ` input=3 output=4 src_as=65000 dst_as=65001 src_mask=24 dst_mask=16 {"deltaFlowCount":9}`},
 		{"v8.14 prefix-port", v8("0e", c20+"0a000000 0a010000 18 10 10 06 01bb d431 0003 0004"), "src=10.0.0.0 dst=10.1.0.0 sport=443 dport=54321 proto=6 tos=16 packets=7 bytes=1000" + times + ` input=3 output=4 src_mask=24 dst_mask=16 {"deltaFlowCount":9}`},
-		{"v9: template and data", "0009 0002 0036ee80 6553f100 00000005 00000102" +
-			"0000 0028 0100 0008 0008 0004 000c 0004 0015 0004 0016 0004 0001 0004 0002 0004 0050 0006 0039 0006" +
-			"0100 0028 0a000001 0a000002 0036eb80 0036c770 000003e8 00000007 020000000001 020000000002",
-			"src=10.0.0.1 dst=10.0.0.2 packets=7 bytes=1000" + times + ` {"destinationMacAddress":"02:00:00:00:00:01","postDestinationMacAddress":"02:00:00:00:00:02"}`},
-		{"IPFIX: enterprise and variable-length fields, padding", "000a 0052 6553f100 00000005 00000102" +
-			"0002 0024 0100 0005 0001 0002 0052 ffff 8001 0004 00007279 9000 0002 00001267 0004 0001" +
-			"0100 001e 03e8 04 6c6f3030 00000190 abcd 06" + "03e9 00 00000191 abce 11 0000",
+		{
+			"v9: template and data", "0009 0002 0036ee80 6553f100 00000005 00000102" +
+				"0000 0028 0100 0008 0008 0004 000c 0004 0015 0004 0016 0004 0001 0004 0002 0004 0050 0006 0039 0006" +
+				"0100 0028 0a000001 0a000002 0036eb80 0036c770 000003e8 00000007 020000000001 020000000002",
+			"src=10.0.0.1 dst=10.0.0.2 packets=7 bytes=1000" + times + ` {"destinationMacAddress":"02:00:00:00:00:01","postDestinationMacAddress":"02:00:00:00:00:02"}`,
+		},
+		{
+			"IPFIX: enterprise and variable-length fields, padding", "000a 0052 6553f100 00000005 00000102" +
+				"0002 0024 0100 0005 0001 0002 0052 ffff 8001 0004 00007279 9000 0002 00001267 0004 0001" +
+				"0100 001e 03e8 04 6c6f3030 00000190 abcd 06" + "03e9 00 00000191 abce 11 0000",
 			`proto=6 bytes=1000 {"interfaceName":"lo00","reverseOctetDeltaCount":400,"pen4711.4096":"abcd"}` + "\n" +
-				`proto=17 bytes=1001 {"interfaceName":"","reverseOctetDeltaCount":401,"pen4711.4096":"abce"}`},
+				`proto=17 bytes=1001 {"interfaceName":"","reverseOctetDeltaCount":401,"pen4711.4096":"abce"}`,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			recs, m, err := feed(t, NewDecoder(Options{}), octets(c.msg))

@@ -96,10 +96,15 @@ func NewDecoder(opt Options) *Decoder {
 		have *int
 		def  int
 	}{
-		{&l.Sessions, def.Sessions}, {&l.Templates, def.Templates}, {&l.Fields, def.Fields},
-		{&l.TemplateOctets, def.TemplateOctets}, {&l.WaitingOctets, def.WaitingOctets},
-		{&l.MessageRecords, def.MessageRecords}, {&l.MessageElements, def.MessageElements},
-		{&l.Interfaces, def.Interfaces}, {&l.Samplers, def.Samplers},
+		{&l.Sessions, def.Sessions},
+		{&l.Templates, def.Templates},
+		{&l.Fields, def.Fields},
+		{&l.TemplateOctets, def.TemplateOctets},
+		{&l.WaitingOctets, def.WaitingOctets},
+		{&l.MessageRecords, def.MessageRecords},
+		{&l.MessageElements, def.MessageElements},
+		{&l.Interfaces, def.Interfaces},
+		{&l.Samplers, def.Samplers},
 	} {
 		if *v.have <= 0 {
 			*v.have = v.def
@@ -187,8 +192,10 @@ func (d *Decoder) header(version uint8, domain, sequence uint32, p pulse, export
 	if skew := c.received - c.exported; d.opt.MaxSkew > 0 && abs(skew) > int64(d.opt.MaxSkew) {
 		c.shift = skew
 	}
-	c.common = flow.Record{Version: version, Domain: domain, Exporter: c.src.Addr, Received: c.received,
-		Has: flow.HasReceived}
+	c.common = flow.Record{
+		Version: version, Domain: domain, Exporter: c.src.Addr, Received: c.received,
+		Has: flow.HasReceived,
+	}
 	if c.src.Addr != (flow.Addr{}) { // a file of messages does not tell
 		c.common.Has |= flow.HasExporter
 	}

@@ -147,8 +147,10 @@ func (d *Decoder) appendValue(dst []byte, t ie.Type, f []byte, s *session, depth
 	return appendHex(dst, f)
 }
 
-var timeForm = [...]string{"2006-01-02T15:04:05Z", "2006-01-02T15:04:05.000Z",
-	"2006-01-02T15:04:05.000000Z", "2006-01-02T15:04:05.000000000Z"}
+var timeForm = [...]string{
+	"2006-01-02T15:04:05Z", "2006-01-02T15:04:05.000Z",
+	"2006-01-02T15:04:05.000000Z", "2006-01-02T15:04:05.000000000Z",
+}
 
 const hexDigits = "0123456789abcdef"
 

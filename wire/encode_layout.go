@@ -89,13 +89,20 @@ var direct = [...]struct {
 	has   flow.Field
 	shape Shape
 }{
-	{flow.HasProto, shapeProto}, {flow.HasTOS, shapeTOS},
-	{flow.HasPackets, shapePackets}, {flow.HasBytes, shapeBytes},
-	{flow.HasInput, shapeInput}, {flow.HasOutput, shapeOutput},
-	{flow.HasDirection, shapeDirection}, {flow.HasVLAN, shapeVLAN},
-	{flow.HasSrcAS, shapeSrcAS}, {flow.HasDstAS, shapeDstAS},
-	{flow.HasSrcMask, shapeSrcMask}, {flow.HasDstMask, shapeDstMask},
-	{flow.HasNextHop, shapeNextHop}, {flow.HasBGPNextHop, shapeBGPNextHop},
+	{flow.HasProto, shapeProto},
+	{flow.HasTOS, shapeTOS},
+	{flow.HasPackets, shapePackets},
+	{flow.HasBytes, shapeBytes},
+	{flow.HasInput, shapeInput},
+	{flow.HasOutput, shapeOutput},
+	{flow.HasDirection, shapeDirection},
+	{flow.HasVLAN, shapeVLAN},
+	{flow.HasSrcAS, shapeSrcAS},
+	{flow.HasDstAS, shapeDstAS},
+	{flow.HasSrcMask, shapeSrcMask},
+	{flow.HasDstMask, shapeDstMask},
+	{flow.HasNextHop, shapeNextHop},
+	{flow.HasBGPNextHop, shapeBGPNextHop},
 	{flow.HasForwardingStatus, shapeStatus},
 }
 

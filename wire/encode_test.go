@@ -64,15 +64,21 @@ func TestGoldenFixed(t *testing.T) {
 		got  []byte
 		want string
 	}{
-		{"v5", AppendRecordV5(put5(PutHeaderV5, h), &r, 1000, 1_500_000, goldenBoot),
+		{
+			"v5", AppendRecordV5(put5(PutHeaderV5, h), &r, 1000, 1_500_000, goldenBoot),
 			`0005` + header + `01020304 05 01 4064` + common + `
 			00 1b 06 b8  # flags, protocol, ToS
 			fbf4 5ba0    # AS 64500, AS_TRANS
-			18 10 0000`},
-		{"v7", AppendRecordV7(put5(PutHeaderV7, h), &r, 1000, 1_500_000, goldenBoot),
-			`0007` + header + `01020304 00000000` + common + ` 00 1b 06 b8 fbf4 5ba0 18 10 0000 00000000`},
-		{"v1", AppendRecordV1(put5(PutHeaderV1, h)[:HeaderV1Len], &r, 1000, 1_500_000, goldenBoot),
-			`0001` + header + common + ` 0000 06 b8 1b 000000 00000000 # protocol, ToS, flags`},
+			18 10 0000`,
+		},
+		{
+			"v7", AppendRecordV7(put5(PutHeaderV7, h), &r, 1000, 1_500_000, goldenBoot),
+			`0007` + header + `01020304 00000000` + common + ` 00 1b 06 b8 fbf4 5ba0 18 10 0000 00000000`,
+		},
+		{
+			"v1", AppendRecordV1(put5(PutHeaderV1, h)[:HeaderV1Len], &r, 1000, 1_500_000, goldenBoot),
+			`0001` + header + common + ` 0000 06 b8 1b 000000 00000000 # protocol, ToS, flags`,
+		},
 	} {
 		if want := unhex(t, c.want); !bytes.Equal(c.got, want) {
 			t.Errorf("%s:\n got %x\nwant %x", c.name, c.got, want)

@@ -14,8 +14,10 @@ import (
 )
 
 // smallLimits make limits easy to reach.
-var smallLimits = Limits{Sessions: 4, Templates: 6, Fields: 64, TemplateOctets: 100_000, WaitingOctets: 8192, MessageRecords: 500,
-	MessageElements: 64 << 10, Interfaces: 4, Samplers: 4}
+var smallLimits = Limits{
+	Sessions: 4, Templates: 6, Fields: 64, TemplateOctets: 100_000, WaitingOctets: 8192, MessageRecords: 500,
+	MessageElements: 64 << 10, Interfaces: 4, Samplers: 4,
+}
 
 // check holds a decoder and what it gave to their promises.
 func check(t testing.TB, d *Decoder, b *Batch, m Message, msg []byte) {

@@ -129,8 +129,10 @@ func (d *Decoder) Templates() []TemplateInfo {
 			if t.opts {
 				kind = "options"
 			}
-			all = append(all, TemplateInfo{Addr: s.key.addr.Netip(), Port: s.port, Version: s.key.version,
-				Domain: s.key.domain, ID: id, Kind: kind, Scope: t.Scope, Fields: t.Fields, Seen: at(t.seen)})
+			all = append(all, TemplateInfo{
+				Addr: s.key.addr.Netip(), Port: s.port, Version: s.key.version,
+				Domain: s.key.domain, ID: id, Kind: kind, Scope: t.Scope, Fields: t.Fields, Seen: at(t.seen),
+			})
 		}
 	}
 	return all
@@ -142,8 +144,10 @@ func (d *Decoder) Interfaces() []InterfaceName {
 	for _, s := range d.sorted() {
 		for _, ifx := range slices.Sorted(maps.Keys(s.interfaces)) {
 			n := s.interfaces[ifx]
-			all = append(all, InterfaceName{Addr: s.key.addr.Netip(), Domain: s.key.domain, Index: ifx,
-				Name: n.name, Description: n.description})
+			all = append(all, InterfaceName{
+				Addr: s.key.addr.Netip(), Domain: s.key.domain, Index: ifx,
+				Name: n.name, Description: n.description,
+			})
 		}
 	}
 	return all

@@ -82,8 +82,10 @@ func (c *Counts) Add(o Counts) {
 func (c *Counts) Losses() []flow.Loss {
 	all := make([]flow.Loss, reasons)
 	for r := range reasons {
-		all[r] = flow.Loss{Stage: "wire", Reason: r.String(), Help: r.Help(),
-			Datagrams: c[r].n, Records: c[r].records, Bytes: c[r].octets}
+		all[r] = flow.Loss{
+			Stage: "wire", Reason: r.String(), Help: r.Help(),
+			Datagrams: c[r].n, Records: c[r].records, Bytes: c[r].octets,
+		}
 	}
 	return all
 }

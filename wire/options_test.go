@@ -124,14 +124,20 @@ func TestOptionsRecords(t *testing.T) {
 		version       int
 		scope, fields string
 	}{
-		{"v9: interface names", optionsSet(9, 300, []spec{{2, 4}}, []spec{{82, 8}, {83, 8}}, "00000005 6574683000000000 75706c696e6b0000"), 9,
-			`{"interface":5}`, `{"interfaceName":"eth0","interfaceDescription":"uplink"}`},
+		{
+			"v9: interface names", optionsSet(9, 300, []spec{{2, 4}}, []spec{{82, 8}, {83, 8}}, "00000005 6574683000000000 75706c696e6b0000"), 9,
+			`{"interface":5}`, `{"interfaceName":"eth0","interfaceDescription":"uplink"}`,
+		},
 		{"v9: scope system", optionsSet(9, 300, []spec{{1, 4}}, []spec{{42, 4}}, "00000000 00000007"), 9, `{"system":0}`, `{"exportedFlowRecordTotalCount":7}`},
 		{"v9: an unknown scope", optionsSet(9, 300, []spec{{77, 2}}, []spec{{42, 4}}, "0001 00000007"), 9, `{"scope77":1}`, `{"exportedFlowRecordTotalCount":7}`},
-		{"IPFIX: two scope fields", optionsSet(10, 300, []spec{{149, 4}, {145, 2}}, []spec{{173, 8}}, "00000001 0100 000000000000000f"), 10,
-			`{"observationDomainId":1,"templateId":256}`, `{"flowKeyIndicator":15}`},
-		{"IPFIX: a name that comes twice", optionsSet(10, 300, []spec{{10, 4}}, []spec{{82, 2}, {82, 2}}, "00000001 6131 6132"), 10,
-			`{"ingressInterface":1}`, `{"interfaceName":["a1","a2"]}`},
+		{
+			"IPFIX: two scope fields", optionsSet(10, 300, []spec{{149, 4}, {145, 2}}, []spec{{173, 8}}, "00000001 0100 000000000000000f"), 10,
+			`{"observationDomainId":1,"templateId":256}`, `{"flowKeyIndicator":15}`,
+		},
+		{
+			"IPFIX: a name that comes twice", optionsSet(10, 300, []spec{{10, 4}}, []spec{{82, 2}, {82, 2}}, "00000001 6131 6132"), 10,
+			`{"ingressInterface":1}`, `{"interfaceName":["a1","a2"]}`,
+		},
 	} {
 		var b Batch
 		m, err := NewDecoder(Options{}).Decode(&b, testSource, testTime, datagram(c.version, 0, c.set))
@@ -156,15 +162,28 @@ func TestElementValues(t *testing.T) {
 		data string
 		want string
 	}{
-		{ie.Unsigned8, "ff", "255"}, {ie.Unsigned64, "ffffffffffffffff", "18446744073709551615"}, {ie.Unsigned32, "0102", "258"},
-		{ie.Unsigned256, "01", "1"}, {ie.Unsigned256, strings.Repeat("0f", 32), `"` + strings.Repeat("0f", 32) + `"`},
-		{ie.Signed32, "fffffffe", "-2"}, {ie.Signed32, "fe", "-2"}, {ie.Signed64, "8000000000000000", "-9223372036854775808"},
-		{ie.Float64, "3ff8000000000000", "1.5"}, {ie.Float64, "3fc00000", "1.5"}, {ie.Float32, "7fc00000", `"7fc00000"`}, {ie.Float64, "7ff0000000000000", `"7ff0000000000000"`},
-		{ie.Boolean, "01", "true"}, {ie.Boolean, "02", "false"}, {ie.Boolean, "00", `"00"`}, // 2 is false, 0 is nothing
+		{ie.Unsigned8, "ff", "255"},
+		{ie.Unsigned64, "ffffffffffffffff", "18446744073709551615"},
+		{ie.Unsigned32, "0102", "258"},
+		{ie.Unsigned256, "01", "1"},
+		{ie.Unsigned256, strings.Repeat("0f", 32), `"` + strings.Repeat("0f", 32) + `"`},
+		{ie.Signed32, "fffffffe", "-2"},
+		{ie.Signed32, "fe", "-2"},
+		{ie.Signed64, "8000000000000000", "-9223372036854775808"},
+		{ie.Float64, "3ff8000000000000", "1.5"},
+		{ie.Float64, "3fc00000", "1.5"},
+		{ie.Float32, "7fc00000", `"7fc00000"`},
+		{ie.Float64, "7ff0000000000000", `"7ff0000000000000"`},
+		{ie.Boolean, "01", "true"},
+		{ie.Boolean, "02", "false"},
+		{ie.Boolean, "00", `"00"`}, // 2 is false, 0 is nothing
 		{ie.MACAddress, "0200000000ff", `"02:00:00:00:00:ff"`},
-		{ie.IPv4Address, "c0000201", `"192.0.2.1"`}, {ie.IPv6Address, "20010db8000000000000000000000001", `"2001:db8::1"`},
-		{ie.OctetArray, "deadbeef", `"deadbeef"`}, {ie.OctetArray, "", `""`},
-		{ie.String, "6f6b0000", `"ok"`}, {ie.String, "00", `""`},
+		{ie.IPv4Address, "c0000201", `"192.0.2.1"`},
+		{ie.IPv6Address, "20010db8000000000000000000000001", `"2001:db8::1"`},
+		{ie.OctetArray, "deadbeef", `"deadbeef"`},
+		{ie.OctetArray, "", `""`},
+		{ie.String, "6f6b0000", `"ok"`},
+		{ie.String, "00", `""`},
 		{ie.DateTimeSeconds, "6553f100", `"2023-11-14T22:13:20Z"`},
 		{ie.DateTimeMilliseconds, "0000018bcfe56801", `"2023-11-14T22:13:20.001Z"`},
 	} {

@@ -122,7 +122,6 @@ const (
 	opBGPNextHop16
 	opSrcPort
 	opDstPort
-	opPorts // source and destination port, one after the other
 	opProto
 	opTOS
 	opFlags1
@@ -150,7 +149,36 @@ const (
 	opForwarding
 	opFlowID8
 	opVLAN2
+
+	// Two fields that stand side by side, as most templates have them.
+	opSrcDst4
+	opSrcDst16
+	opPorts
+	opInOut2
+	opInOut4
+	opPacketsBytes4
+	opPacketsBytes8
+	opBytesPackets4
+	opBytesPackets8
+	opFirstLastUp
+	opLastFirstUp
+	opAS2
+	opAS4
+	opMasks
+	opFlagsProto
+	opProtoFlags
 )
+
+// joined gives the one move for two.
+var joined = map[[2]op]op{
+	{opSrc4, opDst4}: opSrcDst4, {opSrc16, opDst16}: opSrcDst16, {opSrcPort, opDstPort}: opPorts,
+	{opInput2, opOutput2}: opInOut2, {opInput4, opOutput4}: opInOut4,
+	{opPackets4, opBytes4}: opPacketsBytes4, {opPackets8, opBytes8}: opPacketsBytes8,
+	{opBytes4, opPackets4}: opBytesPackets4, {opBytes8, opPackets8}: opBytesPackets8,
+	{opFirstUp, opLastUp}: opFirstLastUp, {opLastUp, opFirstUp}: opLastFirstUp,
+	{opSrcAS2, opDstAS2}: opAS2, {opSrcAS4, opDstAS4}: opAS4, {opSrcMask, opDstMask}: opMasks,
+	{opFlags1, opProto}: opFlagsProto, {opProto, opFlags1}: opProtoFlags,
+}
 
 type opKey struct {
 	col column
@@ -323,7 +351,7 @@ func compile(t *Template) *plan {
 }
 
 // order puts the start of the exporter's clock before stamps that count from
-// it, and joins the ports, which most templates have side by side.
+// it, and joins moves of fields that stand side by side.
 func (p *plan) order() {
 	moves := make([]move, 0, len(p.moves))
 	for _, m := range p.moves {
@@ -335,9 +363,12 @@ func (p *plan) order() {
 		if m.col == colInit {
 			continue
 		}
-		if n := len(moves); n > 0 && m.op == opDstPort && moves[n-1].op == opSrcPort && moves[n-1].off+2 == m.off && !p.variable {
-			moves[n-1].op, moves[n-1].n = opPorts, 4
-			continue
+		if n := len(moves); n > 0 && !p.variable {
+			last := &moves[n-1]
+			if both, ok := joined[[2]op{last.op, m.op}]; ok && last.off+last.n == m.off {
+				last.op, last.n = both, last.n+m.n
+				continue
+			}
 		}
 		moves = append(moves, m)
 	}

@@ -71,9 +71,6 @@ func (c *context) move(r *flow.Record, moves []move, rec []byte) {
 			r.SrcPort = be.Uint16(f)
 		case opDstPort:
 			r.DstPort = be.Uint16(f)
-		case opPorts:
-			v := be.Uint32(f)
-			r.SrcPort, r.DstPort = uint16(v>>16), uint16(v)
 		case opProto:
 			r.Proto = f[0]
 		case opTOS:
@@ -138,6 +135,55 @@ func (c *context) move(r *flow.Record, moves []move, rec []byte) {
 			r.FlowID = be.Uint64(f)
 		case opVLAN2:
 			r.VLAN = be.Uint16(f)
+		case opSrcDst4:
+			v := [8]byte(f)
+			*(*[4]byte)(r.Src[12:]) = [4]byte(v[:4])
+			*(*[4]byte)(r.Dst[12:]) = [4]byte(v[4:])
+		case opSrcDst16:
+			v := (*[32]byte)(f)
+			r.Src, r.Dst = flow.Addr(v[:16]), flow.Addr(v[16:])
+		case opPorts:
+			v := be.Uint32(f)
+			r.SrcPort, r.DstPort = uint16(v>>16), uint16(v)
+		case opInOut2:
+			v := be.Uint32(f)
+			r.Input, r.Output = v>>16, v&0xffff
+		case opInOut4:
+			v := be.Uint64(f)
+			r.Input, r.Output = uint32(v>>32), uint32(v)
+		case opPacketsBytes4:
+			v := be.Uint64(f)
+			r.Packets, r.Bytes = v>>32, v&math.MaxUint32
+		case opPacketsBytes8:
+			v := (*[16]byte)(f)
+			r.Packets, r.Bytes = be.Uint64(v[:8]), be.Uint64(v[8:])
+		case opBytesPackets4:
+			v := be.Uint64(f)
+			r.Bytes, r.Packets = v>>32, v&math.MaxUint32
+		case opBytesPackets8:
+			v := (*[16]byte)(f)
+			r.Bytes, r.Packets = be.Uint64(v[:8]), be.Uint64(v[8:])
+		case opFirstLastUp:
+			v := be.Uint64(f)
+			r.First, r.Last = c.sysUp(uint32(v>>32)), c.sysUp(uint32(v))
+		case opLastFirstUp:
+			v := be.Uint64(f)
+			r.Last, r.First = c.sysUp(uint32(v>>32)), c.sysUp(uint32(v))
+		case opAS2:
+			v := be.Uint32(f)
+			r.SrcAS, r.DstAS = v>>16, v&0xffff
+		case opAS4:
+			v := be.Uint64(f)
+			r.SrcAS, r.DstAS = uint32(v>>32), uint32(v)
+		case opMasks:
+			v := be.Uint16(f)
+			r.SrcMask, r.DstMask = uint8(v>>8), uint8(v)
+		case opFlagsProto:
+			v := be.Uint16(f)
+			r.TCPFlags, r.Proto = v>>8, uint8(v)
+		case opProtoFlags:
+			v := be.Uint16(f)
+			r.Proto, r.TCPFlags = uint8(v>>8), v&0xff
 		case opOther:
 			c.other(r, m, f[:m.n])
 		default:

@@ -218,8 +218,10 @@ func (d *Decoder) grow(n int) []span {
 }
 
 func (d *Decoder) raw(t *Template, rec []byte) {
-	d.opt.OnRecord(RawRecord{Source: d.ctx.src, Version: d.ctx.version, Domain: d.msg.Domain, Template: t,
-		Waited: d.ctx.waited, Data: rec})
+	d.opt.OnRecord(RawRecord{
+		Source: d.ctx.src, Version: d.ctx.version, Domain: d.msg.Domain, Template: t,
+		Waited: d.ctx.waited, Data: rec,
+	})
 }
 
 // prepare makes what records of a set have in common.

@@ -200,8 +200,10 @@ func (d *Decoder) withdraw(id uint16, options bool, at int) {
 	for have, t := range s.templates {
 		if t.opts == options && (have == id || id < firstData) {
 			d.drop(have)
-			d.msg.b.Templates = append(d.msg.b.Templates, TemplateEvent{Source: d.ctx.src, Version: d.ctx.version,
-				Domain: s.key.domain, Action: Withdrawn, Template: t.Template})
+			d.msg.b.Templates = append(d.msg.b.Templates, TemplateEvent{
+				Source: d.ctx.src, Version: d.ctx.version,
+				Domain: s.key.domain, Action: Withdrawn, Template: t.Template,
+			})
 		}
 	}
 }

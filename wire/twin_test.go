@@ -42,10 +42,12 @@ var twinColumns = map[string][][]uint16{
 	"first": {{156}, {154}, {152}, {158}, {22}, {150}}, "last": {{157}, {155}, {153}, {159}, {21}, {151}},
 }
 
-var twinMax = map[string]uint64{"sport": 65535, "dport": 65535, "proto": 255, "tos": 255, "tcp_flags": 65535,
+var twinMax = map[string]uint64{
+	"sport": 65535, "dport": 65535, "proto": 255, "tos": 255, "tcp_flags": 65535,
 	"packets": math.MaxUint64, "bytes": math.MaxUint64, "input": math.MaxUint32, "output": math.MaxUint32,
 	"src_as": math.MaxUint32, "dst_as": math.MaxUint32, "direction": 255, "vlan": 65535, "end_reason": 255,
-	"forwarding": 255, "flow_id": math.MaxUint64, "sampling": 10_000_000, "src_mask": 255, "dst_mask": 255}
+	"forwarding": 255, "flow_id": math.MaxUint64, "sampling": 10_000_000, "src_mask": 255, "dst_mask": 255,
+}
 
 var twinV6 = map[uint16]bool{27: true, 28: true, 62: true, 63: true, 29: true, 30: true, 169: true, 170: true, 139: true, 178: true, 179: true}
 
@@ -386,8 +388,10 @@ func TestPlanAgainstTwin(t *testing.T) {
 	}
 	// Without those whose meaning depends on other fields or on state: tests of
 	// their own have them (ICMP, IP version, sampling parts, start, observation).
-	apart := map[uint16]bool{32: true, 139: true, 176: true, 177: true, 178: true, 179: true, 48: true, 302: true,
-		160: true, 305: true, 306: true, 309: true, 310: true, 311: true, 322: true, 323: true, 324: true, 325: true, 60: true}
+	apart := map[uint16]bool{
+		32: true, 139: true, 176: true, 177: true, 178: true, 179: true, 48: true, 302: true,
+		160: true, 305: true, 306: true, 309: true, 310: true, 311: true, 322: true, 323: true, 324: true, 325: true, 60: true,
+	}
 	slices.Sort(common)
 	rapid.Check(t, func(t *rapid.T) {
 		v9 := rapid.Bool().Draw(t, "v9")
@@ -494,4 +498,38 @@ func TestPlanAgainstTwin(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Fields that stand side by side are moved together: each pair, against the
+// twin.
+func TestJoinedMoves(t *testing.T) {
+	pairs := [][2]spec{{{8, 4}, {12, 4}}, {{27, 16}, {28, 16}}, {{7, 2}, {11, 2}}, {{10, 2}, {14, 2}}, {{10, 4}, {14, 4}},
+		{{2, 4}, {1, 4}}, {{2, 8}, {1, 8}}, {{1, 4}, {2, 4}}, {{1, 8}, {2, 8}}, {{22, 4}, {21, 4}}, {{21, 4}, {22, 4}},
+		{{16, 2}, {17, 2}}, {{16, 4}, {17, 4}}, {{9, 1}, {13, 1}}, {{6, 1}, {4, 1}}, {{4, 1}, {6, 1}}}
+	if len(pairs) != len(joined) {
+		t.Errorf("%d pairs tested, there are %d", len(pairs), len(joined))
+	}
+	for _, p := range pairs {
+		d, b := NewDecoder(Options{}), &Batch{}
+		n := p[0].n + p[1].n
+		data := make([]byte, n)
+		for i := range data {
+			data[i] = byte(0x11*i + 0x21)
+		}
+		set := append(be.AppendUint16([]byte{1, 0}, 4+n), data...)
+		m, err := d.Decode(b, testSource, testTime, datagram(9, 0, templateSet(9, 256, p[:]), set))
+		if err != nil || m.Records != 1 {
+			t.Fatal(p, m, err)
+		}
+		for _, s := range d.sessions {
+			if n := len(s.templates[256].plan.moves); n != 1 {
+				t.Errorf("%v: %d moves", p, n)
+			}
+		}
+		fields := []FieldSpec{{ID: p[0].id, Length: p[0].n}, {ID: p[1].id, Length: p[1].n}}
+		want, _ := twin(true, fields, [][]byte{data[:p[0].n], data[p[0].n:]}, time.Unix(testTime/1e9, 0), 3600_000)
+		if got := columnsOf(&b.Records[0]); !reflect.DeepEqual(got, want) {
+			t.Errorf("%v: %v, want %v", p, got, want)
+		}
+	}
 }

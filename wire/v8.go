@@ -97,9 +97,18 @@ func (a *v8Scheme) has() flow.Field {
 		off uint8
 		has flow.Field
 	}{
-		{a.src, flow.HasSrc}, {a.dst, flow.HasDst}, {a.srcPort, flow.HasSrcPort}, {a.dstPort, flow.HasDstPort},
-		{a.proto, flow.HasProto}, {a.tos, flow.HasTOS}, {a.srcAS, flow.HasSrcAS}, {a.dstAS, flow.HasDstAS},
-		{a.srcMask, flow.HasSrcMask}, {a.dstMask, flow.HasDstMask}, {a.input, flow.HasInput}, {a.out, flow.HasOutput},
+		{a.src, flow.HasSrc},
+		{a.dst, flow.HasDst},
+		{a.srcPort, flow.HasSrcPort},
+		{a.dstPort, flow.HasDstPort},
+		{a.proto, flow.HasProto},
+		{a.tos, flow.HasTOS},
+		{a.srcAS, flow.HasSrcAS},
+		{a.dstAS, flow.HasDstAS},
+		{a.srcMask, flow.HasSrcMask},
+		{a.dstMask, flow.HasDstMask},
+		{a.input, flow.HasInput},
+		{a.out, flow.HasOutput},
 	} {
 		if f.off != 0 {
 			h |= f.has
