@@ -55,10 +55,14 @@ func TestEntryLayout(t *testing.T) {
 		name     string
 		at, want uintptr
 	}{
-		{"Src", unsafe.Offsetof(k.Src), 0}, {"Dst", unsafe.Offsetof(k.Dst), 16},
-		{"SrcPort", unsafe.Offsetof(k.SrcPort), 32}, {"DstPort", unsafe.Offsetof(k.DstPort), 34},
-		{"Input", unsafe.Offsetof(k.Input), 36}, {"VLAN", unsafe.Offsetof(k.VLAN), 40},
-		{"Proto", unsafe.Offsetof(k.Proto), 42}, {"TOS", unsafe.Offsetof(k.TOS), 43},
+		{"Src", unsafe.Offsetof(k.Src), 0},
+		{"Dst", unsafe.Offsetof(k.Dst), 16},
+		{"SrcPort", unsafe.Offsetof(k.SrcPort), 32},
+		{"DstPort", unsafe.Offsetof(k.DstPort), 34},
+		{"Input", unsafe.Offsetof(k.Input), 36},
+		{"VLAN", unsafe.Offsetof(k.VLAN), 40},
+		{"Proto", unsafe.Offsetof(k.Proto), 42},
+		{"TOS", unsafe.Offsetof(k.TOS), 43},
 	} {
 		if f.at != f.want {
 			t.Errorf("Key.%s at %d, want %d", f.name, f.at, f.want)

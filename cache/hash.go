@@ -10,6 +10,7 @@ import (
 // A key is 44 octets: five words and a half. words and half read them in the
 // machine's order.
 func words(k *flow.Key) *[5]uint64 { return (*[5]uint64)(unsafe.Pointer(k)) }
+
 func half(k *flow.Key) uint64 {
 	return uint64(*(*uint32)(unsafe.Add(unsafe.Pointer(k), 40)))
 }

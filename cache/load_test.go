@@ -163,7 +163,10 @@ func TestGapsCostNothing(t *testing.T) {
 	const year = 365 * 24 * time.Hour
 	for _, span := range []time.Duration{time.Minute, time.Hour, year, 60 * year} {
 		for _, c := range [][3]time.Duration{
-			{15 * time.Second, 30 * time.Minute, 2 * time.Second}, {0, 30 * time.Minute, 0}, {0, 0, 2 * time.Second}, {0, 0, 0},
+			{15 * time.Second, 30 * time.Minute, 2 * time.Second},
+			{0, 30 * time.Minute, 0},
+			{0, 0, 2 * time.Second},
+			{0, 0, 0},
 			{24 * time.Hour, time.Minute, 2 * time.Second},
 		} {
 			n := work(span, c[0], c[1], c[2])

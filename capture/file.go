@@ -186,9 +186,17 @@ func (f *file) detect() error {
 // kindOf names what people take for a capture file.
 func kindOf(head []byte) string {
 	for _, k := range []struct{ magic, name string }{
-		{"BZh", "bzip2"}, {"\xfd7zX", "xz"}, {"PK\x03\x04", "a zip archive"}, {"\x04\x22\x4d\x18", "lz4"},
-		{"\x1f\x8b", "gzip within gzip"}, {"\x28\xb5\x2f\xfd", "zstd within zstd"}, {"snoo", "a snoop capture"},
-		{"\x7fELF", "a program"}, {"PAR1", "Parquet"}, {"\x0c\xa5", "nfdump's format"}, {"\xa5\x0c", "nfdump's format"},
+		{"BZh", "bzip2"},
+		{"\xfd7zX", "xz"},
+		{"PK\x03\x04", "a zip archive"},
+		{"\x04\x22\x4d\x18", "lz4"},
+		{"\x1f\x8b", "gzip within gzip"},
+		{"\x28\xb5\x2f\xfd", "zstd within zstd"},
+		{"snoo", "a snoop capture"},
+		{"\x7fELF", "a program"},
+		{"PAR1", "Parquet"},
+		{"\x0c\xa5", "nfdump's format"},
+		{"\xa5\x0c", "nfdump's format"},
 	} {
 		if bytes.HasPrefix(head, []byte(k.magic)) {
 			return k.name

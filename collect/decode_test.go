@@ -258,7 +258,10 @@ func TestBadFiles(t *testing.T) {
 		file    string
 		records int
 	}{
-		{filepath.Join(dir, "missing"), 0}, {dir, 0}, {write("empty", nil), 0}, {write("short", whole[:10]), 0},
+		{filepath.Join(dir, "missing"), 0},
+		{dir, 0},
+		{write("empty", nil), 0},
+		{write("short", whole[:10]), 0},
 		{write("cut.pcap", whole[:len(whole)-100]), 30},
 	} {
 		sink := &memory{}

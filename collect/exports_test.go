@@ -174,8 +174,10 @@ func column(r *flow.Record, name string) string {
 	panic("no column " + name)
 }
 
-var recordColumns = []string{"version", "domain", "src_addr", "dst_addr", "next_hop", "src_port", "dst_port", "proto",
-	"tcp_flags", "tos", "packets", "bytes", "first_ms", "last_ms", "in_if", "out_if", "src_as", "dst_as", "src_mask", "dst_mask"}
+var recordColumns = []string{
+	"version", "domain", "src_addr", "dst_addr", "next_hop", "src_port", "dst_port", "proto",
+	"tcp_flags", "tos", "packets", "bytes", "first_ms", "last_ms", "in_if", "out_if", "src_as", "dst_as", "src_mask", "dst_mask",
+}
 
 // difference is a column in which weir and the tables differ, in how many
 // records of one capture, and why. A difference that goes away fails the test
@@ -393,10 +395,12 @@ func TestExportDatagrams(t *testing.T) {
 			}
 			for i, w := range rows {
 				m := &msgs[i]
-				got := map[string]string{"frame": strconv.Itoa(m.frame), "src": m.src.Addr.String(), "src_port": strconv.Itoa(int(m.src.Port)),
+				got := map[string]string{
+					"frame": strconv.Itoa(m.frame), "src": m.src.Addr.String(), "src_port": strconv.Itoa(int(m.src.Port)),
 					"version": strconv.Itoa(int(m.m.Version)), "data_records": strconv.Itoa(m.m.Records),
 					"options_records": strconv.Itoa(m.m.Options), "templates": strconv.Itoa(m.m.Templates),
-					"undecodable_sets": strconv.Itoa(m.m.Waiting), "unix_secs": strconv.FormatInt(m.m.Exported/1e9, 10)}
+					"undecodable_sets": strconv.Itoa(m.m.Waiting), "unix_secs": strconv.FormatInt(m.m.Exported/1e9, 10),
+				}
 				if m.m.Version >= 9 {
 					got["domain"] = strconv.FormatUint(uint64(m.m.Domain), 10)
 				}

@@ -51,8 +51,10 @@ type conversation struct {
 }
 
 func newExtractor(ports []uint16) *extractor {
-	x := &extractor{ports: ports, known: map[conversation]bool{}, frags: map[fragKey]*fragments{},
-		streams: map[conversation]*stream{}, ignored: map[string]uint64{}}
+	x := &extractor{
+		ports: ports, known: map[conversation]bool{}, frags: map[fragKey]*fragments{},
+		streams: map[conversation]*stream{}, ignored: map[string]uint64{},
+	}
 	for _, why := range []string{ignoredNonIP, ignoredBroken, ignoredProtocol, ignoredContent, ignoredFragments, ignoredTCP} {
 		x.ignored[why] = 0
 	}

@@ -88,8 +88,10 @@ func TestSoftflowd(t *testing.T) {
 			}
 			sink := &memory{}
 			col, stop := start(t, Options{Listen: []string{c.transport + "://127.0.0.1:0"}, Sink: sink, Loops: 2})
-			args := []string{"-r", filepath.Join(packets, capture+".pcap"), "-n", col.Addrs()[0].String(), "-v", c.version, "-d",
-				"-p", filepath.Join(t.TempDir(), "pid"), "-c", "none", "-P", c.transport}
+			args := []string{
+				"-r", filepath.Join(packets, capture+".pcap"), "-n", col.Addrs()[0].String(), "-v", c.version, "-d",
+				"-p", filepath.Join(t.TempDir(), "pid"), "-c", "none", "-P", c.transport,
+			}
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, softflowd, args...)

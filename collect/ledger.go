@@ -118,8 +118,10 @@ func (c *Collector) Listeners() []ListenerInfo {
 	}
 	for _, s := range c.tcp {
 		s.mu.Lock()
-		all = append(all, ListenerInfo{Network: "tcp", Address: s.ln.Addr().String(), Loops: 1,
-			Datagrams: s.messages.Load(), Bytes: s.octets.Load(), Connections: len(s.conns)})
+		all = append(all, ListenerInfo{
+			Network: "tcp", Address: s.ln.Addr().String(), Loops: 1,
+			Datagrams: s.messages.Load(), Bytes: s.octets.Load(), Connections: len(s.conns),
+		})
 		s.mu.Unlock()
 	}
 	return all

@@ -40,8 +40,10 @@ func (c *Collector) newLoop(conn *net.UDPConn, where, index, of int) (*loop, err
 		conn.Close()
 		return nil, err
 	}
-	return &loop{c: c, conn: conn, rx: rx, where: where, index: index, of: of, granted: bufferOf(conn),
-		dec: wire.NewDecoder(wire.Options{Limits: c.limits(of), MaxSkew: c.opt.MaxSkew})}, nil
+	return &loop{
+		c: c, conn: conn, rx: rx, where: where, index: index, of: of, granted: bufferOf(conn),
+		dec: wire.NewDecoder(wire.Options{Limits: c.limits(of), MaxSkew: c.opt.MaxSkew}),
+	}, nil
 }
 
 // nap lets datagrams gather, so that one system call takes many: waking up for

@@ -194,8 +194,10 @@ func newReceiver(c *net.UDPConn) (*receiver, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &receiver{conn: c, raw: raw, msgs: make([]mmsghdr, burst), names: make([]unix.RawSockaddrInet6, burst),
-		iovs: make([]unix.Iovec, burst), bufs: make([]byte, burst*maxDatagram)}
+	r := &receiver{
+		conn: c, raw: raw, msgs: make([]mmsghdr, burst), names: make([]unix.RawSockaddrInet6, burst),
+		iovs: make([]unix.Iovec, burst), bufs: make([]byte, burst*maxDatagram),
+	}
 	for i := range r.msgs {
 		r.iovs[i].Base = &r.bufs[i*maxDatagram]
 		r.iovs[i].SetLen(maxDatagram)

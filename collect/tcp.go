@@ -43,8 +43,10 @@ func (c *Collector) newTCP(e endpoint) (*tcpServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tcpServer{c: c, e: e, ln: ln, conns: map[net.Conn]bool{},
-		dec: wire.NewDecoder(wire.Options{Limits: c.limits(1), MaxSkew: c.opt.MaxSkew})}, nil
+	return &tcpServer{
+		c: c, e: e, ln: ln, conns: map[net.Conn]bool{},
+		dec: wire.NewDecoder(wire.Options{Limits: c.limits(1), MaxSkew: c.opt.MaxSkew}),
+	}, nil
 }
 
 func (s *tcpServer) run(ctx context.Context) error {

@@ -176,6 +176,7 @@ func TestCSVIsInert(t *testing.T) {
 type answers struct{ res *query.Result }
 
 func (a answers) Aggregate(context.Context, query.Request) (*query.Result, error) { return a.res, nil }
+
 func (a answers) Flows(context.Context, query.Request, flow.Sink) (query.Total, error) {
 	return a.res.Total, nil
 }
@@ -540,8 +541,10 @@ func TestOpenAPI(t *testing.T) {
 		}
 	}
 	schemas := doc["components"].(map[string]any)["schemas"].(map[string]any)
-	example := map[string]string{"stat": "srcip", "keys": "srcip,dstport", "filter": "proto tcp", "from": "2026-11-22T10:00:00Z", "to": "2026-11-22 11:00", "limit": "3",
-		"range": "", "at": "3", "bin": "60s", "split": "", "columns": "src,bytes,elements", "order": "bytes", "format": "json", "total": ""}
+	example := map[string]string{
+		"stat": "srcip", "keys": "srcip,dstport", "filter": "proto tcp", "from": "2026-11-22T10:00:00Z", "to": "2026-11-22 11:00", "limit": "3",
+		"range": "", "at": "3", "bin": "60s", "split": "", "columns": "src,bytes,elements", "order": "bytes", "format": "json", "total": "",
+	}
 	for path, item := range paths {
 		get := item.(map[string]any)["get"].(map[string]any)
 		q := url.Values{}
@@ -749,8 +752,10 @@ func TestComplete(t *testing.T) {
 		}
 	}
 	// From each word on, some value makes a filter of it.
-	tails := []string{"", "10.0.0.1", "10.0.0.0/8", "80", "2026-11-22T10:00", "tcp", "S", "> 5", "5", "ip 10.0.0.1", "hop 10.0.0.1", "if 3", "type 8", "= 2026-11-22T10:00", "seen > 2026-11-22T10:00", "[80 443]",
-		"[10.0.0.1 10.0.0.2]", "ingress", "any", "next ip 10.0.0.1", "id 5", "domain id 5"}
+	tails := []string{
+		"", "10.0.0.1", "10.0.0.0/8", "80", "2026-11-22T10:00", "tcp", "S", "> 5", "5", "ip 10.0.0.1", "hop 10.0.0.1", "if 3", "type 8", "= 2026-11-22T10:00", "seen > 2026-11-22T10:00", "[80 443]",
+		"[10.0.0.1 10.0.0.2]", "ingress", "any", "next ip 10.0.0.1", "id 5", "domain id 5",
+	}
 	var walk func(text string, depth int)
 	walk = func(text string, depth int) {
 		for _, w := range wordsAfter(text) {

@@ -27,8 +27,10 @@ func (s *Server) filterCheck(w http.ResponseWriter, r *http.Request) error {
 	a := CheckAnswer{OK: true, Accepted: []string{}}
 	if err := checkFilter(text); err != nil {
 		e := asAPIError(err)
-		a = CheckAnswer{Message: e.Message, Line: e.Line, Column: e.Column, Width: e.Width,
-			Accepted: append([]string{}, e.Accepted...), Suggestion: e.Suggestion}
+		a = CheckAnswer{
+			Message: e.Message, Line: e.Line, Column: e.Column, Width: e.Width,
+			Accepted: append([]string{}, e.Accepted...), Suggestion: e.Suggestion,
+		}
 	} else if f, err := query.Parse(text); err == nil {
 		a.Canonical = f.String()
 	}

@@ -19,14 +19,22 @@ type meters struct {
 func newMeters() *meters {
 	buckets := []float64{.001, .005, .025, .1, .5, 2, 10, 30}
 	return &meters{
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weir_console_requests_total",
-			Help: "API requests by route and status."}, []string{"route", "status"}),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "weir_console_request_seconds",
-			Help: "Time to answer an API request.", Buckets: buckets}, []string{"route"}),
-		queries: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "weir_console_query_seconds",
-			Help: "Time of the queries that requests made.", Buckets: buckets}),
-		shared: prometheus.NewCounter(prometheus.CounterOpts{Name: "weir_console_now_shared_total",
-			Help: "Answers for the Now screen that another caller had paid for."}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_console_requests_total",
+			Help: "API requests by route and status.",
+		}, []string{"route", "status"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "weir_console_request_seconds",
+			Help: "Time to answer an API request.", Buckets: buckets,
+		}, []string{"route"}),
+		queries: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "weir_console_query_seconds",
+			Help: "Time of the queries that requests made.", Buckets: buckets,
+		}),
+		shared: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_console_now_shared_total",
+			Help: "Answers for the Now screen that another caller had paid for.",
+		}),
 	}
 }
 

@@ -53,8 +53,13 @@ var nowTops = []struct {
 	name, stat string
 	keys       []string // instead of the statistic: an ifIndex means something at its exporter only
 }{
-	{"sources", "srcip", nil}, {"destinations", "dstip", nil}, {"ports", "port:p", nil}, {"protocols", "proto", nil},
-	{"source AS", "srcas", nil}, {"destination AS", "dstas", nil}, {"exporters", "router", nil},
+	{"sources", "srcip", nil},
+	{"destinations", "dstip", nil},
+	{"ports", "port:p", nil},
+	{"protocols", "proto", nil},
+	{"source AS", "srcas", nil},
+	{"destination AS", "dstas", nil},
+	{"exporters", "router", nil},
 	{"input interfaces", "inif", []string{"router", "inif"}},
 }
 

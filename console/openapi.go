@@ -32,8 +32,10 @@ func describe() []byte {
 	for _, rt := range routeList() {
 		params := []any{}
 		for _, p := range rt.params {
-			params = append(params, object{"name": p.name, "in": "query", "required": p.required, "description": p.help,
-				"schema": object{"type": p.kind}})
+			params = append(params, object{
+				"name": p.name, "in": "query", "required": p.required, "description": p.help,
+				"schema": object{"type": p.kind},
+			})
 		}
 		content := object{"application/json": object{"schema": schemaOf(reflect.TypeOf(rt.answer), schemas)}}
 		for _, t := range rt.types {
@@ -49,8 +51,10 @@ func describe() []byte {
 			},
 		}}
 	}
-	for path, summary := range map[string]string{"/metrics": "Metrics for Prometheus", "/healthz": "200 while the process serves",
-		"/readyz": "200 when it is ready to work, 503 with the reason when not"} {
+	for path, summary := range map[string]string{
+		"/metrics": "Metrics for Prometheus", "/healthz": "200 while the process serves",
+		"/readyz": "200 when it is ready to work, 503 with the reason when not",
+	} {
 		paths[path] = object{"get": object{
 			"operationId": strings.Trim(path, "/"), "summary": summary, "parameters": []any{},
 			"responses": object{"200": object{"description": "OK", "content": object{"text/plain": object{"schema": object{"type": "string"}}}}},

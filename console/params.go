@@ -66,8 +66,10 @@ func checkFilter(filter string) error {
 }
 
 func filterError(e *query.SyntaxError) *apiError {
-	return &apiError{Status: http.StatusBadRequest, Message: e.Msg, Line: e.Line, Column: e.Col, Width: e.Width,
-		Accepted: e.Accepted, Suggestion: e.Suggest}
+	return &apiError{
+		Status: http.StatusBadRequest, Message: e.Msg, Line: e.Line, Column: e.Col, Width: e.Width,
+		Accepted: e.Accepted, Suggestion: e.Suggest,
+	}
 }
 
 // and joins two filters; either may be empty.

@@ -37,8 +37,10 @@ func newScreens() *screens {
 			return err
 		}
 		sum := sha256.Sum256(body)
-		a := &asset{body: body, kind: kinds[path.Ext(name)], tag: `"` + hex.EncodeToString(sum[:8]) + `"`,
-			hashed: strings.HasPrefix(name, "assets/")}
+		a := &asset{
+			body: body, kind: kinds[path.Ext(name)], tag: `"` + hex.EncodeToString(sum[:8]) + `"`,
+			hashed: strings.HasPrefix(name, "assets/"),
+		}
 		var z bytes.Buffer
 		gz, _ := gzip.NewWriterLevel(&z, gzip.BestCompression)
 		gz.Write(body)

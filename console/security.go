@@ -29,8 +29,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Permissions-Policy", "camera=(), microphone=(), geolocation=()")
 		if !s.hostAllowed(r) {
-			writeError(w, &apiError{Status: http.StatusForbidden,
-				Message: "refused: Host " + r.Host + " is not one of this console's names; add it to console.hosts"})
+			writeError(w, &apiError{
+				Status:  http.StatusForbidden,
+				Message: "refused: Host " + r.Host + " is not one of this console's names; add it to console.hosts",
+			})
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -60,8 +60,10 @@ func parts(opt Options, started time.Time, name string) Options {
 		return []Destination{{Address: "127.0.0.1:2055", Version: "10", Records: 98110, Datagrams: 4211, Bytes: 6_113_000}}
 	}
 	opt.Cache = func() Cache {
-		return Cache{Entries: 18_220, Capacity: 1 << 20, Created: 1_204_551, Packets: 27_500_000, Bytes: 20_400_000_000, IdleSeconds: 15, ActiveSeconds: 1800,
-			Expired: []Count{{"idle", 800_123}, {"active", 1204}, {"end", 384_004}, {"forced", 0}, {"resources", 0}}}
+		return Cache{
+			Entries: 18_220, Capacity: 1 << 20, Created: 1_204_551, Packets: 27_500_000, Bytes: 20_400_000_000, IdleSeconds: 15, ActiveSeconds: 1800,
+			Expired: []Count{{"idle", 800_123}, {"active", 1204}, {"end", 384_004}, {"forced", 0}, {"resources", 0}},
+		}
 	}
 	return opt
 }

@@ -52,8 +52,10 @@ func (s *Server) statusAnswer() *StatusAnswer {
 	o := &s.opt
 	a := &StatusAnswer{
 		Version: o.Version, Started: stamp(o.Started), UptimeSeconds: math.Round(time.Since(o.Started).Seconds()),
-		Parts: Parts{Query: o.Engine != nil, Cache: o.Cache != nil, Collector: o.Exporters != nil, Interfaces: o.Interfaces != nil,
-			Exports: o.Exports != nil, Store: o.Store != nil, Losses: o.Losses != nil, Metrics: o.Metrics != nil},
+		Parts: Parts{
+			Query: o.Engine != nil, Cache: o.Cache != nil, Collector: o.Exporters != nil, Interfaces: o.Interfaces != nil,
+			Exports: o.Exports != nil, Store: o.Store != nil, Losses: o.Losses != nil, Metrics: o.Metrics != nil,
+		},
 		Exports: []Destination{},
 	}
 	if o.Cache != nil {

@@ -89,8 +89,10 @@ func New(opt Options) (*Network, error) {
 	for i := range devices {
 		d := &devices[i]
 		e := &exporter{device: d}
-		dest := export.Destination{Host: to.Addr().String(), Port: to.Port(), Version: d.version, Domain: d.domain,
-			Preset: d.preset, Flush: 200 * time.Millisecond, Rate: -1}
+		dest := export.Destination{
+			Host: to.Addr().String(), Port: to.Port(), Version: d.version, Domain: d.domain,
+			Preset: d.preset, Flush: 200 * time.Millisecond, Rate: -1,
+		}
 		if to.Addr().Is4() {
 			dest.Source = netip.AddrFrom4([4]byte{127, 0, 1, byte(i + 1)})
 		}

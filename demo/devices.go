@@ -37,23 +37,36 @@ const (
 
 var devices = [...]device{
 	edge1: {"edge-1", flow.VersionV9, wire.Cisco, 1, 1, []export.Interface{
-		{Index: 1, Name: "TenGigE0/0/0", Description: "edge-1: transit, Arelion"}, {Index: 2, Name: "TenGigE0/0/1", Description: "edge-1: peering, DE-CIX"},
-		{Index: 3, Name: "HundredGigE0/1/0", Description: "edge-1: core"}}},
+		{Index: 1, Name: "TenGigE0/0/0", Description: "edge-1: transit, Arelion"},
+		{Index: 2, Name: "TenGigE0/0/1", Description: "edge-1: peering, DE-CIX"},
+		{Index: 3, Name: "HundredGigE0/1/0", Description: "edge-1: core"},
+	}},
 	edge2: {"edge-2", flow.VersionV9, wire.Cisco, 2, 100, []export.Interface{
-		{Index: 1, Name: "TenGigE0/0/0", Description: "edge-2: transit, Cogent"}, {Index: 2, Name: "TenGigE0/0/1", Description: "edge-2: peering, AMS-IX"},
-		{Index: 3, Name: "HundredGigE0/1/0", Description: "edge-2: core"}}},
+		{Index: 1, Name: "TenGigE0/0/0", Description: "edge-2: transit, Cogent"},
+		{Index: 2, Name: "TenGigE0/0/1", Description: "edge-2: peering, AMS-IX"},
+		{Index: 3, Name: "HundredGigE0/1/0", Description: "edge-2: core"},
+	}},
 	dc1: {"dc-1", flow.VersionIPFIX, wire.Full, 10, 1, []export.Interface{
-		{Index: 10, Name: "et-0/0/10", Description: "dc-1: fabric A"}, {Index: 11, Name: "et-0/0/11", Description: "dc-1: fabric B"},
-		{Index: 12, Name: "et-0/0/12", Description: "dc-1: storage"}, {Index: 20, Name: "ae20", Description: "dc-1: uplink"}}},
+		{Index: 10, Name: "et-0/0/10", Description: "dc-1: fabric A"},
+		{Index: 11, Name: "et-0/0/11", Description: "dc-1: fabric B"},
+		{Index: 12, Name: "et-0/0/12", Description: "dc-1: storage"},
+		{Index: 20, Name: "ae20", Description: "dc-1: uplink"},
+	}},
 	dc2: {"dc-2", flow.VersionIPFIX, wire.Full, 11, 1, []export.Interface{
-		{Index: 10, Name: "et-0/0/10", Description: "dc-2: fabric A"}, {Index: 12, Name: "et-0/0/12", Description: "dc-2: storage"},
-		{Index: 20, Name: "ae20", Description: "dc-2: uplink"}}},
+		{Index: 10, Name: "et-0/0/10", Description: "dc-2: fabric A"},
+		{Index: 12, Name: "et-0/0/12", Description: "dc-2: storage"},
+		{Index: 20, Name: "ae20", Description: "dc-2: uplink"},
+	}},
 	branch: {"branch-1", flow.VersionV5, wire.Compact, 5, 1, []export.Interface{
-		{Index: 1, Name: "Vlan10", Description: "branch-1: desks"}, {Index: 2, Name: "Vlan20", Description: "branch-1: guests"},
-		{Index: 24, Name: "GigabitEthernet1/0/24", Description: "branch-1: uplink"}}},
+		{Index: 1, Name: "Vlan10", Description: "branch-1: desks"},
+		{Index: 2, Name: "Vlan20", Description: "branch-1: guests"},
+		{Index: 24, Name: "GigabitEthernet1/0/24", Description: "branch-1: uplink"},
+	}},
 	firewall: {"fw-1", flow.VersionIPFIX, wire.Full, 30, 1, []export.Interface{
-		{Index: 1, Name: "outside", Description: "fw-1: internet"}, {Index: 2, Name: "dmz", Description: "fw-1: published services"},
-		{Index: 3, Name: "inside", Description: "fw-1: campus"}}},
+		{Index: 1, Name: "outside", Description: "fw-1: internet"},
+		{Index: 2, Name: "dmz", Description: "fw-1: published services"},
+		{Index: 3, Name: "inside", Description: "fw-1: campus"},
+	}},
 }
 
 // ownAS is the network's own, from the range for documentation (RFC 5398).

@@ -280,9 +280,11 @@ func (t *traffic) edge(p peer) int {
 func (t *traffic) scan(end time.Time, thin float64) {
 	doors := [...]uint16{22, 23, 445, 3389, 8080}
 	round := uint64(end.Unix() / scan.period)
-	c := conversation{device: firewall, in: 1, out: 2, status: 129, proto: flow.ProtoTCP, flags: flow.SYN, reason: flow.EndIdle,
+	c := conversation{
+		device: firewall, in: 1, out: 2, status: 129, proto: flow.ProtoTCP, flags: flow.SYN, reason: flow.EndIdle,
 		src: strangers.addr(round, false), dst: servers.addr(uint64(t.rng.IntN(5000)), false),
-		sport: uint16(40000 + t.rng.IntN(2000)), dport: doors[t.rng.IntN(len(doors))], first: end.UnixNano(), last: end.UnixNano()}
+		sport: uint16(40000 + t.rng.IntN(2000)), dport: doors[t.rng.IntN(len(doors))], first: end.UnixNano(), last: end.UnixNano(),
+	}
 	t.tell(&c, 44, 44, thin)
 }
 
@@ -290,9 +292,11 @@ func (t *traffic) scan(end time.Time, thin float64) {
 func (t *traffic) flood(end time.Time, thin float64) {
 	p := peers[t.pick(t.peers)]
 	round := uint64(end.Unix() / flood.period)
-	c := conversation{device: edge1, in: 1, out: 3, proto: flow.ProtoUDP, reason: flow.EndIdle,
+	c := conversation{
+		device: edge1, in: 1, out: 3, proto: flow.ProtoUDP, reason: flow.EndIdle,
 		src: p.addr(uint64(t.rng.IntN(1<<20)), false), dst: servers.addr(443*8+round%6, false),
-		sport: 53, dport: uint16(1024 + t.rng.IntN(60000)), first: end.Add(-2 * time.Second).UnixNano(), last: end.UnixNano()}
+		sport: 53, dport: uint16(1024 + t.rng.IntN(60000)), first: end.Add(-2 * time.Second).UnixNano(), last: end.UnixNano(),
+	}
 	c.route(p.as, ownAS, 24, 24, false)
 	t.tell(&c, t.draw(size{60e3, .4}), 1450, thin)
 }

@@ -74,7 +74,8 @@ type param struct {
 }
 
 var params = []param{
-	{Param{"version", "5|9|10", "9", "NetFlow v5, v9 or IPFIX; also 1 and 7"},
+	{
+		Param{"version", "5|9|10", "9", "NetFlow v5, v9 or IPFIX; also 1 and 7"},
 		func(d *Destination, v string) error {
 			n, ok := versions[strings.TrimPrefix(strings.ToLower(v), "v")]
 			if !ok {
@@ -82,8 +83,10 @@ var params = []param{
 			}
 			d.Version = n
 			return nil
-		}, func(d *Destination) string { return unless(int64(d.Version), DefaultVersion) }},
-	{Param{"template", "compact|cisco|full", "compact", "which elements v9 and IPFIX carry: compact uses the fewest octets that hold each value; cisco has 8-octet counters, 4-octet interfaces, end reason and direction (older collectors, pmacct among them, need it); full adds flow id and absolute times"},
+		}, func(d *Destination) string { return unless(int64(d.Version), DefaultVersion) },
+	},
+	{
+		Param{"template", "compact|cisco|full", "compact", "which elements v9 and IPFIX carry: compact uses the fewest octets that hold each value; cisco has 8-octet counters, 4-octet interfaces, end reason and direction (older collectors, pmacct among them, need it); full adds flow id and absolute times"},
 		func(d *Destination, v string) (err error) {
 			d.Preset, err = wire.ParsePreset(v)
 			return err
@@ -92,8 +95,10 @@ var params = []param{
 				return ""
 			}
 			return d.Preset.String()
-		}},
-	{Param{"domain", "N", "1", "observation domain (IPFIX), source ID (v9), engine_type*256+engine_id (v5); each weir on a machine needs its own"},
+		},
+	},
+	{
+		Param{"domain", "N", "1", "observation domain (IPFIX), source ID (v9), engine_type*256+engine_id (v5); each weir on a machine needs its own"},
 		func(d *Destination, v string) error {
 			n, err := strconv.ParseUint(v, 10, 32)
 			if err != nil || n == 0 {
@@ -101,38 +106,50 @@ var params = []param{
 			}
 			d.Domain = uint32(n)
 			return nil
-		}, func(d *Destination) string { return unless(int64(d.Domain), 1) }},
-	{Param{"mtu", "OCTETS", "1500", "longest IP packet to send; the UDP payload is 28 (IPv6: 48) less"},
+		}, func(d *Destination) string { return unless(int64(d.Domain), 1) },
+	},
+	{
+		Param{"mtu", "OCTETS", "1500", "longest IP packet to send; the UDP payload is 28 (IPv6: 48) less"},
 		intParam(minMTU, 65535, func(d *Destination) *int { return &d.MTU }),
-		func(d *Destination) string { return unless(int64(d.MTU), DefaultMTU) }},
-	{Param{"refresh-packets", "N", "20", "data travels at most so many datagrams after its template"},
+		func(d *Destination) string { return unless(int64(d.MTU), DefaultMTU) },
+	},
+	{
+		Param{"refresh-packets", "N", "20", "data travels at most so many datagrams after its template"},
 		intParam(1, 1_000_000, func(d *Destination) *int { return &d.RefreshPackets }),
-		func(d *Destination) string { return unless(int64(d.RefreshPackets), DefaultRefreshPackets) }},
-	{Param{"refresh-time", "DURATION", "30m (v9), 10m (IPFIX)", "all templates go out again so often"},
+		func(d *Destination) string { return unless(int64(d.RefreshPackets), DefaultRefreshPackets) },
+	},
+	{
+		Param{"refresh-time", "DURATION", "30m (v9), 10m (IPFIX)", "all templates go out again so often"},
 		timeParam(time.Second, 24*time.Hour, func(d *Destination) *time.Duration { return &d.RefreshTime }),
 		func(d *Destination) string {
 			if d.RefreshTime == defaultRefreshTime(d.Version) {
 				return ""
 			}
 			return d.RefreshTime.String()
-		}},
-	{Param{"options-time", "DURATION", "1m", "statistics and interface names go out so often"},
+		},
+	},
+	{
+		Param{"options-time", "DURATION", "1m", "statistics and interface names go out so often"},
 		timeParam(time.Second, 24*time.Hour, func(d *Destination) *time.Duration { return &d.OptionsTime }),
 		func(d *Destination) string {
 			if d.OptionsTime == defaultOptionsTime {
 				return ""
 			}
 			return d.OptionsTime.String()
-		}},
-	{Param{"flush", "DURATION", "500ms", "longest wait of a record for its datagram to fill"},
+		},
+	},
+	{
+		Param{"flush", "DURATION", "500ms", "longest wait of a record for its datagram to fill"},
 		timeParam(time.Millisecond, time.Second, func(d *Destination) *time.Duration { return &d.Flush }),
 		func(d *Destination) string {
 			if d.Flush == defaultFlush {
 				return ""
 			}
 			return d.Flush.String()
-		}},
-	{Param{"source", "ADDRESS", "the route's", "local address to send from"},
+		},
+	},
+	{
+		Param{"source", "ADDRESS", "the route's", "local address to send from"},
 		func(d *Destination, v string) (err error) {
 			if d.Source, err = netip.ParseAddr(v); err != nil {
 				return errors.New("accepted: an IPv4 or IPv6 address of this machine")
@@ -143,8 +160,10 @@ var params = []param{
 				return ""
 			}
 			return d.Source.String()
-		}},
-	{Param{"rate", "N|off", "5000", "datagrams a second: a burst, such as a drained cache, goes out at this pace"},
+		},
+	},
+	{
+		Param{"rate", "N|off", "5000", "datagrams a second: a burst, such as a drained cache, goes out at this pace"},
 		func(d *Destination, v string) error {
 			if v == "off" {
 				d.Rate = -1
@@ -161,14 +180,19 @@ var params = []param{
 				return "off"
 			}
 			return unless(int64(d.Rate), DefaultRate)
-		}},
-	{Param{"queue", "N", "4096", "datagrams that may wait to be sent"},
+		},
+	},
+	{
+		Param{"queue", "N", "4096", "datagrams that may wait to be sent"},
 		intParam(16, 1<<20, func(d *Destination) *int { return &d.Queue }),
-		func(d *Destination) string { return unless(int64(d.Queue), DefaultQueue) }},
+		func(d *Destination) string { return unless(int64(d.Queue), DefaultQueue) },
+	},
 }
 
-var versions = map[string]uint8{"1": flow.VersionV1, "5": flow.VersionV5, "7": flow.VersionV7,
-	"9": flow.VersionV9, "10": flow.VersionIPFIX, "ipfix": flow.VersionIPFIX}
+var versions = map[string]uint8{
+	"1": flow.VersionV1, "5": flow.VersionV5, "7": flow.VersionV7,
+	"9": flow.VersionV9, "10": flow.VersionIPFIX, "ipfix": flow.VersionIPFIX,
+}
 
 const (
 	defaultOptionsTime = time.Minute

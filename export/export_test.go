@@ -170,8 +170,10 @@ func TestSeveralDestinations(t *testing.T) {
 		list = append(list, parse(t, fmt.Sprintf("udp://%s?version=%s&domain=%d&source=127.0.0.%d", c.addr(), v, 10+i, 2+i)))
 	}
 	list = append(list, parse(t, fmt.Sprintf("udp://%s?version=9", six.addr())))
-	e, stop := running(t, Options{Destinations: list, Block: true, Interfaces: func() []Interface { return []Interface{{1, "eth0", "wan"}} },
-		Ignored: func() (uint64, uint64) { return 7, 700 }})
+	e, stop := running(t, Options{
+		Destinations: list, Block: true, Interfaces: func() []Interface { return []Interface{{1, "eth0", "wan"}} },
+		Ignored: func() (uint64, uint64) { return 7, 700 },
+	})
 	records, total := mixed(20_000, time.Now().UnixNano())
 	for i := 0; i < len(records); i += 100 {
 		if err := e.WriteRecords(records[i : i+100]); err != nil {
@@ -385,8 +387,10 @@ func TestRefreshByTime(t *testing.T) {
 	c := listen(t, "127.0.0.1:0").start()
 	var now atomic.Int64
 	now.Store(time.Now().UnixNano())
-	e, _ := running(t, Options{Destinations: []Destination{parse(t, "udp://"+c.addr()+"?version=10&refresh-time=10m&options-time=1h&flush=10ms&template=cisco")},
-		Now: func() time.Time { return time.Unix(0, now.Load()) }})
+	e, _ := running(t, Options{
+		Destinations: []Destination{parse(t, "udp://"+c.addr()+"?version=10&refresh-time=10m&options-time=1h&flush=10ms&template=cisco")},
+		Now:          func() time.Time { return time.Unix(0, now.Load()) },
+	})
 	records, _ := mixed(1, now.Load())
 	e.WriteRecords(records)
 	now.Add(int64(time.Second))

@@ -46,8 +46,10 @@ func freePort(t *testing.T) int {
 }
 
 // interopForms are the destinations tried with each peer.
-var interopForms = []string{"version=5", "version=9", "version=9&template=cisco", "version=9&template=full",
-	"version=10", "version=10&template=cisco", "version=10&template=full"}
+var interopForms = []string{
+	"version=5", "version=9", "version=9&template=cisco", "version=9&template=full",
+	"version=10", "version=10&template=cisco", "version=10&template=full",
+}
 
 // interopRecords are flows of all kinds, at times of a capture of the past; v4
 // only for v5.
@@ -291,8 +293,10 @@ func TestTshark(t *testing.T) {
 			done := make(chan [][]byte)
 			go func() { done <- record(c.conn) }()
 			port := c.conn.LocalAddr().(*net.UDPAddr).Port
-			st := send(t, port, form, records, Options{Sampling: 100, Interfaces: func() []Interface { return []Interface{{1, "eth0", "to the world"}} },
-				Ignored: func() (uint64, uint64) { return 1, 2 }})
+			st := send(t, port, form, records, Options{
+				Sampling: 100, Interfaces: func() []Interface { return []Interface{{1, "eth0", "to the world"}} },
+				Ignored: func() (uint64, uint64) { return 1, 2 },
+			})
 			c.conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
 			grams := <-done
 			if len(grams) != int(st.Datagrams) {

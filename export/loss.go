@@ -105,8 +105,10 @@ func (l *ledger) total() (t tally) {
 func (l *ledger) losses() []flow.Loss {
 	all := make([]flow.Loss, reasons)
 	for r := range reasons {
-		all[r] = flow.Loss{Stage: "export", Reason: reasonText[r].name, Help: reasonText[r].help,
-			Records: l[r].records, Packets: l[r].packets, Bytes: l[r].octets, Datagrams: l[r].datagrams}
+		all[r] = flow.Loss{
+			Stage: "export", Reason: reasonText[r].name, Help: reasonText[r].help,
+			Records: l[r].records, Packets: l[r].packets, Bytes: l[r].octets, Datagrams: l[r].datagrams,
+		}
 	}
 	return all
 }

@@ -61,25 +61,48 @@ const (
 // Options templates. Sampling is told in every dialect: PSAMP for IPFIX, the
 // v9 sampler, and elements 34 and 35 for readers that know no other.
 var (
-	samplingV9 = optionsTemplate{256, 1, []wire.FieldSpec{{ID: scopeSystem, Length: 4},
-		{ID: ie.IDSamplerId, Length: 1}, {ID: ie.IDSamplerMode, Length: 1}, {ID: ie.IDSamplerRandomInterval, Length: 4},
-		{ID: ie.IDSamplingInterval, Length: 4}, {ID: ie.IDSamplingAlgorithm, Length: 1}}}
-	systematicIPFIX = optionsTemplate{256, 1, []wire.FieldSpec{{ID: ie.IDSelectorId, Length: 8},
-		{ID: ie.IDSelectorAlgorithm, Length: 2}, {ID: ie.IDSamplingPacketInterval, Length: 4}, {ID: ie.IDSamplingPacketSpace, Length: 4},
-		{ID: ie.IDSamplingInterval, Length: 4}, {ID: ie.IDSamplingAlgorithm, Length: 1}, {ID: ie.IDSamplerRandomInterval, Length: 4}}}
-	randomIPFIX = optionsTemplate{257, 1, []wire.FieldSpec{{ID: ie.IDSelectorId, Length: 8},
-		{ID: ie.IDSelectorAlgorithm, Length: 2}, {ID: ie.IDSamplingSize, Length: 4}, {ID: ie.IDSamplingPopulation, Length: 4},
-		{ID: ie.IDSamplingInterval, Length: 4}, {ID: ie.IDSamplingAlgorithm, Length: 1}, {ID: ie.IDSamplerRandomInterval, Length: 4}}}
+	samplingV9 = optionsTemplate{256, 1, []wire.FieldSpec{
+		{ID: scopeSystem, Length: 4},
+		{ID: ie.IDSamplerId, Length: 1},
+		{ID: ie.IDSamplerMode, Length: 1},
+		{ID: ie.IDSamplerRandomInterval, Length: 4},
+		{ID: ie.IDSamplingInterval, Length: 4},
+		{ID: ie.IDSamplingAlgorithm, Length: 1},
+	}}
+	systematicIPFIX = optionsTemplate{256, 1, []wire.FieldSpec{
+		{ID: ie.IDSelectorId, Length: 8},
+		{ID: ie.IDSelectorAlgorithm, Length: 2},
+		{ID: ie.IDSamplingPacketInterval, Length: 4},
+		{ID: ie.IDSamplingPacketSpace, Length: 4},
+		{ID: ie.IDSamplingInterval, Length: 4},
+		{ID: ie.IDSamplingAlgorithm, Length: 1},
+		{ID: ie.IDSamplerRandomInterval, Length: 4},
+	}}
+	randomIPFIX = optionsTemplate{257, 1, []wire.FieldSpec{
+		{ID: ie.IDSelectorId, Length: 8},
+		{ID: ie.IDSelectorAlgorithm, Length: 2},
+		{ID: ie.IDSamplingSize, Length: 4},
+		{ID: ie.IDSamplingPopulation, Length: 4},
+		{ID: ie.IDSamplingInterval, Length: 4},
+		{ID: ie.IDSamplingAlgorithm, Length: 1},
+		{ID: ie.IDSamplerRandomInterval, Length: 4},
+	}}
 
 	initV9    = optionsTemplate{258, 1, []wire.FieldSpec{{ID: scopeSystem, Length: 4}, {ID: ie.IDSystemInitTimeMilliseconds, Length: 8}}}
 	initIPFIX = optionsTemplate{258, 1, []wire.FieldSpec{{ID: ie.IDMeteringProcessId, Length: 4}, {ID: ie.IDSystemInitTimeMilliseconds, Length: 8}}}
 
 	// Interface names: of fixed length, as v9 has no other and nfdump 1.7.1
 	// takes no other in IPFIX either.
-	namesV9 = optionsTemplate{259, 1, []wire.FieldSpec{{ID: scopeInterface, Length: 4},
-		{ID: ie.IDInterfaceName, Length: 32}, {ID: ie.IDInterfaceDescription, Length: 64}}}
-	namesIPFIX = optionsTemplate{259, 1, []wire.FieldSpec{{ID: ie.IDIngressInterface, Length: 4},
-		{ID: ie.IDInterfaceName, Length: 32}, {ID: ie.IDInterfaceDescription, Length: 64}}}
+	namesV9 = optionsTemplate{259, 1, []wire.FieldSpec{
+		{ID: scopeInterface, Length: 4},
+		{ID: ie.IDInterfaceName, Length: 32},
+		{ID: ie.IDInterfaceDescription, Length: 64},
+	}}
+	namesIPFIX = optionsTemplate{259, 1, []wire.FieldSpec{
+		{ID: ie.IDIngressInterface, Length: 4},
+		{ID: ie.IDInterfaceName, Length: 32},
+		{ID: ie.IDInterfaceDescription, Length: 64},
+	}}
 
 	// Statistics (RFC 7011 sections 4.1 to 4.3).
 	meteringV9    = optionsTemplate{260, 1, append([]wire.FieldSpec{{ID: scopeSystem, Length: 4}}, meteringFields...)}
@@ -89,11 +112,17 @@ var (
 	notSentV9     = optionsTemplate{262, 1, append([]wire.FieldSpec{{ID: scopeSystem, Length: 4}}, notSentFields...)}
 	notSentIPFIX  = optionsTemplate{262, 1, append([]wire.FieldSpec{{ID: ie.IDExportingProcessId, Length: 4}}, notSentFields...)}
 
-	meteringFields = []wire.FieldSpec{{ID: ie.IDExportedOctetTotalCount, Length: 8},
-		{ID: ie.IDExportedMessageTotalCount, Length: 8}, {ID: ie.IDExportedFlowRecordTotalCount, Length: 8}}
+	meteringFields = []wire.FieldSpec{
+		{ID: ie.IDExportedOctetTotalCount, Length: 8},
+		{ID: ie.IDExportedMessageTotalCount, Length: 8},
+		{ID: ie.IDExportedFlowRecordTotalCount, Length: 8},
+	}
 	ignoredFields = []wire.FieldSpec{{ID: ie.IDIgnoredPacketTotalCount, Length: 8}, {ID: ie.IDIgnoredOctetTotalCount, Length: 8}}
-	notSentFields = []wire.FieldSpec{{ID: ie.IDNotSentFlowTotalCount, Length: 8},
-		{ID: ie.IDNotSentPacketTotalCount, Length: 8}, {ID: ie.IDNotSentOctetTotalCount, Length: 8}}
+	notSentFields = []wire.FieldSpec{
+		{ID: ie.IDNotSentFlowTotalCount, Length: 8},
+		{ID: ie.IDNotSentPacketTotalCount, Length: 8},
+		{ID: ie.IDNotSentOctetTotalCount, Length: 8},
+	}
 )
 
 // optionsWriter packs options records into datagrams, each with the template

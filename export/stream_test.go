@@ -45,10 +45,12 @@ type wiretap struct {
 func tap(t interface {
 	Fatalf(string, ...any)
 	Helper()
-}, d Destination, follow bool) *wiretap {
+}, d Destination, follow bool,
+) *wiretap {
 	d = d.withDefaults()
 	w := &wiretap{t: t, dec: wire.NewDecoder(wire.Options{}), template: map[uint16]int{}}
-	w.stream = &stream{version: d.Version, domain: d.Domain, preset: d.Preset, refresh: uint64(d.RefreshPackets),
+	w.stream = &stream{
+		version: d.Version, domain: d.Domain, preset: d.Preset, refresh: uint64(d.RefreshPackets),
 		follow: follow, payload: payloadOf(d.MTU, netip.IPv4Unspecified()), sampling: samplers{rate: 1},
 		get:  func() *datagram { return &datagram{b: make([]byte, 0, 65536)} },
 		free: func(*datagram) {},
@@ -193,10 +195,12 @@ func (w *wiretap) times(b []byte, m wire.Message) {
 
 // plain is a record as the meter makes it.
 func plain(rng *rand.Rand, last int64) flow.Record {
-	r := flow.Record{Proto: flow.ProtoTCP, SrcPort: uint16(rng.Uint32()), DstPort: 443, TCPFlags: 0x1b, IPVersion: 4,
+	r := flow.Record{
+		Proto: flow.ProtoTCP, SrcPort: uint16(rng.Uint32()), DstPort: 443, TCPFlags: 0x1b, IPVersion: 4,
 		Packets: 1 + uint64(rng.ExpFloat64()*40), Bytes: 40 + uint64(rng.ExpFloat64()*9000), Last: last, First: last - rng.Int64N(60e9),
 		Has: flow.HasSrc | flow.HasDst | flow.HasSrcPort | flow.HasDstPort | flow.HasProto | flow.HasTOS | flow.HasTCPFlags |
-			flow.HasPackets | flow.HasBytes | flow.HasFirst | flow.HasLast | flow.HasEndReason}
+			flow.HasPackets | flow.HasBytes | flow.HasFirst | flow.HasLast | flow.HasEndReason,
+	}
 	r.Src = flow.AddrFrom4([4]byte{10, byte(rng.Uint32()), byte(rng.Uint32()), byte(rng.Uint32())})
 	r.Dst = flow.AddrFrom4([4]byte{192, 0, 2, byte(rng.Uint32())})
 	switch n := rng.IntN(20); {
@@ -427,7 +431,9 @@ func TestMend(t *testing.T) {
 		w := tap(t, d, false)
 		w.keep = true
 		for _, r := range []flow.Record{
-			{Has: 0}, {First: day0 - 1e9, Has: flow.HasFirst}, {Last: day0 - 1e9, Has: flow.HasLast},
+			{Has: 0},
+			{First: day0 - 1e9, Has: flow.HasFirst},
+			{Last: day0 - 1e9, Has: flow.HasLast},
 			{First: day0, Last: day0 - 5e9, Has: flow.HasFirst | flow.HasLast},
 		} {
 			r.Src, r.Dst = flow.AddrFrom4([4]byte{1}), flow.AddrFrom4([4]byte{2})

@@ -27,10 +27,12 @@ func TestDefaultVolume(t *testing.T) {
 	emit := w.emit
 	w.emit = func(g *datagram) { octets += len(g.b); emit(g) }
 	for i := range flows {
-		r := flow.Record{IPVersion: 4, Proto: flow.ProtoTCP, SrcPort: uint16(rng.Uint32()), DstPort: 443, TCPFlags: 0x1b,
+		r := flow.Record{
+			IPVersion: 4, Proto: flow.ProtoTCP, SrcPort: uint16(rng.Uint32()), DstPort: 443, TCPFlags: 0x1b,
 			Packets: uint64(min(4*math.Pow(rng.Float64(), -1/1.1), 100_000)), Last: day0 + int64(i)*1_500_000,
 			Has: flow.HasSrc | flow.HasDst | flow.HasSrcPort | flow.HasDstPort | flow.HasProto | flow.HasTOS | flow.HasTCPFlags |
-				flow.HasPackets | flow.HasBytes | flow.HasFirst | flow.HasLast | flow.HasEndReason | flow.HasFlowID}
+				flow.HasPackets | flow.HasBytes | flow.HasFirst | flow.HasLast | flow.HasEndReason | flow.HasFlowID,
+		}
 		r.Bytes, r.First = r.Packets*meanOctets/20, r.Last-rng.Int64N(30e9)
 		r.Src, r.Dst = flow.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), flow.AddrFrom4([4]byte{20, byte(i)})
 		if rng.IntN(5) == 0 {

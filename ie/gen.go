@@ -31,8 +31,10 @@ type registry struct {
 
 var types = map[string]string{"macAddress": "MACAddress", "ipv4Address": "IPv4Address", "ipv6Address": "IPv6Address"}
 
-var semantics = map[string]string{"": "DefaultSemantics", "default": "DefaultSemantics", "list": "ListSemantics",
-	"snmpCounter": "SNMPCounter", "snmpGauge": "SNMPGauge"}
+var semantics = map[string]string{
+	"": "DefaultSemantics", "default": "DefaultSemantics", "list": "ListSemantics",
+	"snmpCounter": "SNMPCounter", "snmpGauge": "SNMPGauge",
+}
 
 func goName(s string, special map[string]string) string {
 	if g, ok := special[s]; ok {

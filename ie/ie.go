@@ -52,10 +52,12 @@ const (
 	Unsigned256
 )
 
-var typeNames = [...]string{"octetArray", "unsigned8", "unsigned16", "unsigned32", "unsigned64",
+var typeNames = [...]string{
+	"octetArray", "unsigned8", "unsigned16", "unsigned32", "unsigned64",
 	"signed8", "signed16", "signed32", "signed64", "float32", "float64", "boolean", "macAddress",
 	"string", "dateTimeSeconds", "dateTimeMilliseconds", "dateTimeMicroseconds", "dateTimeNanoseconds",
-	"ipv4Address", "ipv6Address", "basicList", "subTemplateList", "subTemplateMultiList", "unsigned256"}
+	"ipv4Address", "ipv6Address", "basicList", "subTemplateList", "subTemplateMultiList", "unsigned256",
+}
 
 func (t Type) String() string {
 	if int(t) < len(typeNames) {
@@ -112,8 +114,10 @@ const (
 	SNMPGauge
 )
 
-var semanticsNames = [...]string{"default", "quantity", "totalCounter", "deltaCounter", "identifier",
-	"flags", "list", "snmpCounter", "snmpGauge"}
+var semanticsNames = [...]string{
+	"default", "quantity", "totalCounter", "deltaCounter", "identifier",
+	"flags", "list", "snmpCounter", "snmpGauge",
+}
 
 func (s Semantics) String() string {
 	if int(s) < len(semanticsNames) {

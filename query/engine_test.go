@@ -316,8 +316,15 @@ func TestAggregateAgreesWithNaive(t *testing.T) {
 			}
 		} else {
 			r.Keys = rapid.SampledFrom([][]string{
-				{"srcip4/24"}, {"srcip6/33", "dstport"}, {"srcip4/23,srcip6/63", "proto"}, {"dstip4/1", "dstip6/127"},
-				{"proto", "srcas", "dstas"}, {"inif", "outif", "vlan", "tos"}, {"srcnet"}, {"dstnet", "flags"}, {"exporter", "odid", "version"},
+				{"srcip4/24"},
+				{"srcip6/33", "dstport"},
+				{"srcip4/23,srcip6/63", "proto"},
+				{"dstip4/1", "dstip6/127"},
+				{"proto", "srcas", "dstas"},
+				{"inif", "outif", "vlan", "tos"},
+				{"srcnet"},
+				{"dstnet", "flags"},
+				{"exporter", "odid", "version"},
 			}).Draw(t, "keys")
 			var err error
 			if keys, err = parseKeys(r.Keys); err != nil {

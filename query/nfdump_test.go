@@ -225,8 +225,28 @@ func ipfixOf(records []flow.Record) [][]byte {
 		if v6 {
 			src, dst, next, size, sm, dm = 27, 28, 62, 16, 29, 30
 		}
-		return []field{{src, size}, {dst, size}, {next, size}, {10, 4}, {14, 4}, {2, 8}, {1, 8}, {152, 8}, {153, 8}, {7, 2}, {11, 2},
-			{6, 1}, {4, 1}, {5, 1}, {sm, 1}, {dm, 1}, {16, 4}, {17, 4}, {61, 1}, {58, 2}}
+		return []field{
+			{src, size},
+			{dst, size},
+			{next, size},
+			{10, 4},
+			{14, 4},
+			{2, 8},
+			{1, 8},
+			{152, 8},
+			{153, 8},
+			{7, 2},
+			{11, 2},
+			{6, 1},
+			{4, 1},
+			{5, 1},
+			{sm, 1},
+			{dm, 1},
+			{16, 4},
+			{17, 4},
+			{61, 1},
+			{58, 2},
+		}
 	}
 	be := binary.BigEndian
 	var out [][]byte
@@ -383,10 +403,30 @@ func TestAgreesWithNfdump(t *testing.T) {
 	})
 	t.Run("statistics", func(t *testing.T) {
 		for _, s := range []struct{ stat, filter string }{
-			{"srcip", "any"}, {"dstip", "any"}, {"ip", "any"}, {"srcport", "any"}, {"dstport", "proto tcp"}, {"port", "any"}, {"proto", "any"},
-			{"srcas", "any"}, {"dstas", "any"}, {"as", "any"}, {"inif", "any"}, {"outif", "any"}, {"if", "any"}, {"srcmask", "any"}, {"dstmask", "any"},
-			{"mask", "any"}, {"srcvlan", "any"}, {"tos", "any"}, {"dir", "any"}, {"router", "any"}, {"nhip", "ipv4"},
-			{"srcip:p", "any"}, {"port:p", "net 10.0.0.0/8"}, {"dstas:p", "bytes > 1k"},
+			{"srcip", "any"},
+			{"dstip", "any"},
+			{"ip", "any"},
+			{"srcport", "any"},
+			{"dstport", "proto tcp"},
+			{"port", "any"},
+			{"proto", "any"},
+			{"srcas", "any"},
+			{"dstas", "any"},
+			{"as", "any"},
+			{"inif", "any"},
+			{"outif", "any"},
+			{"if", "any"},
+			{"srcmask", "any"},
+			{"dstmask", "any"},
+			{"mask", "any"},
+			{"srcvlan", "any"},
+			{"tos", "any"},
+			{"dir", "any"},
+			{"router", "any"},
+			{"nhip", "ipv4"},
+			{"srcip:p", "any"},
+			{"port:p", "net 10.0.0.0/8"},
+			{"dstas:p", "bytes > 1k"},
 		} {
 			for _, order := range []string{"flows", "bytes", "packets", "bps"} {
 				r := Request{Filter: s.filter, Stat: s.stat + "/" + order, Limit: -1}
@@ -414,8 +454,18 @@ func TestAgreesWithNfdump(t *testing.T) {
 	})
 	t.Run("aggregation", func(t *testing.T) {
 		for _, a := range []struct{ keys, filter string }{
-			{"srcip", "any"}, {"srcip,dstport", "any"}, {"proto,srcport", "any"}, {"srcip4/24", "ipv4"}, {"dstip4/16,dstport", "ipv4"}, {"srcip4/9,dstip4/23", "ipv4"},
-			{"srcip6/48", "ipv6"}, {"dstip6/33,proto", "ipv6"}, {"srcas,dstas", "any"}, {"inif,outif", "any"}, {"proto,tos", "any"}, {"srcmask,dstmask", "any"},
+			{"srcip", "any"},
+			{"srcip,dstport", "any"},
+			{"proto,srcport", "any"},
+			{"srcip4/24", "ipv4"},
+			{"dstip4/16,dstport", "ipv4"},
+			{"srcip4/9,dstip4/23", "ipv4"},
+			{"srcip6/48", "ipv6"},
+			{"dstip6/33,proto", "ipv6"},
+			{"srcas,dstas", "any"},
+			{"inif,outif", "any"},
+			{"proto,tos", "any"},
+			{"srcmask,dstmask", "any"},
 		} {
 			r := Request{Filter: a.filter, Keys: strings.Split(a.keys, ","), Order: "bytes"}
 			res, err := o.engine.Aggregate(ctx, r)

@@ -366,8 +366,16 @@ func (p *Printer) stat(r Request, plan *plan, res *Result) error {
 				p.w.WriteString(",\n")
 			}
 			p.json([]member{
-				{"first", jsonTime(g.First)}, {"last", jsonTime(g.Last)}, {"proto", proto}, {"val", value}, {"aggr_flows", g.flows},
-				{"in_packets", g.Packets}, {"in_bytes", g.Bytes}, {"pps", pps}, {"bps", bps}, {"bpp", bpp},
+				{"first", jsonTime(g.First)},
+				{"last", jsonTime(g.Last)},
+				{"proto", proto},
+				{"val", value},
+				{"aggr_flows", g.flows},
+				{"in_packets", g.Packets},
+				{"in_bytes", g.Bytes},
+				{"pps", pps},
+				{"bps", bps},
+				{"bpp", bpp},
 			})
 		default:
 			fmt.Fprintf(p.w, "%s,%s,%.3f,%s,%s,%d,%.1f,%d,%.1f,%d,%.1f,%d,%d,%d\n", nfdumpTime(nfSecond, g.First), nfdumpTime(nfSecond, g.Last),
@@ -426,8 +434,10 @@ func longCSV(r *printed) []string {
 	const mac, label, latency = "00:00:00:00:00:00", "0-0-0", "    0.000"
 	v := func(name string) string { return tags[name].value(r) }
 	out := []string{nfdumpTime(nfSecond, r.First), nfdumpTime(nfSecond, r.Last), v("tds")}
-	for _, name := range []string{"sa", "da", "sp", "dp", "pr", "flg", "fwd", "stos", "ipkt", "ibyt", "opkt", "obyt", "in", "out",
-		"sas", "das", "smk", "dmk", "dtos"} {
+	for _, name := range []string{
+		"sa", "da", "sp", "dp", "pr", "flg", "fwd", "stos", "ipkt", "ibyt", "opkt", "obyt", "in", "out",
+		"sas", "das", "smk", "dmk", "dtos",
+	} {
 		out = append(out, v(name))
 	}
 	out = append(out, strconv.Itoa(int(r.Direction)), v("nh"), v("nhb"), v("svln"), v("dvln"), mac, mac, mac, mac)

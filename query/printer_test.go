@@ -34,8 +34,10 @@ func print(t *testing.T, layout string, set func(*Printer), records ...flow.Reco
 
 // What nfdump_test.go holds against nfdump itself, where there is none.
 func TestPrinter(t *testing.T) {
-	icmp := flow.Record{Has: flow.HasSrc | flow.HasDst | flow.HasProto | flow.HasICMP | flow.HasDstPort | flow.HasBytes,
-		Src: addr("2001:db8::aaaa:bbbb:cccc"), Dst: addr("2001:db8::1"), Proto: 58, ICMPType: 128, DstPort: 128 << 8, Bytes: 5_000_000}
+	icmp := flow.Record{
+		Has: flow.HasSrc | flow.HasDst | flow.HasProto | flow.HasICMP | flow.HasDstPort | flow.HasBytes,
+		Src: addr("2001:db8::aaaa:bbbb:cccc"), Dst: addr("2001:db8::1"), Proto: 58, ICMPType: 128, DstPort: 128 << 8, Bytes: 5_000_000,
+	}
 	for _, tc := range []struct {
 		layout, want string
 		set          func(*Printer)

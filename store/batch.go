@@ -57,7 +57,7 @@ func (b *batch) resize(n int) {
 
 func sized[T any](s []T, n int) []T {
 	if n > cap(s) {
-		s = slices.Grow(s[:len(s)], n-len(s))
+		s = slices.Grow(s[:], n-len(s))
 	}
 	return s[:n]
 }

@@ -281,7 +281,8 @@ func (e *encoder) chunk(c *column, b *batch, lo, hi int, all, any flow.Field, ba
 		m.DictionaryPageOffset = start
 		m.Encoding = append(m.Encoding, format.Plain)
 		h := format.PageHeader{Type: format.DictionaryPage, DictionaryPageHeader: thrift.New(format.DictionaryPageHeader{
-			NumValues: int32(distinct), Encoding: format.Plain})}
+			NumValues: int32(distinct), Encoding: format.Plain,
+		})}
 		if err := put(&h, dict, e.packed[0]); err != nil {
 			return format.ColumnChunk{}, err
 		}
@@ -289,7 +290,8 @@ func (e *encoder) chunk(c *column, b *batch, lo, hi int, all, any flow.Field, ba
 	m.DataPageOffset = base + int64(len(e.out))
 	m.Encoding = append(m.Encoding, enc, format.RLE)
 	h := format.PageHeader{Type: format.DataPage, DataPageHeader: thrift.New(format.DataPageHeader{
-		NumValues: int32(n), Encoding: enc, DefinitionLevelEncoding: format.RLE, RepetitionLevelEncoding: format.RLE})}
+		NumValues: int32(n), Encoding: enc, DefinitionLevelEncoding: format.RLE, RepetitionLevelEncoding: format.RLE,
+	})}
 	if err := put(&h, page, e.packed[1]); err != nil {
 		return format.ColumnChunk{}, err
 	}

@@ -54,7 +54,8 @@ func memoryDir(t interface {
 	Helper()
 	Fatal(...any)
 	Cleanup(func())
-}) string {
+},
+) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "weir-store-")
 	if err != nil {

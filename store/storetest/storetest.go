@@ -56,8 +56,10 @@ func (t *Traffic) Draw(r *flow.Record) {
 	if t.n++; t.n%24 == 0 {
 		t.Now += t.Step
 	}
-	*r = flow.Record{Has: Known, Sampling: 1, Domain: 1, Version: flow.VersionV9, Exporter: t.Exporter,
-		Received: t.Now, SrcMask: 24, DstMask: 24, IPVersion: 4}
+	*r = flow.Record{
+		Has: Known, Sampling: 1, Domain: 1, Version: flow.VersionV9, Exporter: t.Exporter,
+		Received: t.Now, SrcMask: 24, DstMask: 24, IPVersion: 4,
+	}
 	network := mix(uint64(t.rank(50000)) + 1<<40)
 	if t.below(100) < t.IPv6 {
 		r.IPVersion = 6
