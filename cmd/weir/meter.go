@@ -151,7 +151,7 @@ func (c *meterCmd) Run(a *app) (err error) {
 		if live { // never read, so beside the balance; their octets nobody knows
 			s.Lost[kernelDrop] = meter.LossCount{Packets: s.CaptureDrops}
 		}
-		err = errors.Join(err, printJSON(a.stderr, s.Summary))
+		err = errors.Join(err, printJSON(a.stderr, summary(s.Summary, exporter)))
 	}
 	return err
 }
@@ -282,12 +282,12 @@ func (a *app) progress(sources []capture.Source) (end func()) {
 
 // summary is the meter's account, and what became of the records that were
 // exported, destination by destination.
-func summary(m *meter.Meter, e *export.Exporter) any {
+func summary(s meter.Summary, e *export.Exporter) any {
 	if e == nil {
-		return m.Summary()
+		return s
 	}
 	return struct {
 		meter.Summary
 		Export []export.Stats `json:"export"`
-	}{m.Summary(), e.Stats()}
+	}{s, e.Stats()}
 }
