@@ -28,18 +28,17 @@ type wiretap struct {
 	dec   *wire.Decoder
 	batch wire.Batch
 
-	records            []flow.Record
-	options            []wire.OptionsRecord
-	datagrams          int
-	next               uint32 // the sequence number to come
-	known              bool
-	template           map[uint16]int // in which datagram it came last
-	templates          int
-	sum                sum
-	given, lost        sum
-	boot, lastUp, last int64
-	check              func(b []byte, m wire.Message)
-	keep               bool // records
+	records     []flow.Record
+	options     []wire.OptionsRecord
+	datagrams   int
+	next        uint32 // the sequence number to come
+	known       bool
+	template    map[uint16]int // in which datagram it came last
+	templates   int
+	sum         sum
+	given, lost sum
+	check       func(b []byte, m wire.Message)
+	keep        bool // records
 }
 
 func tap(t interface {
