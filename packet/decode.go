@@ -69,6 +69,10 @@ func decodeAny(link LinkType, data []byte, wire uint32, in *Info) Reason {
 		return why
 	}
 	rest := wire - uint32(at.Offset)
+	if at.End != 0 {
+		data = data[:min(at.End, len(data))]
+		rest = min(rest, uint32(at.End-at.Offset))
+	}
 	if at.EtherType == typeIPv6 {
 		return decodeIPv6(data[at.Offset:], rest, at.VLAN, in)
 	}
@@ -196,11 +200,8 @@ walk:
 		switch proto {
 		case extHopByHop, extRouting, extDestination:
 		case extFragment:
-			size = 8
-			if off+4 > end {
-				proto = b[off]
-				off = end
-				break walk
+			if size = 8; off+size > end {
+				break walk // whether the packet is a later fragment is not known
 			}
 			if be.Uint16(b[off+2:])&0xfff8 != 0 {
 				k.Proto = b[off]
@@ -244,30 +245,44 @@ func jumboLength(b []byte) uint32 {
 	return 40
 }
 
+// How much of a header must be there for it to be read: as much as tshark
+// wants, so that packets cut to any length say the same here and there.
+const (
+	needPorts = 4
+	needFlags = 16 // TCP's, which are octets 12 and 13
+	needSCTP  = 12 // the common header
+	needICMP  = 6
+	needICMP6 = 2
+)
+
 // decodeTransport reads ports, or ICMP type and code, and TCP flags from what
 // the capture has of the payload. icmp is the ICMP that belongs to the IP
 // version: the other one's type is not where it would be.
 func decodeTransport(b []byte, proto, icmp uint8, in *Info) {
 	k := &in.Key
+	need := needPorts
 	switch {
 	case proto == flow.ProtoTCP:
-		if len(b) >= 14 {
+		if len(b) >= needFlags {
 			k.SrcPort, k.DstPort, in.TCPFlags = be.Uint16(b), be.Uint16(b[2:]), b[13]
 			if b[12] < 5<<4 { // the data offset is below the header's length: no TCP header
 				in.TCPFlags = 0
 			}
 			return
 		}
-		fallthrough
-	case proto == flow.ProtoUDP, proto == flow.ProtoSCTP, proto == flow.ProtoUDPLite, proto == flow.ProtoDCCP:
-		in.TCPFlags = 0
-		if len(b) >= 4 {
-			k.SrcPort, k.DstPort = be.Uint16(b), be.Uint16(b[2:])
-			return
-		}
-	case proto == icmp && len(b) >= 2:
+	case proto == flow.ProtoUDP, proto == flow.ProtoUDPLite, proto == flow.ProtoDCCP:
+	case proto == flow.ProtoSCTP:
+		need = needSCTP
+	case proto == icmp && (len(b) >= needICMP || len(b) >= needICMP6 && icmp == flow.ProtoICMPv6):
 		k.SrcPort, k.DstPort, in.TCPFlags = 0, be.Uint16(b), 0
 		return
+	default:
+		need = math.MaxInt
 	}
-	k.SrcPort, k.DstPort, in.TCPFlags = 0, 0, 0
+	in.TCPFlags = 0
+	if len(b) < need {
+		k.SrcPort, k.DstPort = 0, 0
+		return
+	}
+	k.SrcPort, k.DstPort = be.Uint16(b), be.Uint16(b[2:])
 }

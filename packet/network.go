@@ -12,6 +12,7 @@ type Layer struct {
 	EtherType uint16 // 0x0800 or 0x86dd; what the link header says for frames without IP, 0 where it has none
 	VLAN      uint16 // as in flow.Key: the outermost tag, or 0
 	Offset    int    // octets from the start of the frame
+	End       int    // the same, of its end as a link header's length tells it, which may be beyond the frame; 0: untold
 }
 
 // maxHeaders bounds the link headers in front of one IP header. Four tags in
@@ -41,6 +42,16 @@ func (w *walker) need(n int) bool { return len(w.b)-w.at.Offset >= n }
 
 // rest is what is left of the frame.
 func (w *walker) rest() []byte { return w.b[w.at.Offset:] }
+
+// limit says that a header's length leaves n octets: what comes behind them is
+// padding, a trailer, another header's.
+func (w *walker) limit(n int) {
+	end := w.at.Offset + n
+	if w.at.End == 0 || end < w.at.End {
+		w.at.End = end
+	}
+	w.b = w.b[:min(end, len(w.b))]
+}
 
 // skip moves on by n octets, which need has found.
 func (w *walker) skip(n int) { w.at.Offset += n }
@@ -166,8 +177,13 @@ func (w *walker) etherType(t uint16) Reason {
 		case typeMPLS, typeMPLSMulti:
 			return w.mpls()
 		case typePPPoE: // version, type, code, session, length
+			if len(b) < 6 {
+				return TruncatedLink
+			}
 			w.steps++
-			return w.after(6, w.pppProtocol)
+			w.skip(6)
+			w.limit(int(be.Uint16(b[4:])))
+			return w.pppProtocol()
 		case typeVNTag:
 			size = 6
 		case typeETag:
@@ -212,6 +228,7 @@ func (w *walker) etherType(t uint16) Reason {
 		default:
 			if t <= maxLLCLength {
 				w.steps++
+				w.limit(int(t))
 				return w.llc()
 			}
 			return OtherType
@@ -338,12 +355,12 @@ func (w *walker) pseudowire(n int) bool {
 	if w.steps++; w.steps > maxHeaders || !w.need(n+etherLen) {
 		return false
 	}
-	here := w.at
+	here, frame := w.at, w.b
 	w.skip(n)
 	if w.ethernet() == Decoded && w.need(1) && w.rest()[0]>>4 == map4or6(w.at.EtherType) {
 		return true
 	}
-	w.at = here
+	w.at, w.b = here, frame
 	return false
 }
 
@@ -556,9 +573,13 @@ func (w *walker) cookedProtocol(hw, proto uint16) Reason {
 }
 
 // nflog walks the attributes of a netfilter log message to the packet. They are
-// in the byte order of the machine that wrote them.
+// in the byte order of the machine that wrote them. The packet is of the
+// EtherType that the message names, else of its family.
 func (w *walker) nflog() Reason {
-	const payload = 9
+	const (
+		header  = 1 // EtherType, hook
+		payload = 9
+	)
 	b := w.rest()
 	if len(b) < 4 {
 		return TruncatedLink
@@ -567,17 +588,24 @@ func (w *walker) nflog() Reason {
 	if len(b) >= 6 && order.Uint16(b[4:]) > 0xff && be.Uint16(b[4:]) <= 0xff {
 		order = be // the first attribute is a short one
 	}
+	var etherType uint16
 	for off := 4; off+4 <= len(b); {
 		size, kind := int(order.Uint16(b[off:])), order.Uint16(b[off+2:])&0x7fff
 		if size < 4 {
 			return OtherType
 		}
-		if kind == payload {
+		switch {
+		case kind == header && size >= 6 && off+6 <= len(b):
+			etherType = be.Uint16(b[off+4:])
+		case kind == payload:
 			w.skip(off + 4)
-			switch b[0] {
-			case 2, 10:
+			w.limit(size - 4)
+			switch {
+			case etherType != 0:
+				return w.etherType(etherType)
+			case b[0] == 2 || b[0] == 10:
 				return w.family(uint32(b[0]))
-			case 7: // bridge: the packet's own first octet tells
+			case b[0] == 7: // bridge: the packet's own first octet tells
 				return w.rawIP()
 			}
 			return Family

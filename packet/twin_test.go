@@ -70,7 +70,7 @@ func naive(b []byte, wire uint32) (in packet.Info, why packet.Reason, ok bool) {
 		if header <= len(ip) {
 			payload = ip[header:]
 		}
-		if next == flow.ProtoICMP && len(payload) >= 2 {
+		if next == flow.ProtoICMP && len(payload) >= 6 {
 			in.Key.DstPort = uint16(payload[0])*256 + uint16(payload[1])
 		}
 	case 0x86dd:
@@ -105,8 +105,10 @@ func naive(b []byte, wire uint32) (in packet.Info, why packet.Reason, ok bool) {
 			}
 			size := 8 + 8*int(payload[1])
 			if next == 44 {
-				size = 8
-				if len(payload) >= 4 && be.Uint16(payload[2:])/8 > 0 {
+				if size = 8; len(payload) < size {
+					break
+				}
+				if be.Uint16(payload[2:])/8 > 0 {
 					in.Key.Proto = payload[0]
 					in.Key.VLAN |= flow.KeyFragment
 					return in, 0, true
@@ -127,11 +129,11 @@ func naive(b []byte, wire uint32) (in packet.Info, why packet.Reason, ok bool) {
 	}
 	switch next {
 	case flow.ProtoTCP, flow.ProtoUDP, flow.ProtoUDPLite, flow.ProtoSCTP, flow.ProtoDCCP:
-		if len(payload) >= 4 {
+		if len(payload) >= 4 && (next != flow.ProtoSCTP || len(payload) >= 12) {
 			in.Key.SrcPort, in.Key.DstPort = be.Uint16(payload), be.Uint16(payload[2:])
 		}
 	}
-	if next == flow.ProtoTCP && len(payload) >= 14 && payload[12]/16 >= 5 {
+	if next == flow.ProtoTCP && len(payload) >= 16 && payload[12]/16 >= 5 {
 		in.TCPFlags = payload[13]
 	}
 	return in, 0, true
