@@ -71,6 +71,7 @@ func (l *loop) run(ctx context.Context) error {
 		}
 		n, err := l.rx.read(true)
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			l.c.queue <- batch // what was decoded is handed on all the same
 			return err
 		}
 		now := time.Now()
