@@ -302,7 +302,7 @@ func traffic(seed uint64, from, to time.Time, n int) []flow.Record {
 		}
 		packets := 1 + uint64(rnd.ExpFloat64()*6)
 		out := rnd.IntN(5) < 2
-		bytes := packets * uint64(60+rnd.IntN(120))
+		var bytes uint64
 		if out {
 			bytes = packets*60 + uint64(rnd.ExpFloat64()*s.size*0.4)
 			packets += bytes / 1000

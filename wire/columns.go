@@ -203,5 +203,3 @@ func (s *sampling) rate() (uint32, bool) {
 	}
 	return 0, false
 }
-
-func (s *sampling) any() bool { return s.interval|s.n|s.of != 0 || s.p != 0 }

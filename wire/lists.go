@@ -136,8 +136,8 @@ func (d *Decoder) appendRecords(dst []byte, id uint16, f []byte, s *session, dep
 	p := known.plan
 	spans := make([]span, len(p.specs)) // d.spans is the outer record's
 	for n := first; len(f) > 0 && len(f) >= p.length; n++ {
-		size := p.length
-		if size, ok = p.walk(spans, f); !ok || size == 0 {
+		size, ok := p.walk(spans, f)
+		if !ok || size == 0 {
 			return dst, false
 		}
 		if n < maxMembers && !d.budget(dst) {

@@ -24,12 +24,6 @@ import (
 // The naive twin of plans: it reads a record field by field, as the tables in
 // the documentation say, and gives columns and elements as plain values.
 
-type twinField struct {
-	pen   uint32
-	id    uint16
-	value []byte
-}
-
 // twinColumns are the elements of each column, best first; within a class the
 // first in the template wins.
 var twinColumns = map[string][][]uint16{
