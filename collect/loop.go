@@ -105,6 +105,10 @@ func (l *loop) drain(batch *wire.Batch) (*wire.Batch, error) {
 	l.conn.SetReadDeadline(time.Time{})
 	for end := time.Now().Add(drainTime); time.Now().Before(end); {
 		n, err := l.rx.read(false)
+		if errors.Is(err, os.ErrDeadlineExceeded) { // set, late, by what woke us up
+			l.conn.SetReadDeadline(time.Time{})
+			continue
+		}
 		if err != nil || n == 0 {
 			return batch, err
 		}
