@@ -2,6 +2,7 @@ package demo
 
 import (
 	"net/netip"
+	"strings"
 
 	"weir/export"
 	"weir/flow"
@@ -16,6 +17,18 @@ type device struct {
 	domain   uint32
 	sampling uint32
 	ports    []export.Interface
+}
+
+// outward says whether an interface leads away from our network. There traffic
+// is metered in both directions, elsewhere where it comes in.
+func (d *device) outward(index uint32) bool {
+	for _, p := range d.ports {
+		if p.Index == index {
+			_, what, _ := strings.Cut(p.Description, ": ")
+			return strings.HasPrefix(what, "transit") || strings.HasPrefix(what, "peering") || what == "internet" || what == "uplink"
+		}
+	}
+	return false
 }
 
 func (d *device) names() func() []export.Interface {

@@ -367,6 +367,9 @@ func (t *traffic) tell(c *conversation, octets, packet, thin float64) {
 		Has: flow.HasSrc | flow.HasDst | flow.HasSrcPort | flow.HasDstPort | flow.HasProto | flow.HasTOS | flow.HasFirst | flow.HasLast |
 			flow.HasPackets | flow.HasBytes | flow.HasInput | flow.HasOutput | flow.HasDirection | flow.HasEndReason | flow.HasFlowID,
 	}}
+	if devices[c.device].outward(c.out) && !devices[c.device].outward(c.in) {
+		r.Direction = 1 // metered where it leaves
+	}
 	switch {
 	case c.proto == flow.ProtoTCP:
 		r.TCPFlags, r.Has = c.flags, r.Has|flow.HasTCPFlags

@@ -224,8 +224,10 @@ func compile(t *Template) *plan {
 	off := 0
 	for i, f := range t.Fields {
 		e, known := lookup(t, i)
-		s := field{typ: e.Type, n: f.Length, off: uint16(min(off, 65535)), key: appendKey(nil, f.Name),
-			skip: known && e.PEN == 0 && e.ID == ie.IDPaddingOctets}
+		s := field{
+			typ: e.Type, n: f.Length, off: uint16(min(off, 65535)), key: appendKey(nil, f.Name),
+			skip: known && e.PEN == 0 && e.ID == ie.IDPaddingOctets,
+		}
 		if i < t.Scope && t.v9 {
 			s.typ = ie.Unsigned64 // an interface's number, a slot's, …
 		}
