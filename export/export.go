@@ -147,13 +147,25 @@ func (e *Exporter) Run(ctx context.Context) error {
 }
 
 // WriteRecords gives records to every destination. It never fails: what cannot
-// go out is counted. With Options.Block it waits while a queue is full, so Run
-// must be running.
+// go out is counted. With Options.Block, or after Linger, it waits while a queue is
+// full, so Run must be running.
 func (e *Exporter) WriteRecords(batch []flow.Record) error {
 	for _, s := range e.senders {
 		s.write(batch)
 	}
 	return nil
+}
+
+// Linger makes WriteRecords wait while a queue is full, as Options.Block does,
+// from now on and until d is over: a cache that is drained at the end gives
+// more at once than a queue holds.
+func (e *Exporter) Linger(d time.Duration) {
+	for _, s := range e.senders {
+		s.mu.Lock()
+		s.linger = time.Now().Add(d)
+		s.mu.Unlock()
+		time.AfterFunc(d, s.space.Broadcast) // who waits then, waits no more
+	}
 }
 
 // Endpoints are the destinations' UDP flows, those whose socket is open.

@@ -40,9 +40,10 @@ type sender struct {
 	given   uint64
 	local   netip.AddrPort
 	remote  netip.AddrPort
-	payload int  // longest datagram; the stream follows
-	forget  bool // the stream is to send its templates again
-	grow    bool // run itself fills the queue: it must not wait for room
+	payload int       // longest datagram; the stream follows
+	forget  bool      // the stream is to send its templates again
+	grow    bool      // run itself fills the queue: it must not wait for room
+	linger  time.Time // until then a full queue is waited for, as with Options.Block
 
 	wake chan struct{}
 
@@ -224,11 +225,14 @@ func (s *sender) keep(g *datagram) {
 	}
 }
 
+// waits says whether records may wait for room rather than be lost. mu is held.
+func (s *sender) waits() bool { return s.opt.Block || time.Now().Before(s.linger) }
+
 // push queues g; with Block it waits for room, else g is lost. writing is held.
 func (s *sender) push(g *datagram) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.queued == len(s.queue) && s.opt.Block && !s.closed && !s.grow {
+	for s.queued == len(s.queue) && s.waits() && !s.closed && !s.grow {
 		s.space.Wait()
 	}
 	if s.queued == len(s.queue) && s.grow {
@@ -389,7 +393,9 @@ func (s *sender) round(ctx context.Context) bool {
 		return false
 	}
 	// A queue that fills although flows cannot wait is worse than a burst.
-	hurry := !s.opt.Block && s.depth() > s.dest.Queue/2
+	s.mu.Lock()
+	hurry := !s.waits() && s.queued > s.dest.Queue/2
+	s.mu.Unlock()
 	if n := s.pace.wait(ctx, len(batch), hurry); n < len(batch) {
 		batch = batch[:n]
 	}

@@ -135,6 +135,10 @@ func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []
 	}), nil
 }
 
+// lingering is how long a meter that stops may wait for its exporter: a cache of
+// many flows takes a while to send at a pace that loses none.
+const lingering = 20 * time.Second
+
 // withExporter runs a meter and the exporter behind it: when the meter has
 // drained, the exporter sends what it holds.
 func withExporter(ctx context.Context, e *export.Exporter, run func(context.Context) error) error {
@@ -143,9 +147,15 @@ func withExporter(ctx context.Context, e *export.Exporter, run func(context.Cont
 	if err := e.Open(ctx); err != nil {
 		return err
 	}
+	metering, end := context.WithCancel(behind)
+	defer end()
+	defer context.AfterFunc(ctx, func() {
+		e.Linger(lingering)
+		end()
+	})()
 	sent := make(chan error, 1)
 	go func() { sent <- e.Run(behind) }()
-	err := run(ctx)
+	err := run(metering)
 	stop()
 	return errors.Join(err, <-sent)
 }

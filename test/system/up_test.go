@@ -199,6 +199,33 @@ func TestUpEndToEnd(t *testing.T) {
 	}
 }
 
+// The end with a cache full of flows: each of them is in the store.
+func TestUpDrainsAll(t *testing.T) {
+	t.Parallel()
+	l := newLine(t, false)
+	file, store := upConfig(t, t.TempDir(), "interfaces: {vb: {meter: true}}\ncache: {idle: 60s}")
+	p := start(t, l.b, weir, "up", "-c", file)
+	ready(t, p, l.b)
+	rings(t, p, l.b, 1)
+	out := newSender(t, l.a, "va")
+	const n = 300_000
+	some := make([][]byte, 0, 1000)
+	for i := range n {
+		f := udp4("10.7.0.1", "10.8.0.1", uint16(i), uint16(1000+i>>16), 100)
+		if some = append(some, f.octets); len(some) == cap(some) {
+			out.send(t, some...)
+			some = some[:0]
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	time.Sleep(200 * time.Millisecond)
+	p.stop(t)
+	flows, got := stored(t, store)
+	if flows != n || got != (count{n, n * 128}) {
+		t.Errorf("stored %d flows of %+v, sent %d", flows, got, n)
+	}
+}
+
 // A meter of the loopback, over which it exports to itself: our exports are
 // known and left out, and do not feed themselves.
 func TestUpDoesNotMeterItself(t *testing.T) {
