@@ -66,6 +66,14 @@ func TestSoakUp(t *testing.T) {
 	var sink net.PacketConn
 	within(t, l.b, func() (err error) { sink, err = net.ListenPacket("udp4", "127.0.0.1:3333"); return err })
 	defer sink.Close()
+	go func() { // until it is closed
+		b := make([]byte, 65536)
+		for {
+			if _, _, err := sink.ReadFrom(b); err != nil {
+				return
+			}
+		}
+	}()
 	end := time.Now().Add(lasts)
 	var wg sync.WaitGroup
 
