@@ -36,7 +36,8 @@ rm -f "$log.race"
 
 skipped=$(grep -cE '^ *--- SKIP' "$log")
 echo "== not tried here: $skipped"
-grep -A2 -E '^ *--- SKIP' "$log" | grep -vE '^(--|=== |\s*--- (PASS|FAIL)|PASS|ok)' | sed 's/^/  /'
+# go test prints the reason on the line before the verdict.
+awk '/^=== /{next} /^ *--- SKIP/{sub(/^ *--- SKIP: /, ""); sub(/^ */, "", said); print "  " $1 ": " said} {said=$0}' "$log"
 passed=$(grep -cE '^ *--- PASS' "$log")
 failed=$(grep -cE '^ *--- FAIL' "$log")
 echo "$passed passed, $failed failed, $skipped skipped"
