@@ -198,7 +198,7 @@ func (c *decodeCmd) Run(a *app) (err error) {
 	if sum != nil {
 		if c.Summary {
 			err = errors.Join(err, printJSON(a.stderr, sum))
-		} else {
+		} else if err == nil || sum.Datagrams > 0 {
 			warnLost(a, sum)
 		}
 	}

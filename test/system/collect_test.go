@@ -319,7 +319,9 @@ func TestCollectRefuses(t *testing.T) {
 	}
 	oneLine(t, collect("--listen", "udp://127.0.0.1:9996", "--store", file), 1, file)
 	oneLine(t, do(t, "", weir, "query", "--store", filepath.Join(other, "none")), 1, "none")
-	oneLine(t, do(t, "", weir, "query", "--store", c.store, "src ip 10.0.0.300"), 2, "10.0.0.300")
+	if r := do(t, "", weir, "query", "--store", c.store, "src ip 10.0.0.300"); r.status != 2 || !strings.HasPrefix(r.stderr, "weir: filter:1:8: ") || !strings.Contains(r.stderr, "       ^^^^") {
+		t.Errorf("a filter that is wrong: %d %s", r.status, r.stderr) // the place is shown below it
+	}
 	c.stop(t)
 	if strings.Contains(c.stderr.String(), "level=ERROR") {
 		t.Errorf("the first was harmed: %s", c.stderr.String())
