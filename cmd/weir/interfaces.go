@@ -130,7 +130,12 @@ func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []
 		return withExporter(ctx, e, func(ctx context.Context) error {
 			own.look()
 			defer own.follow(ctx)()
-			return m.RunLive(ctx, sources...)
+			err := m.RunLive(ctx, n.outlived(sources)...)
+			if err == nil && ctx.Err() == nil {
+				n.log.Warn("no interface is left to meter; collecting and showing go on")
+				<-ctx.Done()
+			}
+			return err
 		})
 	}), nil
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +37,7 @@ type node struct {
 	engine  query.Engine
 	store   *storeRoom
 	rings   map[uint32]ring // by interface index; of the goroutine that reloads
+	gone    atomic.Bool     // an interface went away since the metering started
 
 	serving sync.Once
 	served  *console.Server

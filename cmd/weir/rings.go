@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"io"
 	"slices"
 
 	"weir/capture"
@@ -63,6 +65,39 @@ func (n *node) closeRing(index uint32) {
 		}
 	}
 	n.retire([]flow.Loss{{Stage: "capture", Reason: kernelDrop, Packets: drops}})
+}
+
+// outlived makes the end of an interface that goes away (a tunnel, a
+// container's, a USB adapter) the end of its metering, not of all of weir.
+func (n *node) outlived(sources []capture.Source) []capture.Source {
+	list := make([]capture.Source, len(sources))
+	for i, s := range sources {
+		list[i] = &outlived{Source: s, node: n}
+	}
+	return list
+}
+
+type outlived struct {
+	capture.Source
+	node *node
+}
+
+func (o *outlived) Read(b *capture.Batch) error {
+	err := o.Source.Read(b)
+	if !errors.Is(err, capture.ErrGone) {
+		return err
+	}
+	if !o.node.gone.Swap(true) {
+		o.node.log.Warn("an interface is gone and no longer metered; when it is there again, SIGHUP takes it up", "error", err)
+	}
+	return io.EOF
+}
+
+func (o *outlived) Stats() (packets, drops uint64) {
+	if s, ok := o.Source.(capture.Stats); ok {
+		return s.Stats()
+	}
+	return 0, 0
 }
 
 // kernelDrop is the one loss that belongs to a ring rather than to its meter.

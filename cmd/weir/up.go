@@ -343,7 +343,7 @@ func (n *node) reload(ctx context.Context, failed chan<- error, load func() (*co
 			return c, m, nil
 		}
 	}
-	if !reflect.DeepEqual([]any{next.Interfaces, next.Cache, next.Export, next.Collect}, []any{old.Interfaces, old.Cache, old.Export, old.Collect}) {
+	if n.gone.Load() || !reflect.DeepEqual([]any{next.Interfaces, next.Cache, next.Export, next.Collect}, []any{old.Interfaces, old.Cache, old.Export, old.Collect}) {
 		if m, err = n.exchangeMeter(ctx, failed, m, old); err != nil {
 			return c, m, err
 		}
@@ -373,11 +373,17 @@ func (n *node) exchangeMeter(ctx context.Context, failed chan<- error, m *part, 
 	n.mu.Lock()
 	n.meter, n.exporter = nil, nil
 	n.mu.Unlock()
+	n.gone.Store(false)
 	fresh, err := n.startMeter(ctx, failed)
 	if err == nil {
 		return fresh, nil
 	}
+	n.gone.Store(true)
 	n.log.Error("metering does not start with the new configuration", "error", err)
 	n.configure(old)
-	return n.startMeter(ctx, failed)
+	if fresh, err = n.startMeter(ctx, failed); err != nil { // an interface is gone, say
+		n.log.Error("nor with the old one: not metering; collecting and showing go on", "error", err)
+		return nil, nil
+	}
+	return fresh, nil
 }

@@ -117,6 +117,9 @@ func TestInteropTshark(t *testing.T) {
 			}
 			r := must(t, "", "tshark", "-r", file, "-d", "udp.port==2055,cflow", "-V", "-Y", "udp.dstport == 2055")
 			for line := range strings.Lines(r.stdout) {
+				if strings.Contains(line, "Possible traceroute") {
+					continue // a guess from the port that the kernel chose
+				}
 				low := strings.ToLower(line)
 				if strings.Contains(low, "malformed") || strings.Contains(low, "expert info") || strings.Contains(low, "no template found") ||
 					strings.Contains(low, "warn") || strings.Contains(low, "unexpected") {
@@ -172,7 +175,15 @@ func TestInteropSoftflowd(t *testing.T) {
 			if n != wantFlows || got != want {
 				t.Errorf("stored %d records of %+v, nfcapd has %d of %+v", n, got, wantFlows, want)
 			}
-			noLoss(t, all)
+			if len(list) < 10 {
+				noLoss(t, all)
+			} else {
+				// Hundreds of processes, one after another, of one address and domain,
+				// each counting from 0: nfcapd sees errors, too. One that sent little
+				// before the next began looks like datagrams in disorder.
+				noLoss(t, all, "collect/sequence-gaps")
+				t.Logf("gaps told: %+v", lossOf(all, "collect", "sequence-gaps"))
+			}
 			t.Logf("%d records of %+v from %d captures, %d not read by softflowd", n, got, len(list)-unread, unread)
 		})
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -223,6 +224,54 @@ func TestUpDrainsAll(t *testing.T) {
 	flows, got := stored(t, store)
 	if flows != n || got != (count{n, n * 128}) {
 		t.Errorf("stored %d flows of %+v, sent %d", flows, got, n)
+	}
+}
+
+// An interface that goes away takes its metering with it and nothing else: what
+// was metered is stored, the collector collects; when it is back, SIGHUP is
+// enough.
+func TestUpInterfaceGone(t *testing.T) {
+	t.Parallel()
+	l := newLine(t, false)
+	file, store := upConfig(t, t.TempDir(), "interfaces: {vb: {meter: true}}\ncache: {idle: 60s}")
+	p := start(t, l.b, weir, "up", "-c", file)
+	ready(t, p, l.b)
+	rings(t, p, l.b, 1)
+	frames := everyKind()
+	out := newSender(t, l.a, "va")
+	out.send(t, octets(frames)...)
+	must(t, l.b, "ip", "link", "set", "vb", "down") // that alone is no end
+	time.Sleep(300 * time.Millisecond)
+	must(t, l.b, "ip", "link", "set", "vb", "up")
+	time.Sleep(700 * time.Millisecond)
+	out.send(t, octets(frames)...)
+	time.Sleep(200 * time.Millisecond)
+	must(t, l.b, "ip", "link", "del", "vb")
+	p.await(t, "no interface is left to meter")
+	want := expect(append(frames, frames...)).metered
+	until(t, 10*time.Second, "what was metered is stored", func() bool {
+		_, got, err := aggregate(l.b, "not net 127.0.0.0/8")
+		return err == nil && got == want
+	})
+	e := newExporter(t, l.b, "127.0.0.1", "127.0.0.1:4739", 5)
+	e.send(t, e.message(20, templateSet(300), e.data(300, 20)))
+
+	// A wrong moment for a SIGHUP, and a right one.
+	p.signal(t, syscall.SIGHUP)
+	p.await(t, "configuration not taken")
+	must(t, l.a, "ip", "link", "add", "va", "type", "veth", "peer", "name", "vb", "netns", l.b)
+	must(t, l.a, "ip", "link", "set", "va", "up")
+	must(t, l.b, "ip", "link", "set", "vb", "up")
+	p.signal(t, syscall.SIGHUP)
+	p.await(t, "configuration taken")
+	rings(t, p, l.b, 1)
+	again := newSender(t, l.a, "va")
+	again.send(t, octets(frames)...)
+	p.stop(t)
+	want.add(expect(frames).metered)
+	want.add(e.sent)
+	if _, got := stored(t, store); got != want {
+		t.Errorf("stored %+v, want %+v", got, want)
 	}
 }
 
