@@ -26,6 +26,9 @@ func (d dice) pcap(frames []frame) []byte {
 		b = order.AppendUint32(b, v)
 	}
 	for _, f := range frames {
+		if f.link == linkNFLog && order == binary.AppendByteOrder(binary.BigEndian) {
+			f.octets = bigEndianNFLog(f.octets)
+		}
 		for _, v := range []uint32{d.seconds(), d.Uint32N(unit), uint32(len(f.octets)), uint32(f.wire)} {
 			b = order.AppendUint32(b, v)
 		}
@@ -162,7 +165,7 @@ func (d dice) section(frames []frame) []byte {
 func (s *section) frame(f frame, i ngInterface) {
 	stamp := s.stamp(i.resolution)
 	length := uint32(len(f.octets))
-	if i.number == 0 && int(length) == f.wire && s.one(10) {
+	if i.number == 0 && int(length) == f.wire && f.link != linkPPPDir && s.one(10) { // tshark loses its way behind a direction octet
 		s.block(3, append(s.u32(nil, length), f.octets...))
 		return
 	}

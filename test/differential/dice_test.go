@@ -2,7 +2,9 @@ package differential
 
 import (
 	"encoding/binary"
+	"maps"
 	"math/rand/v2"
+	"slices"
 )
 
 var be = binary.BigEndian
@@ -50,3 +52,6 @@ func join(parts ...[]byte) []byte {
 	}
 	return b
 }
+
+// sortedKeys are a map's keys in an order that does not depend on the run.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

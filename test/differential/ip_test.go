@@ -43,8 +43,8 @@ func (d dice) packet(n int) network {
 	return d.ipv6(n)
 }
 
-// upper is a protocol and its octets.
-func (d dice) upper(v6 bool) (proto int, b []byte, words string) {
+// upper is a protocol and its octets; n is of the packets in tunnels.
+func (d dice) upper(n int, v6 bool) (proto int, b []byte, words string) {
 	port := func() int { return pick(d, d.IntN(65536), 53, 80, 443, 4789, 2152, 0, 65535, d.between(1024, 65535)) }
 	payload := d.octets(pick(d, 0, 0, 1, 3, d.IntN(40), d.IntN(200)))
 	switch d.IntN(20) {
@@ -94,15 +94,15 @@ func (d dice) upper(v6 bool) (proto int, b []byte, words string) {
 		return icmp, join(b, d.octets(4), payload), fmt.Sprintf("icmp(%d)", icmp)
 	case 13:
 		b = u16(nil, pick(d, 0, 0x2000, 0x8000, d.IntN(65536)), pick(d, 0x0800, 0x86dd, 0x6558, 0x880b, 0x88be))
-		_, in, w := d.inner()
+		_, in, w := d.inner(n)
 		return protoGRE, append(b, in...), "gre(" + w + ")"
 	case 14:
-		_, in, w := d.inner()
+		_, in, w := d.inner(n)
 		return pick(d, protoIPIP, protoIPv6), in, "ip-in-ip(" + w + ")"
 	case 15:
 		return protoESP, d.octets(d.between(0, 60)), "esp"
 	case 16:
-		next, in, w := d.upper(v6)
+		next, in, w := d.upper(n, v6)
 		b = []byte{byte(next), byte(pick(d, 4, 4, 4, 0, 1, 200))}
 		b = u16(b, 0)
 		return protoAH, join(b, d.octets(20), in), "ah(" + w + ")"
@@ -117,13 +117,13 @@ func (d dice) upper(v6 bool) (proto int, b []byte, words string) {
 }
 
 // inner is a packet within a tunnel.
-func (d dice) inner() (etherType int, b []byte, words string) {
-	p := d.packet(0xffffff)
+func (d dice) inner(n int) (etherType int, b []byte, words string) {
+	p := d.packet(n)
 	return p.etherType, p.octets, p.words
 }
 
 func (d dice) ipv4(n int) network {
-	proto, b, words := d.upper(false)
+	proto, b, words := d.upper(n, false)
 	opts := []byte{}
 	switch d.IntN(8) {
 	case 0: // padding
@@ -139,6 +139,7 @@ func (d dice) ipv4(n int) network {
 		opts[0] = byte(pick(d, 7, 131, 137, 68, 130, 148, 136, int(opts[0])))
 		opts[1] = byte(pick(d, len(opts), 3, 7, 11, 0, 1, 255))
 		opts[2] = byte(pick(d, 4, 8, 0, 255, int(opts[2])))
+		words = "odd options " + words
 	}
 	ihl := 5 + len(opts)/4
 	total := ihl*4 + len(b)
@@ -193,7 +194,7 @@ func (d dice) ipv4(n int) network {
 }
 
 func (d dice) ipv6(n int) network {
-	proto, b, words := d.upper(true)
+	proto, b, words := d.upper(n, true)
 	for range pick(d, 0, 0, 0, 1, 1, 2, 3, 5) {
 		proto, b, words = d.extension(proto, b, words)
 	}
@@ -266,8 +267,18 @@ func (d dice) extension(next int, b []byte, words string) (int, []byte, string) 
 				i += n
 			}
 		case kind == protoRouting:
-			h[2] = byte(pick(d, 0, 2, 3, 4, d.IntN(256)))
-			h[3] = byte(pick(d, 0, 0, 1, 255))
+			n := d.between(0, 3)
+			switch d.IntN(4) {
+			case 0: // source route: addresses
+				h = join([]byte{byte(next), byte(2 * n), 0, byte(d.between(0, n)), 0, 0, 0, 0}, d.octets(16*n))
+			case 1: // mobility: one address
+				h = join([]byte{byte(next), 2, 2, byte(d.IntN(2)), 0, 0, 0, 0}, d.octets(16))
+			case 2: // segment routing
+				n++
+				h = join([]byte{byte(next), byte(2 * n), 4, byte(d.between(0, n-1)), byte(n - 1), 0, 0, 0}, d.octets(16*n))
+			default:
+				h[2] = byte(pick(d, 1, 253, d.between(7, 255)))
+			}
 		}
 		if d.one(12) {
 			h[1] = byte(d.IntN(256))

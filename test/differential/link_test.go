@@ -45,7 +45,11 @@ var links = []int{linkEthernet, linkNull, linkPPP, linkRaw, linkCHDLC, linkWLAN,
 func (d dice) frame(n, link int) frame {
 	p := d.packet(n)
 	switch link {
-	case linkRaw, linkRawBSD, linkIPv4, linkIPv6:
+	case linkRaw, linkRawBSD:
+	case linkIPv4:
+		p = d.ipv4(n)
+	case linkIPv6:
+		p = d.ipv6(n)
 	case linkNull, linkLoop:
 		p = d.loopback(p, link)
 	case linkPPP, linkPPPHDLC:
@@ -76,13 +80,16 @@ func (d dice) frame(n, link int) frame {
 		case linkSLL2:
 			p = d.cooked2(p)
 		case linkFrame:
+			if p.etherType <= 1500 {
+				p = d.packet(n)
+			}
 			p = d.frameRelay(p)
 		}
 	}
 	f := frame{octets: p.octets, wire: len(p.octets), link: link, words: p.words}
 	switch d.IntN(8) {
 	case 0:
-		f.cut(d.between(0, len(f.octets)))
+		f.cut(d.between(1, len(f.octets))) // tshark gives up files with a frame of nothing
 	case 1:
 		f.cut(min(len(f.octets), pick(d, 64, 68, 96)))
 	}
@@ -248,6 +255,9 @@ func (d dice) snap(p network) network {
 		p.words = "llc " + p.words
 		return p
 	}
+	if p.etherType <= 1500 {
+		p.etherType = 0x0806
+	}
 	p.octets = join([]byte{0xaa, 0xaa, 3}, pick(d, []byte{0, 0, 0}, []byte{0, 0, 0}, []byte{0, 0, 0xf8}), u16(nil, p.etherType), p.octets)
 	p.words = "snap " + p.words
 	return p
@@ -259,7 +269,7 @@ func (d dice) loopback(p network, link int) network {
 		family = pick(d, uint32(24), 28, 30)
 	}
 	if d.one(20) {
-		family = uint32(pick(d, 0, 1, 7, 17, 23, d.IntN(40)))
+		family = uint32(pick(d, 0, 1, 7, 10, 17, 23, d.IntN(40)))
 	}
 	b := be.AppendUint32(nil, family)
 	if link == linkNull && d.one(2) {
@@ -310,14 +320,14 @@ func (d dice) nflog(p network) network {
 	}
 	b := []byte{family, 0, 0, 5}
 	if d.one(2) {
-		b = append(b, attribute(1, d.octets(4))...)
+		b = append(b, attribute(1, u16(nil, p.etherType, 0x100))...)
 	}
-	b = append(b, attribute(10, []byte("prefix\x00")[:d.between(1, 7)])...)
+	b = append(b, attribute(10, []byte("prefix\x00")[d.between(0, 6):])...)
 	if d.one(2) {
 		b = append(b, attribute(4, d.octets(4))...)
 	}
 	if d.one(4) {
-		b = append(b, attribute(d.between(11, 18), d.octets(d.IntN(9)))...)
+		b = append(b, attribute(pick(d, 11, 12, 14), d.octets(4))...)
 	}
 	p.octets = append(b, attribute(9, p.octets)...)
 	p.words = fmt.Sprintf("nflog(%d) %s", family, p.words)

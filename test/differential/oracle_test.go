@@ -84,3 +84,12 @@ func seeds(t *testing.T, always ...uint64) []uint64 {
 	}
 	return always
 }
+
+// folder is where captures are written: WEIR_DIFFERENTIAL_KEEP, for those who
+// want to look at them, or one that is gone after the test.
+func folder(t *testing.T) string {
+	if dir := os.Getenv("WEIR_DIFFERENTIAL_KEEP"); dir != "" {
+		return dir
+	}
+	return t.TempDir()
+}

@@ -1,14 +1,15 @@
 package differential
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -105,16 +106,70 @@ type exception struct {
 	seen      int
 }
 
+// says matches a frame's words.
+func says(pattern string) func(frame, []string, []string) bool {
+	re := regexp.MustCompile(pattern)
+	return func(f frame, _, _ []string) bool { return re.MatchString(f.words) }
+}
+
+// noDestination: the oracle has a flow without a destination. Weir has none, or
+// one that is the same but for the destination.
+func noDestination(f frame, got, want []string) bool {
+	if len(want) != 1 || !strings.Contains(want[0], "  ") {
+		return false
+	}
+	if len(got) == 0 {
+		return true
+	}
+	src, rest, _ := strings.Cut(got[0], " ")
+	_, rest, _ = strings.Cut(rest, " ")
+	return src+"  "+rest == want[0]
+}
+
 // packetExceptions are all that is known. Each must be met by the seeds that
 // always run.
-var packetExceptions = []exception{}
+var packetExceptions = []*exception{
+	{name: "cut within the IPv4 header", is: noDestination,
+		why: "a packet whose header is cut in front of its destination is of no flow; within the options, tshark does not show the destination that is there"},
+	{name: "pseudowire", is: func(f frame, got, want []string) bool {
+		return strings.Contains(f.words, "pseudowire") && len(got) == 1 && len(want) == 0
+	},
+		why: "tshark takes what is below labels for Ethernet only with a control word and addresses it finds likely; here, if it leads to IP"},
+	{name: "802.2 behind a tag", is: says("(0x88a8 [0-9]+|type 0x8[89][0-9a-f]*( eth)?( padded| trailer)*) (snap|llc)"),
+		why: "tshark reads a length behind 802.1Q tags alone, not behind 802.1ad, 802.1ah, 802.1BR, MACsec"},
+	{name: "fragment of 802.11", is: says("802.11.* (more fragments|fragment) "),
+		why: "tshark reassembles frames, and takes a last fragment alone for a whole one; here the first fragment is the packet, later ones are counted as ignored"},
+	{name: "odd options", is: says("odd options|header length"),
+		why: "tshark stops at an option that lies about its length and shows no ports; the header's own length tells where they are"},
+	{name: "odd extension header", is: says("a lie of|version"),
+		why: "the same with IPv6 options, which a header that is longer than it was made has, and one of another version"},
+	{name: "fragments of a jumbogram", is: says("jumbo .*fragment .*fragment"),
+		why: "no node sends them; of two fragment headers the oracle takes the first one's offset"},
+	{name: "family 10", is: says("family (0a000000|0000000a) "),
+		why: "Linux' number of IPv6, which tshark does not know in loopback headers"},
+	{name: "bridge without EtherType", is: says(`nflog\(7\)`),
+		why: "tshark shows no packet of a bridge whose EtherType was not logged; its own first octet tells"},
+	{name: "cut NFLOG", is: func(f frame, _, want []string) bool {
+		return f.link == linkNFLog && len(f.octets) < f.wire && len(want) == 0
+	},
+		why: "tshark shows no packet whose attribute is not whole; lengths come from the IP header"},
+	{name: "one octet of a routing header", is: func(f frame, got, want []string) bool {
+		return len(got) == 1 && len(want) == 1 && strings.Contains(got[0], " 43 0 0 ")
+	},
+		why: "of other extension headers, tshark wants two octets before it shows what is next"},
+	{name: "802.11 without total length", is: says("radiotap.* total length 0 "),
+		why: "tshark leaves the frame check sequence out of the length of a packet that does not tell its own"},
+	{name: "one octet of ICMPv6", is: func(f frame, got, want []string) bool {
+		return len(got) == 1 && len(want) == 1 && strings.Contains(got[0], " 58 0 0 ") && strings.Contains(want[0], " 58 0 ")
+	},
+		why: "the type is there, the code is not: no code is made up"},
+}
 
 // comparePackets writes the frames to a file and reads it with both. Frames of
 // one file have a source address each, which brings both answers together.
 func comparePackets(t *testing.T, name string, frames []frame, file []byte) {
 	t.Helper()
-	dir := t.TempDir()
-	path := filepath.Join(dir, name)
+	path := filepath.Join(folder(t), name)
 	if err := os.WriteFile(path, file, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -123,13 +178,21 @@ func comparePackets(t *testing.T, name string, frames []frame, file []byte) {
 		t.Errorf("%s: %v", name, err)
 		return
 	}
+	small, ext := newDice(uint64(len(file))).compressed(file)
+	if err := os.WriteFile(path+ext, small, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	again, _, _, err := measure(t, path+ext)
+	if err != nil || !maps.Equal(got, again) {
+		t.Errorf("%s: %d flows, %v; uncompressed %d", name+ext, len(again), err, len(got))
+	}
 	want, metered := expect(t, path)
 	if int(packets) != len(frames) {
 		t.Errorf("%s: %d packets read of %d", name, packets, len(frames))
 	}
 	differ := map[int]*[2][]string{} // by frame: weir's, the oracle's flows
 	note := func(k string, f flowOf, side int) {
-		n := frameOf(k)
+		n := frameOf(k, frames)
 		if differ[n] == nil {
 			differ[n] = &[2][]string{}
 		}
@@ -156,7 +219,7 @@ func comparePackets(t *testing.T, name string, frames []frame, file []byte) {
 		}
 		known := false
 		for i := range packetExceptions {
-			if e := &packetExceptions[i]; e.is(frames[n], d[0], d[1]) {
+			if e := packetExceptions[i]; e.is(frames[n], d[0], d[1]) {
 				e.seen++
 				known = true
 				break
@@ -169,21 +232,40 @@ func comparePackets(t *testing.T, name string, frames []frame, file []byte) {
 	}
 }
 
-// frameOf is the number in a flow's source address; -1: none.
-func frameOf(key string) int {
-	src, _, _ := strings.Cut(key, " ")
-	ip, err := netip.ParseAddr(src)
+// frameOf is the number in a flow's source address. Addresses that are none of
+// ours come from frames that were taken for another thing than they were made
+// as, which few are: a frame that has both addresses, best one whose IP version
+// is wrong. -1: none.
+func frameOf(key string, frames []frame) int {
+	words := strings.Fields(key)
+	src, err := netip.ParseAddr(words[0])
 	if err != nil {
 		return -1
 	}
-	a := flow.AddrFrom(ip)
-	if a.Is4() && a[12] == 10 {
+	a := flow.AddrFrom(src)
+	switch {
+	case a.Is4() && a[12] == 10:
 		return int(be.Uint32(a[12:]) & 0xffffff)
-	}
-	if be.Uint32(a[:]) == 0x20010db8 {
+	case be.Uint32(a[:]) == 0x20010db8:
 		return int(be.Uint32(a[12:]))
 	}
-	return -1
+	both := src.AsSlice()
+	if dst, err := netip.ParseAddr(words[1]); err == nil {
+		both = append(both, dst.AsSlice()...)
+	}
+	found := -1
+	for n, f := range frames {
+		if !bytes.Contains(f.octets, both) {
+			continue
+		}
+		if strings.Contains(f.words, "version") {
+			return n
+		}
+		if found < 0 {
+			found = n
+		}
+	}
+	return found
 }
 
 // TestPackets compares captures of random header stacks.
@@ -199,4 +281,55 @@ func TestPackets(t *testing.T) {
 	}
 }
 
-var _ = errors.New
+// TestLinkTypes compares files of one link type each, of all forms, compressed
+// ones among them (which tshark reads uncompressed).
+func TestLinkTypes(t *testing.T) {
+	oracle(t, "oracle_flows.py")
+	for _, seed := range seeds(t, 4) {
+		d := newDice(seed)
+		for range 6 {
+			var frames []frame
+			link := pick(d, links...)
+			for n := range 200 {
+				frames = append(frames, d.frame(n, link))
+			}
+			comparePackets(t, fmt.Sprintf("seed%d_%d.pcap", seed, link), frames, d.pcap(frames))
+		}
+	}
+}
+
+// TestCuts compares packets of every protocol cut at every octet.
+func TestCuts(t *testing.T) {
+	oracle(t, "oracle_flows.py")
+	d := newDice(3)
+	var frames []frame
+	for range 40 {
+		p := d.packet(0)
+		whole := d.ethernet(p)
+		for cut := range len(whole.octets) - 14 {
+			if cut > 150 {
+				break
+			}
+			f := frame{octets: bytes.Clone(whole.octets), wire: len(whole.octets), link: linkEthernet, words: whole.words}
+			if p.etherType == 0x0800 {
+				be.PutUint32(f.octets[26:], 10<<24|uint32(len(frames)))
+			} else {
+				be.PutUint32(f.octets[34:], uint32(len(frames)))
+			}
+			f.cut(14 + cut)
+			frames = append(frames, f)
+		}
+	}
+	comparePackets(t, "cuts.pcap", frames, d.pcap(frames))
+}
+
+// TestPacketExceptions runs last: an exception that was not met is stale.
+func TestPacketExceptions(t *testing.T) {
+	oracle(t, "oracle_flows.py")
+	for _, e := range packetExceptions {
+		if e.seen == 0 {
+			t.Errorf("%s (%s): nothing differs that way any more", e.name, e.why)
+		}
+		t.Logf("%s: %d packets: %s", e.name, e.seen, e.why)
+	}
+}
