@@ -75,28 +75,35 @@ func (c *meterCmd) Run(a *app) (err error) {
 	}
 	defer closeAll(sources)
 
-	// Where they go.
+	// Where they go. Ends are in the order of the data.
 	var sinks []flow.Sink
+	var room *storeRoom
+	var ends []func() error
+	drain := func() (err error) {
+		for _, end := range ends {
+			err = also(err, end())
+		}
+		ends = nil
+		return err
+	}
+	defer func() { err = also(err, drain()) }()
 	if c.Output != "" || c.Write != "" || len(c.Export) == 0 && c.Store == "" {
 		p, end, err := a.printer(c.Output, c.Write, live)
 		if err != nil {
 			return err
 		}
-		defer func() { err2 := end(); err = errors.Join(err, err2) }()
-		sinks = append(sinks, p)
+		sinks, ends = append(sinks, p), append(ends, end)
 	}
 	behind, stop := context.WithCancel(context.WithoutCancel(a.ctx))
 	defer stop()
 	if c.Store != "" {
 		conf.Store.Dir = c.Store
-		room, err := openStore(conf.Store, log)
-		if err != nil {
+		if room, err = openStore(conf.Store, log); err != nil {
 			return err
 		}
 		failed := make(chan error, 1)
 		p := start(behind, "store", failed, room.Store.Run)
-		defer func() { err = errors.Join(err, p.stop(), room.end()) }()
-		sinks = append(sinks, room.Store)
+		sinks, ends = append(sinks, room.Store), append(ends, func() error { return also(p.stop(), room.end()) })
 	}
 	var mc meter.Config
 	if live {
@@ -146,8 +153,14 @@ func (c *meterCmd) Run(a *app) (err error) {
 	if filter != nil && filter.Err() != nil {
 		fmt.Fprintf(a.stderr, "weir: some packets were not matched: %v\n", filter.Err())
 	}
+	err = also(err, drain())
 	if c.Summary {
 		s := m.Snapshot()
+		if room != nil { // records that the disk refused are known at the end
+			for _, l := range room.Losses() {
+				s.Lost[l.Reason] = meter.LossCount{Records: l.Records, Packets: l.Packets, Bytes: l.Bytes}
+			}
+		}
 		if live { // never read, so beside the balance; their octets nobody knows
 			s.Lost[kernelDrop] = meter.LossCount{Packets: s.CaptureDrops}
 		}
