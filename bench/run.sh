@@ -44,8 +44,11 @@ peers=()
 has nfcapd && peers+=("nfcapd-lz4=exec nfcapd -w {OUT} -p {PORT} -z=lz4 -B 67108864" )
 has nfacctd && [ -n "${BENCH_NFACCTD:-}" ] && peers+=("nfacctd=exec nfacctd -l {PORT} -P memory -c src_host,dst_host,src_port,dst_port,proto")
 for v in 5 9 10; do
+	printf 'store:\n  compact: off\n' >"$BENCH_TMP/weir.yaml"
+	stored="@@ $weir query --store {OUT} -A proto -o csv | awk -F, 'NR>1{f+=\$2;p+=\$3;b+=\$4}END{print f,p,b}'"
 	bench/run_collect.sh -v $v -n "$RECORDS" -R "$RATE" -r "$ROUNDS" \
-		"weir=exec $weir collect --listen udp://127.0.0.1:{PORT} --store {OUT} --control {OUT}/ctl @@ $weir query --store {OUT} -A proto -o csv | awk -F, 'NR>1{f+=\$2;p+=\$3;b+=\$4}END{print f,p,b}'" "${peers[@]}"
+		"weir-ingest=exec $weir -c $BENCH_TMP/weir.yaml --control {OUT}/ctl collect --listen udp://127.0.0.1:{PORT} --store {OUT} $stored" \
+		"weir-compacting=exec $weir --control {OUT}/ctl collect --listen udp://127.0.0.1:{PORT} --store {OUT} $stored" "${peers[@]}"
 done
 
 echo; echo "== queries"

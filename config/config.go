@@ -77,6 +77,7 @@ type Store struct {
 	Dir     string   `yaml:"dir"`
 	MaxSize Size     `yaml:"max-size"` // oldest records go first; 0: no limit
 	MaxAge  Duration `yaml:"max-age"`  // 0: no limit
+	Compact bool     `yaml:"compact"`  // merge small segments in the background
 }
 
 // Console is the web console, its API and the metrics.
@@ -99,7 +100,7 @@ func Default() *Config {
 			Listen:        []string{"udp://127.0.0.1:2055", "udp://127.0.0.1:4739", "udp://127.0.0.1:6343", "udp://127.0.0.1:9995"},
 			ReceiveBuffer: 64 << 20,
 		},
-		Store:   Store{Dir: defaultStore(), MaxSize: 20 << 30, MaxAge: Duration(90 * 24 * time.Hour)},
+		Store:   Store{Dir: defaultStore(), MaxSize: 20 << 30, MaxAge: Duration(90 * 24 * time.Hour), Compact: true},
 		Console: Console{Listen: "127.0.0.1:8642", Hosts: []string{}},
 		Control: defaultControl(),
 		Log:     Log{Level: "info", Format: "text"},

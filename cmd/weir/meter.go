@@ -208,7 +208,14 @@ func (c *meterCmd) check(conf *config.Config, live bool) error {
 		conf.Cache.Key = *c.Key
 	}
 	if err := conf.Check(); err != nil {
-		return usageError{err}
+		var names []string // a flag is told by its own name, not by the key it stands for
+		if c.Cache != nil {
+			names = append(names, "cache.entries:", "--cache")
+		}
+		if c.Key != nil {
+			names = append(names, "cache.key:", "--key")
+		}
+		return usagef("%s", strings.NewReplacer(names...).Replace(err.Error()))
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ type reload struct {
 type storeRoom struct{ *store.Store }
 
 func openStore(c config.Store, log slogger) (*storeRoom, error) {
-	s, err := store.Open(c.Dir, store.Options{MaxBytes: int64(c.MaxSize), MaxAge: time.Duration(c.MaxAge), Log: log.With("component", "store")})
+	s, err := store.Open(c.Dir, store.Options{MaxBytes: int64(c.MaxSize), MaxAge: time.Duration(c.MaxAge), NoCompact: !c.Compact, Log: log.With("component", "store")})
 	if err != nil {
 		return nil, err
 	}

@@ -19,16 +19,16 @@ import (
 type queryCmd struct {
 	Filter []string `arg:"" optional:"" help:"What to match (see: weir help filter); all, if there is none."`
 
-	Store   string          `placeholder:"DIR" help:"The store (default: as configured, /var/lib/weir)."`
-	Time    timeSpan        `short:"t" placeholder:"FROM[/TO]" help:"Flows that ended then: RFC 3339, '2026-11-22 10:00', or relative as -1h."`
-	Stat    []string        `short:"s" sep:"none" placeholder:"STAT[:p][/ORDER]" help:"Top list: srcip, dstport:p/bytes, as, proto, … Repeatable."`
-	Keys    string          `short:"A" name:"aggregate" placeholder:"KEYS" help:"Sum up by keys: srcip, srcip4/24, dstport, proto, …, separated by commas."`
-	Order   string          `short:"O" placeholder:"ORDER" help:"Sort by flows, packets, bytes, pps, bps, bpp, tstart, tend, duration; :a ascends."`
-	Number  *int            `short:"n" placeholder:"N" help:"Rows; 0 for all (default: 10 for -s, all for the rest)."`
-	Series  config.Duration `placeholder:"BIN" help:"One row for each BIN of time, as 5m; with -A or -s for each BIN and key."`
-	Output  string          `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json, ndjson (default ${default}); or nfdump's line, long, extended, fmt:…, csv:…, nfdump-json, nfdump-csv."`
-	Write   string          `short:"w" placeholder:"FILE" help:"Write there instead of to stdout."`
-	Explain bool            `help:"Print the plan and its SQL instead of the answer."`
+	Store   string           `placeholder:"DIR" help:"The store (default: as configured, /var/lib/weir)."`
+	Time    timeSpan         `short:"t" placeholder:"FROM[/TO]" help:"Flows that ended then: RFC 3339, '2026-11-22 10:00', or relative as -1h."`
+	Stat    []string         `short:"s" sep:"none" placeholder:"STAT[:p][/ORDER]" help:"Top list: srcip, dstport:p/bytes, as, proto, … Repeatable."`
+	Keys    string           `short:"A" name:"aggregate" placeholder:"KEYS" help:"Sum up by keys: srcip, srcip4/24, dstport, proto, …, separated by commas."`
+	Order   string           `short:"O" placeholder:"ORDER" help:"Sort by flows, packets, bytes, pps, bps, bpp, tstart, tend, duration; :a ascends."`
+	Number  *int             `short:"n" placeholder:"N" help:"Rows; 0 for all (default: 10 for -s, all for the rest)."`
+	Series  *config.Duration `placeholder:"BIN" help:"One row for each BIN of time, as 5m; with -A or -s for each BIN and key."`
+	Output  string           `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json, ndjson (default ${default}); or nfdump's line, long, extended, fmt:…, csv:…, nfdump-json, nfdump-csv."`
+	Write   string           `short:"w" placeholder:"FILE" help:"Write there instead of to stdout."`
+	Explain bool             `help:"Print the plan and its SQL instead of the answer."`
 }
 
 func (c *queryCmd) Run(a *app) (err error) {
@@ -78,7 +78,7 @@ func (c *queryCmd) Run(a *app) (err error) {
 
 // requests checks the flags; several -s are several questions.
 func (c *queryCmd) requests(now time.Time) ([]query.Request, error) {
-	r := query.Request{Filter: strings.Join(c.Filter, " "), Order: c.Order, Bin: time.Duration(c.Series)}
+	r := query.Request{Filter: strings.Join(c.Filter, " "), Order: c.Order}
 	if _, err := query.Parse(r.Filter); err != nil {
 		return nil, usageError{err}
 	}
@@ -88,6 +88,11 @@ func (c *queryCmd) requests(now time.Time) ([]query.Request, error) {
 	}
 	if c.Keys != "" {
 		r.Keys = strings.Split(c.Keys, ",")
+	}
+	if c.Series != nil {
+		if r.Bin = time.Duration(*c.Series); r.Bin <= 0 {
+			return nil, usagef("--series %v: accepted: a length of time, e.g. 30s or 5m", r.Bin)
+		}
 	}
 	switch {
 	case c.Number != nil && *c.Number < 0:
