@@ -178,7 +178,7 @@ func TestExports(t *testing.T) {
 		t.Logf("%s: %d frames with records", name, len(want))
 	}
 	for _, e := range exportExceptions {
-		if e.seen == 0 {
+		if e.seen == 0 && everySeed() {
 			t.Errorf("%s (%s): nothing differs that way any more", e.name, e.why)
 		}
 		t.Logf("%s: %d values: %s", e.name, e.seen, e.why)

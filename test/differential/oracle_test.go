@@ -85,6 +85,10 @@ func seeds(t *testing.T, always ...uint64) []uint64 {
 	return always
 }
 
+// everySeed says whether the seeds that always run were run: those meet every
+// exception.
+func everySeed() bool { return !strings.Contains(os.Getenv("WEIR_DIFFERENTIAL"), "-") }
+
 // folder is where captures are written: WEIR_DIFFERENTIAL_KEEP, for those who
 // want to look at them, or one that is gone after the test.
 func folder(t *testing.T) string {

