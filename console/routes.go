@@ -158,7 +158,7 @@ func plain(w http.ResponseWriter, status int, text string) {
 func (s *Server) answer(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		rec := &statusWriter{ResponseWriter: w}
+		rec := &statusWriter{ResponseWriter: w, engine: s.opt.Engine}
 		if err := rt.checkParams(r); err != nil {
 			writeError(rec, err)
 		} else if err := rt.handle(s, rec, r); err != nil {
@@ -210,21 +210,27 @@ func (rt route) checkParams(r *http.Request) error {
 	return nil
 }
 
+// statusWriter remembers the status, and says in a header when answers lack
+// the records of segments that were found broken.
 type statusWriter struct {
 	http.ResponseWriter
+	engine query.Engine
 	status int
 }
 
 func (w *statusWriter) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
+		if n := len(query.Broken(w.engine)); n > 0 {
+			w.Header().Set("X-Query-Incomplete", fmt.Sprintf("%d broken segments", n))
+		}
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *statusWriter) Write(p []byte) (int, error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.WriteHeader(http.StatusOK)
 	}
 	return w.ResponseWriter.Write(p)
 }

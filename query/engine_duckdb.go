@@ -15,9 +15,11 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/duckdb/duckdb-go/v2"
+	"golang.org/x/sync/errgroup"
 
 	"weir/flow"
 	"weir/store"
@@ -29,6 +31,10 @@ type engine struct {
 	o      Options
 	db     *sql.DB
 	temp   string // to remove at Close
+
+	mu       sync.Mutex
+	verified map[uint64]bool // segments read whole and found right
+	missed   map[uint64]bool // listed but not there, once
 }
 
 func open(r *store.Reader, o Options) (_ Engine, err error) {
@@ -38,7 +44,7 @@ func open(r *store.Reader, o Options) (_ Engine, err error) {
 	if o.Threads <= 0 {
 		o.Threads = runtime.GOMAXPROCS(0)
 	}
-	e := &engine{reader: r, o: o}
+	e := &engine{reader: r, o: o, verified: map[uint64]bool{}, missed: map[uint64]bool{}}
 	if o.TempDir == "" {
 		if e.temp, err = os.MkdirTemp("", "weir-query-"); err != nil {
 			return nil, fmt.Errorf("query: %w", err)
@@ -124,40 +130,93 @@ func (e *engine) Explain(r Request) (string, error) {
 	return text + m.aggregate() + "\n", nil
 }
 
-// attempt calls do with the segments of the span. Retention or a merge may take
-// a file away before it is read: then it is called once more with the
-// segments as of now. A segment that is found broken is left out, and said so.
+// attempt calls do with the segments of the span, all of them verified: a
+// flipped bit would give a wrong number, not an error. What is broken is left
+// out (see Broken). Retention or a merge may take a file away before it is
+// read: then it is tried once more with the segments as of now.
 func (e *engine) attempt(ctx context.Context, p *plan, do func([]store.Segment) error) error {
-	for again := false; ; again = true {
+	for again := false; ; {
 		all, err := e.reader.Segments()
 		if err != nil {
 			return err
 		}
 		segments := p.prune(all)
-		if err = do(segments); err == nil || again || ctx.Err() != nil || errors.Is(err, errSink) {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
+		switch changed, err := e.verify(ctx, segments); {
+		case err != nil:
+			return err
+		case changed: // each time a segment fewer, or a file looked for again
+			continue
+		}
+		err = do(segments)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil || again || errors.Is(err, errSink) {
 			return err
 		}
-		retry := false
+		again = true
+		e.mu.Lock()
 		for _, s := range segments {
-			verr := e.reader.Verify(s)
-			var corrupt *store.CorruptError
-			switch {
-			case errors.As(verr, &corrupt):
-				e.o.Log.Error("a segment is broken and left out of the answer", "err", verr)
-				e.reader.Exclude(s)
-				retry = true
-			case errors.Is(verr, os.ErrNotExist):
-				retry = true
-			}
+			delete(e.verified, s.ID)
 		}
-		if !retry {
-			return err
-		}
+		e.mu.Unlock()
 	}
 }
+
+// verify reads each segment that this engine has not read yet and holds it
+// against the catalogue's checksum. changed: some are gone or broken, and the
+// catalogue should be asked again.
+func (e *engine) verify(ctx context.Context, segments []store.Segment) (changed bool, err error) {
+	var todo []store.Segment
+	e.mu.Lock()
+	for _, s := range segments {
+		if !e.verified[s.ID] {
+			todo = append(todo, s)
+		}
+	}
+	e.mu.Unlock()
+	results := make([]error, len(todo))
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, s := range todo {
+		g.Go(func() error {
+			results[i] = e.reader.Verify(s)
+			return ctx.Err()
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return false, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.verified) > maxVerified { // of segments long merged away
+		clear(e.verified)
+	}
+	for i, s := range todo {
+		var corrupt *store.CorruptError
+		switch err := results[i]; {
+		case err == nil:
+			e.verified[s.ID] = true
+		case errors.Is(err, os.ErrNotExist) && !e.missed[s.ID]:
+			e.missed[s.ID] = true // merged or retired meanwhile, surely
+			changed = true
+		case errors.As(err, &corrupt), errors.Is(err, os.ErrNotExist):
+			e.o.Log.Error("a segment is broken and left out of answers", "err", err)
+			e.reader.Exclude(s)
+			changed = true
+		default:
+			return false, fmt.Errorf("query: %w", err)
+		}
+	}
+	return changed, nil
+}
+
+// maxVerified bounds what is remembered of segments that are gone.
+const maxVerified = 1 << 16
+
+// Broken lists the segments that were found broken or missing and are left out
+// of every answer.
+func (e *engine) Broken() []store.Segment { return e.reader.Broken() }
 
 // rows runs a query and gives each row to do. The values are valid during the call.
 func (e *engine) rows(ctx context.Context, query string, do func([]driver.Value) error) error {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"weir/flow"
+	"weir/store"
 )
 
 // Request is a question to the store.
@@ -67,6 +68,15 @@ func (t *Total) add(r *flow.Record) {
 	if r.Has&flow.HasLast != 0 {
 		t.Last = max(t.Last, r.Last)
 	}
+}
+
+// Broken lists the segments that e found broken or missing: they are in no
+// answer of its.
+func Broken(e Engine) []store.Segment {
+	if b, ok := e.(interface{ Broken() []store.Segment }); ok {
+		return b.Broken()
+	}
+	return nil
 }
 
 // Engine answers requests.

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,7 +23,7 @@ type Reader struct {
 	mu       sync.Mutex
 	stamp    stamp
 	segments []Segment
-	broken   map[uint64]bool // found broken by Exclude
+	broken   map[uint64]Segment // left out by Exclude
 }
 
 // stamp tells one catalogue from the next.
@@ -50,7 +52,7 @@ func OpenReader(dir string) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	r := &Reader{dir: abs, broken: map[uint64]bool{}}
+	r := &Reader{dir: abs, broken: map[uint64]Segment{}}
 	if _, err := r.Segments(); err != nil {
 		return nil, err
 	}
@@ -92,7 +94,10 @@ func (r *Reader) live() []Segment {
 	if len(r.broken) == 0 {
 		return slices.Clone(r.segments)
 	}
-	return slices.DeleteFunc(slices.Clone(r.segments), func(s Segment) bool { return r.broken[s.ID] })
+	return slices.DeleteFunc(slices.Clone(r.segments), func(s Segment) bool {
+		_, broken := r.broken[s.ID]
+		return broken
+	})
 }
 
 // Path of a segment's file.
@@ -140,5 +145,12 @@ func (r *Reader) ReadSegment(s Segment, sink flow.Sink) error {
 func (r *Reader) Exclude(s Segment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.broken[s.ID] = true
+	r.broken[s.ID] = s
+}
+
+// Broken lists what Exclude left out, oldest first.
+func (r *Reader) Broken() []Segment {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.SortedFunc(maps.Values(r.broken), func(a, b Segment) int { return cmp.Compare(a.ID, b.ID) })
 }

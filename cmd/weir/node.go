@@ -124,6 +124,16 @@ func (n *node) losses() []flow.Loss {
 	if n.store != nil {
 		list = append(list, n.store.Losses()...)
 	}
+	if n.engine != nil {
+		l := flow.Loss{
+			Stage: "store", Reason: "broken-segment",
+			Help: "A query found segments broken or missing; their records are left out of every answer. The log names the files.",
+		}
+		for _, s := range query.Broken(n.engine) {
+			l.Records, l.Packets, l.Bytes = l.Records+s.Rows, l.Packets+s.Packets, l.Bytes+s.Bytes
+		}
+		list = append(list, l)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return addLosses(list, n.past)

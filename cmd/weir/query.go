@@ -73,7 +73,25 @@ func (c *queryCmd) Run(a *app) (err error) {
 			return mistaken(engine, r, err)
 		}
 	}
-	return nil
+	return incomplete(engine)
+}
+
+// incomplete is the error of an answer that broken segments are missing from.
+func incomplete(engine query.Engine) error {
+	broken := query.Broken(engine)
+	if len(broken) == 0 {
+		return nil
+	}
+	records, files := uint64(0), make([]string, 0, len(broken))
+	for _, s := range broken {
+		records += s.Rows
+		files = append(files, s.File)
+	}
+	more := ""
+	if len(files) > 3 {
+		files, more = files[:3], ", …"
+	}
+	return fmt.Errorf("the answer is incomplete: %d broken segments with %d records are left out (%s%s)", len(broken), records, strings.Join(files, ", "), more)
 }
 
 // requests checks the flags; several -s are several questions.
