@@ -213,6 +213,7 @@ func TestSeveralDestinations(t *testing.T) {
 	for _, st := range e.Stats()[:5] {
 		octets += st.Octets
 	}
+	c.until(t, "last datagram", func() bool { return c.octets >= octets }) // options come after the records
 	if octets != c.octets {
 		t.Errorf("sent %d octets; %d came", octets, c.octets)
 	}

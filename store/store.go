@@ -45,7 +45,7 @@ type Options struct {
 	Cut         time.Duration // a segment is cut at the latest so long after its first record; default 3s, at most 5s
 	SegmentRows int           // ... or when it has so many rows; default 256 Ki
 	Buffers     int           // segments in memory at a time (one filling, the others being written); default 4, at least 2
-	CompactRows int           // rows of a compacted segment at most: bounds compaction's memory; default 1 Mi
+	CompactRows int           // rows of a compacted segment at most: bounds compaction's memory; default 512 Ki
 	NoCompact   bool          // leave the cuts as they are
 
 	MaxBytes int64         // retention by size of all files; 0: no limit
@@ -69,7 +69,7 @@ func (o *Options) defaults() error {
 	o.Cut = cmp.Or(o.Cut, 3*time.Second)
 	o.SegmentRows = cmp.Or(o.SegmentRows, 256<<10)
 	o.Buffers = cmp.Or(o.Buffers, 4)
-	o.CompactRows = cmp.Or(o.CompactRows, 1<<20)
+	o.CompactRows = cmp.Or(o.CompactRows, 1<<19)
 	o.Grace = cmp.Or(o.Grace, 2*time.Minute)
 	switch {
 	case o.Cut < 0 || o.Cut > maxCut:

@@ -321,9 +321,7 @@ func (x *exporter) message() []byte {
 		}
 		sets = append(sets, x.templateSet(ts...))
 		announced += len(ts)
-		for _, t := range ts {
-			x.templates = append(x.templates, t)
-		}
+		x.templates = append(x.templates, ts...)
 	}
 	for range x.IntN(4) {
 		if len(x.templates) > 0 {
@@ -397,7 +395,7 @@ func (x *exporter) legacy() []byte {
 
 // datagram wraps a message for a capture.
 func (x *exporter) datagram() frame {
-	msg := []byte{}
+	var msg []byte
 	if x.version >= 9 {
 		msg = x.message()
 	} else {

@@ -122,24 +122,42 @@ func anyValues(_, _ string) bool { return true }
 // exportExceptions are all that is known. Each must be met by the seeds that
 // always run.
 var exportExceptions = []*exportException{
-	{name: "delta times", is: of("first_ms last_ms", " 0:15[89]:", anyValues),
-		why: "the oracle takes the microseconds before the export for milliseconds since 1970"},
-	{name: "reverse counters", is: of("packets bytes", " 29305:[12]:", anyValues),
-		why: "the oracle does not tell the other direction's counters from this one's"},
-	{name: "both masks", is: of("src_mask dst_mask", "", func(got, want string) bool { return want == "0" && got != "" }),
-		why: "of IPv4's and IPv6's prefix length the one that is not zero is given; the oracle stays with the first"},
-	{name: "ICMP elements", is: of("proto src_port dst_port", " 0:(32|139|17[6-9]):", func(_, want string) bool { return want == "" || want == "0" }),
-		why: "an ICMP type and code in elements of their own fill the destination port, and tell the protocol where it is missing"},
-	{name: "observation times", is: of("first_ms last_ms", " 0:32[2-5]:", func(_, want string) bool { return want == "" }),
-		why: "a record without flow times has that of its observation"},
-	{name: "post counters", is: of("packets bytes", " 0:(23|24|171|172):", func(_, want string) bool { return want == "" }),
-		why: "what left after a middlebox counts when nothing else was counted"},
-	{name: "prefixes", is: of("src_addr dst_addr", " 0:(44|45|169|170):", func(_, want string) bool { return want == "" }),
-		why: "a record without addresses has its prefixes in their place, as v8's have"},
-	{name: "ports of TCP and UDP", is: of("src_port dst_port", " 0:18[0-3]:", anyValues),
-		why: "they fill the port when there is no transport port; the oracle takes whichever comes first"},
-	{name: "places in v8", is: of("tos in_if out_if", "^v8$", anyValues),
-		why: "ToS behind the interfaces in scheme 9, as in Cisco's documents and flow-tools; tshark has it in front"},
+	{
+		name: "delta times", is: of("first_ms last_ms", " 0:15[89]:", anyValues),
+		why: "the oracle takes the microseconds before the export for milliseconds since 1970",
+	},
+	{
+		name: "reverse counters", is: of("packets bytes", " 29305:[12]:", anyValues),
+		why: "the oracle does not tell the other direction's counters from this one's",
+	},
+	{
+		name: "both masks", is: of("src_mask dst_mask", "", func(got, want string) bool { return want == "0" && got != "" }),
+		why: "of IPv4's and IPv6's prefix length the one that is not zero is given; the oracle stays with the first",
+	},
+	{
+		name: "ICMP elements", is: of("proto src_port dst_port", " 0:(32|139|17[6-9]):", func(_, want string) bool { return want == "" || want == "0" }),
+		why: "an ICMP type and code in elements of their own fill the destination port, and tell the protocol where it is missing",
+	},
+	{
+		name: "observation times", is: of("first_ms last_ms", " 0:32[2-5]:", func(_, want string) bool { return want == "" }),
+		why: "a record without flow times has that of its observation",
+	},
+	{
+		name: "post counters", is: of("packets bytes", " 0:(23|24|171|172):", func(_, want string) bool { return want == "" }),
+		why: "what left after a middlebox counts when nothing else was counted",
+	},
+	{
+		name: "prefixes", is: of("src_addr dst_addr", " 0:(44|45|169|170):", func(_, want string) bool { return want == "" }),
+		why: "a record without addresses has its prefixes in their place, as v8's have",
+	},
+	{
+		name: "ports of TCP and UDP", is: of("src_port dst_port", " 0:18[0-3]:", anyValues),
+		why: "they fill the port when there is no transport port; the oracle takes whichever comes first",
+	},
+	{
+		name: "places in v8", is: of("tos in_if out_if", "^v8$", anyValues),
+		why: "ToS behind the interfaces in scheme 9, as in Cisco's documents and flow-tools; tshark has it in front",
+	},
 }
 
 // TestExports compares streams of all versions, exporters mixed.

@@ -38,8 +38,10 @@ const (
 )
 
 // links are the link types that are tried, Ethernet as often as it is met.
-var links = []int{linkEthernet, linkNull, linkPPP, linkRaw, linkCHDLC, linkWLAN, linkLoop, linkSLL, linkRadiotap, linkIPv4, linkIPv6,
-	linkNFLog, linkSLL2, linkPPPHDLC, linkRawBSD, linkFrame, linkPPPDir, linkPPPoE, linkEthernet, linkEthernet, linkEthernet}
+var links = []int{
+	linkEthernet, linkNull, linkPPP, linkRaw, linkCHDLC, linkWLAN, linkLoop, linkSLL, linkRadiotap, linkIPv4, linkIPv6,
+	linkNFLog, linkSLL2, linkPPPHDLC, linkRawBSD, linkFrame, linkPPPDir, linkPPPoE, linkEthernet, linkEthernet, linkEthernet,
+}
 
 // frame number n of a link type.
 func (d dice) frame(n, link int) frame {

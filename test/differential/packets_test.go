@@ -129,40 +129,66 @@ func noDestination(f frame, got, want []string) bool {
 // packetExceptions are all that is known. Each must be met by the seeds that
 // always run.
 var packetExceptions = []*exception{
-	{name: "cut within the IPv4 header", is: noDestination,
-		why: "a packet whose header is cut in front of its destination is of no flow; within the options, tshark does not show the destination that is there"},
-	{name: "pseudowire", is: func(f frame, got, want []string) bool {
-		return strings.Contains(f.words, "pseudowire") && len(got) == 1 && len(want) == 0
+	{
+		name: "cut within the IPv4 header", is: noDestination,
+		why: "a packet whose header is cut in front of its destination is of no flow; within the options, tshark does not show the destination that is there",
 	},
-		why: "tshark takes what is below labels for Ethernet only with a control word and addresses it finds likely; here, if it leads to IP"},
-	{name: "802.2 behind a tag", is: says("(0x88a8 [0-9]+|type 0x8[89][0-9a-f]*( eth)?( padded| trailer)*) (snap|llc)"),
-		why: "tshark reads a length behind 802.1Q tags alone, not behind 802.1ad, 802.1ah, 802.1BR, MACsec"},
-	{name: "fragment of 802.11", is: says("802.11.* (more fragments|fragment) "),
-		why: "tshark reassembles frames, and takes a last fragment alone for a whole one; here the first fragment is the packet, later ones are counted as ignored"},
-	{name: "odd options", is: says("odd options|header length"),
-		why: "tshark stops at an option that lies about its length and shows no ports; the header's own length tells where they are"},
-	{name: "odd extension header", is: says("a lie of|version"),
-		why: "the same with IPv6 options, which a header that is longer than it was made has, and one of another version"},
-	{name: "fragments of a jumbogram", is: says("jumbo .*fragment .*fragment"),
-		why: "no node sends them; of two fragment headers the oracle takes the first one's offset"},
-	{name: "family 10", is: says("family (0a000000|0000000a) "),
-		why: "Linux' number of IPv6, which tshark does not know in loopback headers"},
-	{name: "bridge without EtherType", is: says(`nflog\(7\)`),
-		why: "tshark shows no packet of a bridge whose EtherType was not logged; its own first octet tells"},
-	{name: "cut NFLOG", is: func(f frame, _, want []string) bool {
-		return f.link == linkNFLog && len(f.octets) < f.wire && len(want) == 0
+	{
+		name: "pseudowire", is: func(f frame, got, want []string) bool {
+			return strings.Contains(f.words, "pseudowire") && len(got) == 1 && len(want) == 0
+		},
+		why: "tshark takes what is below labels for Ethernet only with a control word and addresses it finds likely; here, if it leads to IP",
 	},
-		why: "tshark shows no packet whose attribute is not whole; lengths come from the IP header"},
-	{name: "one octet of a routing header", is: func(f frame, got, want []string) bool {
-		return len(got) == 1 && len(want) == 1 && strings.Contains(got[0], " 43 0 0 ")
+	{
+		name: "802.2 behind a tag", is: says("(0x88a8 [0-9]+|type 0x8[89][0-9a-f]*( eth)?( padded| trailer)*) (snap|llc)"),
+		why: "tshark reads a length behind 802.1Q tags alone, not behind 802.1ad, 802.1ah, 802.1BR, MACsec",
 	},
-		why: "of other extension headers, tshark wants two octets before it shows what is next"},
-	{name: "802.11 without total length", is: says("radiotap.* total length 0 "),
-		why: "tshark leaves the frame check sequence out of the length of a packet that does not tell its own"},
-	{name: "one octet of ICMPv6", is: func(f frame, got, want []string) bool {
-		return len(got) == 1 && len(want) == 1 && strings.Contains(got[0], " 58 0 0 ") && strings.Contains(want[0], " 58 0 ")
+	{
+		name: "fragment of 802.11", is: says("802.11.* (more fragments|fragment) "),
+		why: "tshark reassembles frames, and takes a last fragment alone for a whole one; here the first fragment is the packet, later ones are counted as ignored",
 	},
-		why: "the type is there, the code is not: no code is made up"},
+	{
+		name: "odd options", is: says("odd options|header length"),
+		why: "tshark stops at an option that lies about its length and shows no ports; the header's own length tells where they are",
+	},
+	{
+		name: "odd extension header", is: says("a lie of|version"),
+		why: "the same with IPv6 options, which a header that is longer than it was made has, and one of another version",
+	},
+	{
+		name: "fragments of a jumbogram", is: says("jumbo .*fragment .*fragment"),
+		why: "no node sends them; of two fragment headers the oracle takes the first one's offset",
+	},
+	{
+		name: "family 10", is: says("family (0a000000|0000000a) "),
+		why: "Linux' number of IPv6, which tshark does not know in loopback headers",
+	},
+	{
+		name: "bridge without EtherType", is: says(`nflog\(7\)`),
+		why: "tshark shows no packet of a bridge whose EtherType was not logged; its own first octet tells",
+	},
+	{
+		name: "cut NFLOG", is: func(f frame, _, want []string) bool {
+			return f.link == linkNFLog && len(f.octets) < f.wire && len(want) == 0
+		},
+		why: "tshark shows no packet whose attribute is not whole; lengths come from the IP header",
+	},
+	{
+		name: "one octet of a routing header", is: func(f frame, got, want []string) bool {
+			return len(got) == 1 && len(want) == 1 && strings.Contains(got[0], " 43 0 0 ")
+		},
+		why: "of other extension headers, tshark wants two octets before it shows what is next",
+	},
+	{
+		name: "802.11 without total length", is: says("radiotap.* total length 0 "),
+		why: "tshark leaves the frame check sequence out of the length of a packet that does not tell its own",
+	},
+	{
+		name: "one octet of ICMPv6", is: func(f frame, got, want []string) bool {
+			return len(got) == 1 && len(want) == 1 && strings.Contains(got[0], " 58 0 0 ") && strings.Contains(want[0], " 58 0 ")
+		},
+		why: "the type is there, the code is not: no code is made up",
+	},
 }
 
 // comparePackets writes the frames to a file and reads it with both. Frames of

@@ -104,8 +104,13 @@ func TestFilesDeterminism(t *testing.T) {
 			}
 			var first string
 			for i, way := range [][]string{
-				{"-r", file, "--workers", "1"}, {"-r", file, "--workers", "2"}, {"-r", file, "--workers", "4"},
-				{"-r", gz}, {"-r", zst}, {"-r", "-"}, {"-r", file, "-w", filepath.Join(dir, "out.csv")},
+				{"-r", file, "--workers", "1"},
+				{"-r", file, "--workers", "2"},
+				{"-r", file, "--workers", "4"},
+				{"-r", gz},
+				{"-r", zst},
+				{"-r", "-"},
+				{"-r", file, "-w", filepath.Join(dir, "out.csv")},
 			} {
 				args := append(append([]string{weir, "meter", "-o", "csv", "--summary"}, way...), c.args...)
 				r := doWith(t, "", raw, args...)
@@ -395,9 +400,17 @@ func TestFilesRefused(t *testing.T) {
 		t.Errorf("a capture that is cut: %d %s", r.status, r.stderr)
 	}
 	for _, args := range [][]string{
-		{"meter"}, {"meter", "-r", file, "-i", "lo"}, {"meter", "-r", file, "--idle", "soon"}, {"meter", "-r", file, "--workers", "-1"},
-		{"meter", "-r", file, "-o", "xml"}, {"meter", "-r", file, "--cache", "1"}, {"meter", "-r", file, "tcp prot 80"},
-		{"meter", "-r", file, "--export", "udp://127.0.0.1:1?version=4"}, {"decode", file, "--port", "0"}, {"query", "-t", "tomorrow"}, {"fly"},
+		{"meter"},
+		{"meter", "-r", file, "-i", "lo"},
+		{"meter", "-r", file, "--idle", "soon"},
+		{"meter", "-r", file, "--workers", "-1"},
+		{"meter", "-r", file, "-o", "xml"},
+		{"meter", "-r", file, "--cache", "1"},
+		{"meter", "-r", file, "tcp prot 80"},
+		{"meter", "-r", file, "--export", "udp://127.0.0.1:1?version=4"},
+		{"decode", file, "--port", "0"},
+		{"query", "-t", "tomorrow"},
+		{"fly"},
 	} {
 		if r := do(t, "", append([]string{weir}, args...)...); r.status != 2 || r.stdout != "" && args[0] != "meter" || !strings.Contains(r.stderr, "weir: ") {
 			t.Errorf("%v: status %d: %s", args, r.status, tail(r.stderr, 500))

@@ -204,16 +204,7 @@ func client(ns string) *http.Client {
 	}}
 }
 
-// get is the body of an answer that must be good.
-func get(t testing.TB, ns, url string) string {
-	t.Helper()
-	text, err := fetch(ns, url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text
-}
-
+// fetch is the body of an answer.
 func fetch(ns, url string) (string, error) {
 	r, err := client(ns).Get(url)
 	if err != nil {
