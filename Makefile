@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 BIN      = bin/weir
 
-.PHONY: run build static test ui lint fuzz soak interop bench clean
+.PHONY: run build static test ui lint fuzz soak interop bench clean help
 
 run: ## build, and meter, collect, store and show on http://127.0.0.1:8642
 	@scripts/setup.sh build
@@ -46,5 +46,8 @@ bench: ## peers and weir in one run, side by side
 	@scripts/setup.sh bench
 	@bench/run.sh
 
-clean:
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /	/' | expand -t 10
+
+clean: ## what was built
 	rm -rf bin bench/work ui/node_modules

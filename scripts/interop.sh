@@ -17,6 +17,9 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 go test -count=1 -v -timeout 60m -run '^TestInterop' ./test/system 2>&1 | tee "$log" | grep --line-buffered -vE '^=== (RUN|PAUSE|CONT|NAME)'
 status=${PIPESTATUS[0]}
+go test -count=1 -v -timeout 60m -run 'TestNfcapd|TestTshark|TestNfacctd|TestSoftflowd|TestAgreesWithNfdump' ./export ./collect ./query 2>&1 |
+	tee -a "$log" | grep --line-buffered -E '^ *--- |^(ok|FAIL)'
+[ "${PIPESTATUS[0]}" = 0 ] || status=1
 WEIR_DIFFERENTIAL=${WEIR_DIFFERENTIAL:-10} go test -count=1 -timeout 60m ./test/differential || status=1
 grep -A1 -- '--- SKIP' "$log" | sed 's/^/Left out: /'
 cat <<'END'

@@ -43,6 +43,9 @@ func (c *showCmd) Run(a *app) error {
 	if err != nil {
 		return usageError{err}
 	}
+	if slices.Contains([]string{"flows", "top-talkers", "access-lists", "routes", "guard"}, c.What) {
+		return usagef("show %s is not in this version yet", c.What)
+	}
 	v, ok := views[c.What]
 	if !ok {
 		names := slices.Sorted(maps.Keys(views))
