@@ -95,6 +95,23 @@ func TestEmptyFilesAreTheDefaults(t *testing.T) {
 	}
 }
 
+// What a file says wins over the defaults of a verb, also where it says what
+// the usual default is.
+func TestLoadOverOtherDefaults(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "weir.yaml")
+	for text, want := range map[string]time.Duration{"cache: {active: 30m}\n": 30 * time.Minute, "cache: {idle: 1s}\n": time.Minute} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		base := Default()
+		base.Cache.Active = Duration(time.Minute)
+		c, err := LoadOver(base, path)
+		if err != nil || time.Duration(c.Cache.Active) != want {
+			t.Errorf("%q: active %v, %v; want %v", text, c.Cache.Active, err, want)
+		}
+	}
+}
+
 func TestLoadSaysWhatIsWrongWithTheFile(t *testing.T) {
 	dir := t.TempDir()
 	for path, want := range map[string]string{

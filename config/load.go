@@ -51,12 +51,15 @@ func (e Errors) Error() string {
 
 // Load reads a file over the defaults. The empty path is DefaultPath, which
 // may be absent. The error is an Errors when the content is at fault.
-func Load(path string) (*Config, error) {
+func Load(path string) (*Config, error) { return LoadOver(Default(), path) }
+
+// LoadOver is Load over other defaults, which it changes.
+func LoadOver(c *Config, path string) (*Config, error) {
 	name := cmp.Or(path, DefaultPath)
 	f, err := os.Open(name)
 	if err != nil {
 		if path == "" && errors.Is(err, os.ErrNotExist) {
-			return Default(), nil
+			return c, nil
 		}
 		return nil, Errors{{File: name, Msg: plainOS(err)}}
 	}
@@ -68,7 +71,7 @@ func Load(path string) (*Config, error) {
 	if len(data) > maxFile {
 		return nil, Errors{{File: name, Msg: "larger than 4 MiB: not a configuration"}}
 	}
-	return Parse(name, data)
+	return parseOver(c, name, data)
 }
 
 // plainOS is the reason alone: the name stands before it already.
@@ -81,8 +84,9 @@ func plainOS(err error) string {
 }
 
 // Parse reads data over the defaults; name stands in errors.
-func Parse(name string, data []byte) (*Config, error) {
-	c := Default()
+func Parse(name string, data []byte) (*Config, error) { return parseOver(Default(), name, data) }
+
+func parseOver(c *Config, name string, data []byte) (*Config, error) {
 	d := decoder{file: name, at: map[string]*yaml.Node{}}
 	var doc yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(data))

@@ -39,7 +39,9 @@ func (c *upCmd) Run(a *app) error {
 		return err
 	}
 	load := func() (*config.Config, error) {
-		conf, err := config.Load(a.configPath)
+		base := config.Default()
+		base.Cache.Active = upActive
+		conf, err := config.LoadOver(base, a.configPath)
 		if err != nil {
 			return nil, err
 		}
@@ -79,11 +81,8 @@ func (c *upCmd) override(conf *config.Config, a *app) error {
 	if c.Console != nil {
 		conf.Console.Listen = *c.Console
 	}
-	switch {
-	case c.Active != nil:
+	if c.Active != nil {
 		conf.Cache.Active = *c.Active
-	case conf.Cache.Active == config.Default().Cache.Active:
-		conf.Cache.Active = upActive
 	}
 	return checkListen(conf.Collect.Listen)
 }
