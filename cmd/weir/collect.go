@@ -178,7 +178,7 @@ func (c *decodeCmd) Run(a *app) (err error) {
 			continue
 		}
 		if _, err := os.Stat(f); err != nil { // before any output: nothing half done
-			return err
+			return fmt.Errorf("%s: %w", f, errors.Unwrap(err))
 		}
 	}
 	out, end, err := a.output(c.Write)

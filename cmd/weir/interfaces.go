@@ -122,6 +122,10 @@ func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []
 	n.keepRings(list)
 	n.mu.Lock()
 	n.meter, n.exporter = m, e
+	n.metered = map[uint32][]capture.Source{}
+	for _, i := range list {
+		n.metered[i.Index] = n.rings[i.Index].sources
+	}
 	n.mu.Unlock()
 	for _, i := range list {
 		n.log.Info("metering", "interface", i.Name, "mode", "afpacket", "rings", len(sources)/len(list))

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weir/cache"
+	"weir/capture"
 	"weir/collect"
 	"weir/config"
 	"weir/console"
@@ -47,7 +48,8 @@ type node struct {
 	collector *collect.Collector
 	meter     *meter.Meter
 	exporter  *export.Exporter
-	past      []flow.Loss // of the rooms that a reload retired
+	metered   map[uint32][]capture.Source // the sources of each interface
+	past      []flow.Loss                 // of the rooms that a reload retired
 	reloaded  reload
 }
 
@@ -341,7 +343,7 @@ func (n *node) interfaces() []console.Interface {
 		}
 		for _, i := range m.Snapshot().Interfaces {
 			list = append(list, console.Interface{
-				Index: i.Index, Name: names[i.Index], Mode: "afpacket",
+				Index: i.Index, Name: names[i.Index], Mode: "afpacket", Dropped: n.dropped(i.Index),
 				PacketsIn: i.In.Packets, BytesIn: i.In.Bytes, PacketsOut: i.Out.Packets, BytesOut: i.Out.Bytes,
 			})
 		}
@@ -352,6 +354,20 @@ func (n *node) interfaces() []console.Interface {
 		}
 	}
 	return list
+}
+
+// dropped is how many packets of an interface the kernel could not hand over.
+func (n *node) dropped(index uint32) (packets uint64) {
+	n.mu.Lock()
+	sources := n.metered[index]
+	n.mu.Unlock()
+	for _, s := range sources {
+		if s, ok := s.(capture.Stats); ok {
+			_, drops := s.Stats()
+			packets += drops
+		}
+	}
+	return packets
 }
 
 func (n *node) storeState() console.Store {
