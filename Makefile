@@ -50,4 +50,4 @@ help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /	/' | expand -t 10
 
 clean: ## what was built
-	rm -rf bin bench/work ui/node_modules
+	rm -rf bin bench/out ui/node_modules

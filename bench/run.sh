@@ -10,7 +10,7 @@ set -eu
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/sbin:/sbin
 : "${PACKETS:=20000000}" "${FLOWS:=$((PACKETS / 20))}" "${RECORDS:=5000000}" "${RATE:=400000}" "${ROUNDS:=3}"
-export BENCH_TMP=${BENCH_TMP:-$PWD/bench/work} BENCH_BIN=$PWD/bench/work/bin
+export BENCH_TMP=${BENCH_TMP:-$PWD/bench/out} BENCH_BIN=$PWD/bench/out/bin
 [ "$(id -u)" = 0 ] || { echo "bench: needs root for network namespaces: sudo make bench" >&2; exit 1; }
 mkdir -p "$BENCH_BIN"
 make --no-print-directory build
