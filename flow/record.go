@@ -118,6 +118,16 @@ type Sink interface {
 	WriteRecords(batch []Record) error
 }
 
+// Syncer is a Sink that can say when what it took is safe from the end of this
+// process: sent, or written to a file.
+type Syncer interface {
+	Sink
+	// Sync returns when all that was given is out of the process's memory, or
+	// counted as lost. It may block; it is not called at the same time as
+	// WriteRecords.
+	Sync() error
+}
+
 // SinkFunc is a function as a Sink.
 type SinkFunc func([]Record) error
 

@@ -1,0 +1,3 @@
+package bpf
+
+import _ "github.com/cilium/ebpf" // until the loader is here

@@ -1,0 +1,149 @@
+/* The structs that the programs and Go share. Every width is fixed, every pad
+ * is written out; Go's side is layout.go, and a test holds the two
+ * together. Change LAYOUT when anything here changes its place or its meaning:
+ * a daemon drains and replaces a table of another layout.
+ *
+ * Needs the types __u8 to __u64, of vmlinux.h, linux/types.h or types.h.
+ */
+#ifndef WEIR_FLOW_H
+#define WEIR_FLOW_H
+
+#define LAYOUT 1
+
+#define WAYS      8    /* entries of a set */
+#define MAX_PORTS 256  /* metered interfaces; 0 stands for all without a number */
+
+/* Who owns an entry is said by its word in the set's head: eight bits of state,
+ * 24 bits of the key's hash. Words are changed by compare-and-exchange only.
+ *
+ *   FREE --datapath--> CLAIMED --datapath--> NEW --datapath--> LIVE
+ *   NEW, LIVE --daemon--> DYING --grace period, daemon--> FREE
+ *
+ * NEW and LIVE differ in one bit, so that a look-up can mask it. */
+enum state {
+	FREE    = 0,
+	CLAIMED = 1, /* key and facts are being written */
+	LIVE    = 2,
+	DYING   = 3, /* taken out: nobody finds it; CPUs that already had may still add */
+	NEW     = 6, /* live, and has counted one packet */
+};
+#define STATE_MASK 0xffu
+#define NEW_BIT    0x04u
+
+/* bits of flow_key.vlan above the outermost tag's id; flow.Key… in Go */
+#define VLAN_ID      0x0fff
+#define KEY_IPV6     0x1000
+#define KEY_FRAGMENT 0x2000 /* a later fragment: ports are 0 */
+#define KEY_INNER    0x4000
+#define KEY_TAGGED   0x8000
+
+#define KEY_EGRESS 0x80000000u /* in flow_key.input: sent by this host, the rest is the output ifindex */
+
+struct flow_key {
+	__u8  src[16], dst[16]; /* IPv4 as ::ffff:a.b.c.d */
+	__u16 sport, dport;     /* host order; ICMP: 0, type<<8 | code */
+	__u32 input;            /* ifindex */
+	__u16 vlan;
+	__u8  proto, tos;
+};
+
+#define MARK_CLOSING 1 /* FIN or RST was seen */
+
+struct entry {
+	/* line 0 */
+	__u64 packets, bytes;  /* @0, @8: atomic adds; they only grow while the entry lives */
+	struct flow_key key;   /* @16 */
+	__u32 closing;         /* @60 second of the kernel's clock, rounded up, of the first FIN or RST; see MARK_CLOSING */
+	/* line 1 */
+	__u64 first;           /* @64 ns of the kernel's clock; 0: set by the next packet */
+	__u64 last;            /* @72 */
+	__u64 verdict;         /* @80, @88, @96: for filtering, forwarding, guarding */
+	__u64 route;
+	__u64 rate[2];
+	union {                /* @112: changed as one word by compare-and-exchange */
+		__u64 facts;
+		struct {
+			__u8  tcp_flags, mark;
+			__u16 min_length, max_length; /* IP lengths, 65535 and more as 65535 */
+			__u8  min_ttl, max_ttl;
+		};
+	};
+	__u32 incarnation;     /* @120: records that the slot has given; the daemon's */
+	__u32 output;          /* @124: ifindex that packets leave by; 0: unknown */
+};
+
+struct set {
+	__u32 word[WAYS];
+	__u32 spare[8];        /* to the end of the cache line */
+	struct entry entry[WAYS];
+};
+
+/* Beside each entry, the daemon's alone: what has been exported of it. There
+ * are two banks. bank[incarnation & 1] is what was; the other is what it will
+ * be once the record that is on its way has been handed on: it is on its way
+ * if that bank counts more packets. Raising incarnation commits it. */
+struct side {
+	struct { __u64 packets, bytes; } bank[2];
+};
+
+/* Packets that make no flow, and some that do, by port, direction and reason,
+ * each CPU for itself. Reasons below 24 are packet.Reason's numbers. */
+enum reason {
+	DECODED = 0, ARP, OTHER_TYPE, LLC, MPLS_PAYLOAD, FAMILY, WLAN_CONTROL, WLAN_PROTECTED, UNKNOWN_LINK,
+	TRUNCATED_LINK, TOO_DEEP, TRUNCATED_IP, BAD_VERSION, BAD_HEADER_LENGTH, BAD_TOTAL_LENGTH,
+	FILTERED = 24,   /* the filter or the prefix list did not choose it */
+	NOT_SAMPLED,
+	OWN_EXPORT,
+	REFUSED,         /* found no place, is counted in an aggregate: not lost */
+	CAUGHT,          /* of those, the ones in a catch-all */
+	METERED,         /* only where keys have no input interface */
+	REASONS = 32,
+};
+
+struct counters {
+	struct { __u64 packets, bytes; } reason[REASONS]; /* bytes: IP length where it was decoded, else the frame's */
+};
+
+/* A metered interface. The table of them is searched from ifindex % PORT_SLOTS
+ * on, PORT_PROBES places, wrapping round. */
+#define PORT_SLOTS  1024
+#define PORT_PROBES 8
+#define PORT_INGRESS  1 /* its ingress is metered: egress elsewhere need not count what came in here */
+#define PORT_FORWARDS 2 /* the kernel forwards what comes in: the output interface is looked up */
+#define PORT_NO_LINK  4 /* frames start with the IP header (tun, wireguard, ppp in TC) */
+
+struct port {
+	__u32 ifindex; /* 0: free */
+	__u32 number;  /* 1 to MAX_PORTS-1 */
+	__u32 flags;
+	__u32 spare;
+};
+
+/* What the daemon tells the programs while they run. */
+struct control {
+	__u32 pressure;   /* entries with one packet may hold a quarter of a set, outputs are not looked up */
+	__u32 sample;     /* a packet is looked at if a random u32 is below this; 0: every packet */
+	__u32 own;        /* how many of own export's keys there are */
+	__u32 spare;
+	__u64 test_clock; /* with the rodata switch of that name: now, in ns */
+	__u64 jiffies_ns; /* written by the program `tell_time`: the kernel's clock as entries have it … */
+	__u64 mono_ns;    /* … and CLOCK_MONOTONIC at the same moment */
+	__u64 spare2[3];
+	struct port port[PORT_SLOTS];
+};
+
+/* What the daemon leaves for the next daemon; the programs do not read it. */
+struct meta {
+	__u32 layout, sets, aggregate_sets, key_mode;
+	__u64 secret[8];       /* of the keyed hash */
+	__u64 netns;           /* cookie of the network namespace that ifindexes are of */
+	__u64 born;            /* Unix ns: the zero of export's sysUptime */
+	__u32 boot;            /* 12 bits of every flow id */
+	__u32 sample;          /* 1:N */
+	__u64 tick_ns;
+	__u64 spare[17];
+	__u64 retired[2 * MAX_PORTS][2]; /* packets, octets that left the table; by port number * 2 + egress */
+	__u64 sequence[256];   /* the exporter's, see export.Memory */
+};
+
+#endif

@@ -1,0 +1,141 @@
+// Package bpf is the kernel's side of the flow cache: the programs that meter
+// packets where they pass, and the memory they share with Go.
+//
+// In: frames, at XDP and TC hooks. Out: the flow table and the counters of what
+// makes no flow, mapped into this process (Memory). Every packet is passed on.
+//
+// flow.h says what the memory looks like and who writes what; parse.h reads
+// headers as package packet does; flow.bpf.c is read from top to bottom: parse,
+// choose, look up, count. The objects are built from it by bpf2go and
+// committed.
+package bpf
+
+import "weir/flow"
+
+// Constants of flow.h.
+const (
+	Layout   = 1
+	Ways     = 8
+	MaxPorts = 256
+
+	Free    = 0
+	Claimed = 1
+	Live    = 2
+	Dying   = 3
+	New     = 6 // Live, and has counted one packet
+
+	StateMask = 0xff
+	NewBit    = 0x04
+
+	MarkClosing = 1
+
+	PortSlots    = 1024
+	PortProbes   = 8
+	PortIngress  = 1
+	PortForwards = 2
+	PortNoLink   = 4
+
+	CatchAllSets = 2 * MaxPorts / Ways
+	TouchedSets  = 64 // sets that one word of Memory.Touched stands for
+)
+
+// Indexes of Counters; those below are packet.Reason's.
+const (
+	Filtered = 24 + iota
+	NotSampled
+	OwnExport
+	Refused // found no place: counted in an aggregate, not lost
+	Caught  // of those, in a catch-all
+	Metered // only where keys have no input interface
+	Reasons = 32
+)
+
+// Set is eight entries and, in the line before them, who owns each.
+type Set struct {
+	Word  [Ways]uint32 // state, and 24 bits of the key's hash: compare-and-exchange only
+	_     [8]uint32
+	Entry [Ways]Entry
+}
+
+// Entry is one flow: two cache lines, as cache.Entry. What the programs write
+// is read and changed by sync/atomic only.
+type Entry struct {
+	Packets, Bytes uint64 // grow while the entry lives
+	Key            flow.Key
+	Closing        uint32 // second of the kernel's clock, rounded up, of the first FIN or RST
+	First          uint64 // ns of the kernel's clock; 0: set by the next packet
+	Last           uint64
+	Verdict, Route uint64
+	Rate           [2]uint64
+	Facts          Facts
+	Incarnation    uint32 // records the slot has given
+	Output         uint32 // ifindex; 0: unknown
+}
+
+// Facts are TCP flags, mark, lengths and TTLs in one word, as flow.h has them
+// on a little-endian machine.
+type Facts uint64
+
+// NoFacts is before the first packet.
+const NoFacts Facts = 0xffff<<16 | 0xff<<48
+
+func (f Facts) TCPFlags() uint8   { return uint8(f) }
+func (f Facts) Mark() uint8       { return uint8(f >> 8) }
+func (f Facts) MinLength() uint16 { return uint16(f >> 16) }
+func (f Facts) MaxLength() uint16 { return uint16(f >> 32) }
+func (f Facts) MinTTL() uint8     { return uint8(f >> 48) }
+func (f Facts) MaxTTL() uint8     { return uint8(f >> 56) }
+
+// Side is the daemon's alone: what of an entry has been handed on. Bank
+// [Incarnation&1] is what was; the other is what it will be once the record on
+// its way is handed on, which there is if that bank counts more packets.
+type Side struct {
+	Bank [2]struct{ Packets, Bytes uint64 }
+}
+
+// Count is packets and octets.
+type Count struct{ Packets, Bytes uint64 }
+
+// Counters are of one port and direction.
+type Counters [Reasons]Count
+
+// Port is a metered interface.
+type Port struct{ Ifindex, Number, Flags, _ uint32 }
+
+// Control is what the daemon tells the programs while they run.
+type Control struct {
+	Pressure  uint32
+	Sample    uint32 // a packet is looked at if a random uint32 is below this; 0: every packet
+	Own       uint32 // keys of our own exports
+	_         uint32
+	TestClock uint64
+	JiffiesNs uint64 // written by tell_time: the entries' clock, and
+	MonoNs    uint64 // CLOCK_MONOTONIC at the same moment
+	_         [3]uint64
+	Port      [PortSlots]Port
+}
+
+// Meta is what one daemon leaves for the next.
+type Meta struct {
+	Layout, Sets, AggregateSets, KeyMode uint32
+	Secret                               [8]uint64
+	Netns                                uint64 // cookie of the network namespace
+	Born                                 uint64 // Unix ns: the zero of export's sysUptime
+	Boot                                 uint32 // 12 bits of every flow id
+	Sample                               uint32 // 1:N
+	TickNs                               uint64
+	_                                    [17]uint64
+	Retired                              [2 * MaxPorts]Count // what left the table, by port number*2 + egress
+	Sequence                             [256]uint64         // the exporter's
+}
+
+// Memory is the table as the kernel and this process share it.
+type Memory struct {
+	Sets       []Set // the flows, then the aggregates, then the catch-alls
+	Flows      int   // sets of flows
+	Aggregates int   // sets of overflow aggregates
+	Sides      []Side
+	Touched    []uint32 // set to 1 by the programs when they enter something in those TouchedSets sets
+	Control    *Control
+	Meta       *Meta
+}
