@@ -46,11 +46,19 @@ type node struct {
 	mu        sync.Mutex // of what a reload exchanges
 	conf      *config.Config
 	collector *collect.Collector
-	meter     *meter.Meter
+	meter     metering
 	exporter  *export.Exporter
 	metered   map[uint32][]capture.Source // the sources of each interface
 	past      []flow.Loss                 // of the rooms that a reload retired
 	reloaded  reload
+}
+
+// metering is a metering process as it is asked while it runs: in this
+// process's memory, or in the kernel's.
+type metering interface {
+	Snapshot() meter.Snapshot
+	Losses() []flow.Loss
+	Entries(ctx context.Context) ([]flow.Record, error) // what is in the cache now
 }
 
 // reload tells how the last reading of the configuration went.
@@ -104,7 +112,7 @@ func (n *node) configure(c *config.Config) {
 }
 
 // rooms are the parts that exist at this moment; nil: not in this process.
-func (n *node) rooms() (*meter.Meter, *export.Exporter, *collect.Collector) {
+func (n *node) rooms() (metering, *export.Exporter, *collect.Collector) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.meter, n.exporter, n.collector
