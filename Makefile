@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -X main.version=$(VERSION)
 BIN      = bin/weir
 
-.PHONY: run build static test ui lint fuzz soak interop bench clean help
+.PHONY: run build static test ui bpf lint fuzz soak interop bench clean help
 
 run: ## build, and meter, collect, store and show on http://127.0.0.1:8642
 	@scripts/setup.sh build
@@ -27,6 +27,10 @@ test: ## everything that must hold, and a list of what could not be tried here
 ui: ## the console's bundle, from its sources
 	@scripts/setup.sh ui
 	$(GO) run ./ui/build
+
+bpf: ## the kernel's programs, from their sources
+	@scripts/setup.sh bpf
+	$(GO) generate ./bpf
 
 lint: ## what the tests check of the form of the code
 	@scripts/lint.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a task needs and that are not there.
 #
-#   scripts/setup.sh build|test|ui|interop|bench
+#   scripts/setup.sh build|test|ui|bpf|interop|bench
 #
 # As root, or with a sudo that asks nothing; else it says what to install.
 set -eu
@@ -9,12 +9,13 @@ set -eu
 # command:package. A command that is there is left alone, wherever it came from.
 build="gcc:gcc g++:g++"
 ui="npm:npm node:nodejs"
-test="$build $ui ip:iproute2 tcpdump:tcpdump tshark:tshark nfcapd:nfdump softflowd:softflowd chromium:chromium zstd:zstd"
-interop="$test nfacctd:pmacct ethtool:ethtool"
+bpf="clang-19:clang-19 llvm-strip-19:llvm-19"
+test="$build $ui $bpf ethtool:ethtool ip:iproute2 tcpdump:tcpdump tshark:tshark nfcapd:nfdump softflowd:softflowd chromium:chromium zstd:zstd"
+interop="$test nfacctd:pmacct"
 bench="$interop"
 
-task=${1:?usage: setup.sh build|test|ui|interop|bench}
-case $task in build | ui | test | interop | bench) ;; *) echo "setup.sh: no task $task" >&2; exit 2 ;; esac
+task=${1:?usage: setup.sh build|test|ui|bpf|interop|bench}
+case $task in build | ui | bpf | test | interop | bench) ;; *) echo "setup.sh: no task $task" >&2; exit 2 ;; esac
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=
@@ -22,6 +23,7 @@ for pair in ${!task}; do
 	command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done
 [ -f /usr/include/stdlib.h ] || missing="$missing libc6-dev"
+case " ${!task} " in *clang-19*) [ -f /usr/include/bpf/bpf_helpers.h ] || missing="$missing libbpf-dev" ;; esac
 [ -n "$missing" ] || exit 0
 
 as=
