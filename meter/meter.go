@@ -15,6 +15,7 @@ package meter
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"weir/cache"
@@ -208,4 +209,34 @@ func (m *Meter) Losses() []flow.Loss {
 		Help: "Our own exports, which are not metered: each would make a flow to be exported.",
 	})
 	return append(all, s.Cache.Lost.Losses()...)
+}
+
+// Add sums o into s: the account of two metering processes of one machine.
+func (s *Snapshot) Add(o Snapshot) {
+	s.Count.plus(o.Count)
+	s.Metered.plus(o.Metered)
+	s.Filtered.plus(o.Filtered)
+	s.Ignored = sumMaps(s.Ignored, o.Ignored, (*Count).plus)
+	s.Flows.Created += o.Flows.Created
+	s.Flows.Expired = sumMaps(s.Flows.Expired, o.Flows.Expired, func(a *uint64, b uint64) { *a += b })
+	s.Records += o.Records
+	s.Lost = sumMaps(s.Lost, o.Lost, func(a *LossCount, b LossCount) {
+		a.Records, a.Packets, a.Bytes = a.Records+b.Records, a.Packets+b.Packets, a.Bytes+b.Bytes
+	})
+	s.Cache.Add(&o.Cache)
+	s.CaptureDrops += o.CaptureDrops
+	s.Interfaces = append(s.Interfaces, o.Interfaces...)
+	slices.SortFunc(s.Interfaces, func(a, b Interface) int { return int(a.Index) - int(b.Index) })
+}
+
+func sumMaps[V any](a, b map[string]V, add func(*V, V)) map[string]V {
+	if a == nil {
+		a = make(map[string]V, len(b))
+	}
+	for k, v := range b {
+		sum := a[k]
+		add(&sum, v)
+		a[k] = sum
+	}
+	return a
 }
