@@ -44,6 +44,7 @@ type Config struct {
 // the default choice (those with a route and no master).
 type Interface struct {
 	Meter       bool   `yaml:"meter"`
+	Mode        string `yaml:"mode"` // auto, xdp, tc, afpacket; empty: auto
 	Sample      Sample `yaml:"sample"`
 	Promiscuous bool   `yaml:"promiscuous"`
 	ACL         any    `yaml:"acl" reserved:"filtering"`
@@ -154,6 +155,9 @@ func (c *Config) check(report func(path, msg string)) {
 		i := c.Interfaces[name]
 		if !i.Meter {
 			continue
+		}
+		if i.Mode != "" {
+			oneOf(report, "interfaces."+name+".mode", i.Mode, "auto", "xdp", "tc", "afpacket")
 		}
 		if rate != 0 && i.Sample.Rate() != rate.Rate() {
 			report("interfaces."+name+".sample", i.Sample.String()+": another interface has "+rate.String()+"; accepted: the same rate for all")

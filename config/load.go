@@ -313,7 +313,7 @@ func (c *Config) Show(w io.Writer) error {
 		if p.Interfaces == nil {
 			p.Interfaces = map[string]shownInterface{}
 		}
-		p.Interfaces[name] = shownInterface{i.Meter, i.Sample, i.Promiscuous}
+		p.Interfaces[name] = shownInterface{i.Meter, cmp.Or(i.Mode, "auto"), i.Sample, i.Promiscuous}
 	}
 	enc := yaml.NewEncoder(w)
 	enc.SetIndent(2)
@@ -326,6 +326,7 @@ func (c *Config) Show(w io.Writer) error {
 // shownInterface is an Interface without its reserved keys.
 type shownInterface struct {
 	Meter       bool   `yaml:"meter"`
+	Mode        string `yaml:"mode"`
 	Sample      Sample `yaml:"sample"`
 	Promiscuous bool   `yaml:"promiscuous"`
 }
