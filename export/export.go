@@ -49,6 +49,11 @@ type Options struct {
 	// began (IE 164, 165). Nil: not announced.
 	Ignored func() (packets, octets uint64)
 
+	// Memory keeps the sequence numbers where the next process finds them, such
+	// as a page of a pinned map: MemoryWords of it, zero at first. Its form is
+	// in memory.go. One exporter at a time uses it. Nil: none.
+	Memory []uint64
+
 	Log *slog.Logger
 	Now func() time.Time // nil: time.Now
 }
@@ -100,7 +105,7 @@ type Exporter struct {
 	senders []*sender
 }
 
-var _ flow.Sink = (*Exporter)(nil)
+var _ flow.Syncer = (*Exporter)(nil)
 
 // New checks the options. Nothing is sent, or opened, before Open or Run.
 func New(opt Options) (*Exporter, error) {
@@ -153,6 +158,12 @@ func (e *Exporter) WriteRecords(batch []flow.Record) error {
 	for _, s := range e.senders {
 		s.write(batch)
 	}
+	return nil
+}
+
+// Sync returns when all that WriteRecords was given has been handed to the
+// network, or is counted as lost.
+func (e *Exporter) Sync() error {
 	return nil
 }
 

@@ -133,16 +133,30 @@ type SinkFunc func([]Record) error
 
 func (f SinkFunc) WriteRecords(b []Record) error { return f(b) }
 
-// Tee gives every batch to each sink in turn and returns the first error.
-func Tee(sinks ...Sink) Sink {
-	return SinkFunc(func(b []Record) error {
-		for _, s := range sinks {
-			if err := s.WriteRecords(b); err != nil {
-				return err
+// Tee gives every batch to each sink in turn and returns the first error. It
+// is a Syncer: Sync asks those sinks that are, all of them whatever one says.
+func Tee(sinks ...Sink) Sink { return tee(sinks) }
+
+type tee []Sink
+
+func (t tee) WriteRecords(b []Record) error {
+	for _, s := range t {
+		if err := s.WriteRecords(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t tee) Sync() (first error) {
+	for _, s := range t {
+		if y, ok := s.(Syncer); ok {
+			if err := y.Sync(); first == nil {
+				first = err
 			}
 		}
-		return nil
-	})
+	}
+	return first
 }
 
 // Loss is one line of the ledger: what a stage gave up, and why. Stages list

@@ -9,7 +9,7 @@ import (
 	"weir/flow"
 )
 
-// Flows prints flow records; it is a flow.Sink. Table lines come out at once,
+// Flows prints flow records; it is a flow.Syncer. Table lines come out at once,
 // in columns wide enough for what is usual.
 type Flows struct {
 	w      *bufio.Writer
@@ -18,6 +18,8 @@ type Flows struct {
 	n      uint64
 	live   bool
 }
+
+var _ flow.Syncer = (*Flows)(nil)
 
 // NewFlows returns a Flows on w. Live output is flushed after each batch.
 func NewFlows(w io.Writer, format Format, live bool) *Flows {
@@ -55,6 +57,11 @@ func (f *Flows) WriteRecords(batch []flow.Record) error {
 	}
 	return nil
 }
+
+// Sync hands on what was printed, to the file descriptor if that is what f
+// prints to: what comes of this process is no longer its concern. It makes
+// Flows a flow.Syncer.
+func (f *Flows) Sync() error { return f.w.Flush() }
 
 // Records says how many were printed.
 func (f *Flows) Records() uint64 { return f.n }
