@@ -168,31 +168,3 @@ func (c *Cache) Stats() Stats {
 	}
 	return s
 }
-
-// Entries shows what is in the table as records, without ending anything:
-// their end reason is unknown, and what has counted nothing since its last
-// record is left out.
-func (c *Cache) Entries(yield func(*flow.Record) bool) {
-	var g Gone
-	var r flow.Record
-	show := func(e *Entry, slot uint32, mark uint8) bool {
-		if e.Packets == 0 {
-			return true
-		}
-		g.Entry = *e
-		c.out.recorder.Fill(c.gone(&g, slot, 0, mark), &r)
-		r.Has &^= flow.HasEndReason
-		return yield(&r)
-	}
-	for i := range c.heads {
-		for used := nonzero(c.heads[i].tagLanes()); used != 0; used &= used - 1 {
-			slot := uint32(i)*ways + lane(used)
-			if !show(&c.entries[slot], slot, 0) {
-				return
-			}
-		}
-	}
-	if c.overflow != nil {
-		c.overflow.each(show)
-	}
-}

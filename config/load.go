@@ -2,7 +2,6 @@ package config
 
 import (
 	"bytes"
-	"cmp"
 	"encoding"
 	"errors"
 	"fmt"
@@ -247,7 +246,7 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 	d.each(n, path, func(key, val *yaml.Node, at string) {
 		e := reflect.New(v.Type().Elem()).Elem()
 		if e.Type() == reflect.TypeFor[Interface]() {
-			e.Set(reflect.ValueOf(Interface{Meter: true})) // naming it is wanting it
+			e.Set(reflect.ValueOf(Interface{Meter: true, Mode: "auto"})) // naming it is wanting it
 		}
 		d.value(val, e, at)
 		m.SetMapIndex(reflect.ValueOf(key.Value), e)
@@ -313,7 +312,7 @@ func (c *Config) Show(w io.Writer) error {
 		if p.Interfaces == nil {
 			p.Interfaces = map[string]shownInterface{}
 		}
-		p.Interfaces[name] = shownInterface{i.Meter, cmp.Or(i.Mode, "auto"), i.Sample, i.Promiscuous}
+		p.Interfaces[name] = shownInterface{i.Meter, i.Mode, i.Sample, i.Promiscuous}
 	}
 	enc := yaml.NewEncoder(w)
 	enc.SetIndent(2)

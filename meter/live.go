@@ -106,11 +106,7 @@ func (l *live) run(ctx context.Context) error {
 		l.cache.Tick(now)
 		last = now
 		l.publish()
-		select {
-		case q := <-l.ask:
-			q <- l.copyOut()
-		default:
-		}
+		l.answer(len(batch.Packets) == 0)
 		switch {
 		case l.cache.Err() != nil:
 			return l.cache.Err()
@@ -156,38 +152,6 @@ func (l *live) add(packets []capture.Packet) {
 func (l *live) publish() {
 	l.meter.publishAccount(l.number, &l.reader.account)
 	l.meter.publishCache(l.number, l.cache.Stats())
-}
-
-// question asks a live cache for what is in it.
-type question chan []flow.Record
-
-func (l *live) copyOut() []flow.Record {
-	var all []flow.Record
-	l.cache.Entries(func(r *flow.Record) bool {
-		all = append(all, *r)
-		return true
-	})
-	return all
-}
-
-// Entries copies out the flows that are in the live caches now, each in its own
-// goroutine between two batches.
-func (m *Meter) Entries(ctx context.Context) ([]flow.Record, error) {
-	m.mu.Lock()
-	live := m.live
-	m.mu.Unlock()
-	var all []flow.Record
-	for _, l := range live {
-		q := make(question, 1)
-		select {
-		case l.ask <- q:
-			all = append(all, <-q...)
-		case <-l.ended:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-	return all, nil
 }
 
 // sharedSink lets several caches hand on to one sink.
