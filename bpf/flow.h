@@ -74,7 +74,7 @@ struct entry {
 
 struct set {
 	__u32 word[WAYS];
-	__u32 spare[8];        /* to the end of the cache line */
+	__u32 note[WAYS];      /* the daemon's alone, 0 at rest: what of a record on its way the entry no longer says */
 	struct entry entry[WAYS];
 };
 
@@ -124,7 +124,7 @@ struct control {
 	__u32 pressure;   /* entries with one packet may hold a quarter of a set, outputs are not looked up */
 	__u32 sample;     /* a packet is looked at if a random u32 is below this; 0: every packet */
 	__u32 own;        /* how many of own export's keys there are */
-	__u32 spare;
+	__u32 sample_rest; /* 32 more bits of sample, behind the point */
 	__u64 test_clock; /* with the rodata switch of that name: now, in ns */
 	__u64 jiffies_ns; /* written by the program `tell_time`: the kernel's clock as entries have it … */
 	__u64 mono_ns;    /* … and CLOCK_MONOTONIC at the same moment */
@@ -141,7 +141,8 @@ struct meta {
 	__u32 boot;            /* 12 bits of every flow id */
 	__u32 sample;          /* 1:N */
 	__u64 tick_ns;
-	__u64 spare[17];
+	__u64 leaving[3];      /* a sum of `retired` before the change under way: whose it is, packets, octets; all 0 at rest */
+	__u64 spare[14];
 	__u64 retired[2 * MAX_PORTS][2]; /* packets, octets that left the table; by port number * 2 + egress */
 	__u64 sequence[256];   /* the exporter's, see export.Memory */
 };

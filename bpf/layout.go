@@ -53,7 +53,7 @@ const (
 // Set is eight entries and, in the line before them, who owns each.
 type Set struct {
 	Word  [Ways]uint32 // state, and 24 bits of the key's hash: compare-and-exchange only
-	_     [8]uint32
+	Note  [Ways]uint32 // the daemon's alone, 0 at rest: what of a record on its way the entry no longer says
 	Entry [Ways]Entry
 }
 
@@ -104,15 +104,16 @@ type Port struct{ Ifindex, Number, Flags, _ uint32 }
 
 // Control is what the daemon tells the programs while they run.
 type Control struct {
-	Pressure  uint32
-	Sample    uint32 // a packet is looked at if a random uint32 is below this; 0: every packet
-	Own       uint32 // keys of our own exports
-	_         uint32
-	TestClock uint64
-	JiffiesNs uint64 // written by tell_time: the entries' clock, and
-	MonoNs    uint64 // CLOCK_MONOTONIC at the same moment
-	_         [3]uint64
-	Port      [PortSlots]Port
+	Pressure uint32
+	Sample   uint32 // a packet is looked at if a random uint32 is below this; 0: every packet
+	Own      uint32 // keys of our own exports
+	// SampleRest is 32 more bits of Sample, behind the point; see SampleThreshold.
+	SampleRest uint32
+	TestClock  uint64
+	JiffiesNs  uint64 // written by tell_time: the entries' clock, and
+	MonoNs     uint64 // CLOCK_MONOTONIC at the same moment
+	_          [3]uint64
+	Port       [PortSlots]Port
 }
 
 // Meta is what one daemon leaves for the next.
@@ -124,7 +125,8 @@ type Meta struct {
 	Boot                                 uint32 // 12 bits of every flow id
 	Sample                               uint32 // 1:N
 	TickNs                               uint64
-	_                                    [17]uint64
+	Leaving                              [3]uint64 // a sum of Retired before the change under way: whose it is, packets, octets
+	_                                    [14]uint64
 	Retired                              [2 * MaxPorts]Count // what left the table, by port number*2 + egress
 	Sequence                             [256]uint64         // the exporter's
 }
