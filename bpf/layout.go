@@ -104,11 +104,10 @@ type Port struct{ Ifindex, Number, Flags, _ uint32 }
 
 // Control is what the daemon tells the programs while they run.
 type Control struct {
-	Pressure uint32
-	Sample   uint32 // a packet is looked at if a random uint32 is below this; 0: every packet
-	Own      uint32 // keys of our own exports
-	// SampleRest is 32 more bits of Sample, behind the point; see SampleThreshold.
-	SampleRest uint32
+	Pressure   uint32
+	Sample     uint32 // a packet is looked at if a random uint32 is below this; 0: every packet
+	Own        uint32 // keys of our own exports
+	SampleRest uint32 // 32 more bits of Sample, behind the point
 	TestClock  uint64
 	JiffiesNs  uint64 // written by tell_time: the entries' clock, and
 	MonoNs     uint64 // CLOCK_MONOTONIC at the same moment
