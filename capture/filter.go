@@ -85,6 +85,19 @@ func (f *Filter) Match(data []byte, wire uint32) bool {
 	return run(f.code, data, wire, etherType) != 0
 }
 
+// Program is the filter for programs that see frames of a link type where they
+// pass, with all their tags in them; packet.LinkNetwork: without link headers. It
+// may ask for the packet type and, with LinkNetwork, for the EtherType. The error
+// is a *FilterError when it asks for what such frames do not have.
+func (f *Filter) Program(link packet.LinkType) ([]bpf.RawInstruction, error) {
+	layout, fixed := layoutOf(link)
+	if !fixed && link != packet.LinkNetwork {
+		return nil, fmt.Errorf("filters are not possible on frames of link type %d", link)
+	}
+	layout.live = true
+	return compile(f.expr, layout, maxFilterSnap)
+}
+
 // program is the filter as the kernel runs it on an interface of the given link
 // type; the kernel keeps snap octets of a frame that passes. A nil filter
 // passes everything.
