@@ -128,6 +128,8 @@ type Stats struct {
 	Refused        uint64 // packets that found no place, counted in aggregates
 	Aggregates     uint64 // overflow aggregates in use
 	Backwards      uint64 // packets with a time before one already seen
+	Sweeps         uint64 // passes over the table for what is due
+	Memory         uint64 // octets of the table, when it is full
 	Lost           Lost   // what the sink did not take
 }
 
@@ -149,6 +151,8 @@ func (s *Stats) Add(t *Stats) {
 	s.Refused += t.Refused
 	s.Aggregates += t.Aggregates
 	s.Backwards += t.Backwards
+	s.Sweeps += t.Sweeps
+	s.Memory += t.Memory
 	s.Lost.Records += t.Lost.Records
 	s.Lost.Packets += t.Lost.Packets
 	s.Lost.Bytes += t.Lost.Bytes
@@ -162,6 +166,7 @@ func (c *Cache) Stats() Stats {
 		s.Records += uint64(c.out.batch.n)
 	}
 	s.Entries = c.live
+	s.Memory = c.memory()
 	s.Lost = c.out.lost
 	if c.overflow != nil {
 		s.Aggregates = uint64(c.overflow.live)

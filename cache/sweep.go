@@ -41,6 +41,7 @@ func (c *Cache) Tick(now int64) {
 // sweep is the tick at second t.
 func (c *Cache) sweep(t uint32) {
 	c.setTick(t)
+	c.stats.Sweeps++
 	c.nextDue = never
 	for g, due := range c.groups {
 		if due <= t {

@@ -3,14 +3,60 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
+	"time"
 
+	"weir/config"
 	"weir/control"
+	"weir/export"
+	"weir/flow"
+	"weir/meter"
+)
+
+// What more a metering process may be able to tell than metering asks of all.
+type (
+	// walker shows its flows batch by batch (as meter.Meter does), so that
+	// nobody holds all of them. Batches are valid during the call; yield is
+	// called one at a time.
+	walker interface {
+		Walk(ctx context.Context, yield func([]flow.Record) error) error
+	}
+	// hander knows what its records said since its counters began, if these
+	// outlive the process that handed the records on. For others the tally
+	// before their sink does.
+	hander interface {
+		Handed() meter.Count
+	}
 )
 
 // serveControl answers `weir show` until ctx ends. Another weir at the socket
 // is no reason to stop: this one only cannot be asked.
-func (n *node) serveControl(ctx context.Context) error {
+func (n *node) serveControl(ctx context.Context) error { return n.answerAt(ctx, slog.LevelWarn) }
+
+// meterNode is a node of a metering process alone, so that `weir meter -i` can
+// be asked: its records go through tally.before, then answering.
+func meterNode(conf *config.Config, log slogger) *node {
+	return &node{conf: conf, log: log, started: time.Now(), reloaded: reload{true, time.Now()}}
+}
+
+// answering answers `weir show` about m, and e if there is one, until end.
+// Another weir at the socket is nothing to speak of.
+func (n *node) answering(ctx context.Context, m metering, e *export.Exporter) (end func()) {
+	n.mu.Lock()
+	n.meter, n.exporter = m, e
+	n.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.answerAt(ctx, slog.LevelDebug)
+	}()
+	return func() { cancel(); <-done }
+}
+
+// answerAt serves the control socket; that it cannot is told at this level.
+func (n *node) answerAt(ctx context.Context, level slog.Level) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", n.server())
 	tell := func(path, none string, value func() any) {
@@ -58,7 +104,7 @@ func (n *node) serveControl(ctx context.Context) error {
 	})
 	err := control.New(n.config().Control, mux, n.log.With("component", "control")).Run(ctx)
 	if err != nil {
-		n.log.Warn("weir show cannot ask this process", "error", err)
+		n.log.Log(ctx, level, "weir show cannot ask this process", "error", err)
 	}
 	return nil
 }
