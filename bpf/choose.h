@@ -1,9 +1,9 @@
 /* Which packets are metered: by lot, by a filter, by a list of prefixes. Each is
- * off unless it was asked for; what is off costs nothing.
- *
- * Needs flow.h, bpf_helpers.h, and struct control. */
+ * off unless it was asked for; what is off costs nothing. */
 #ifndef WEIR_CHOOSE_H
 #define WEIR_CHOOSE_H
+
+#include "maps.h"
 
 /* The filter's place: InjectFilter (cbpf.go) puts a tcpdump expression's program
  * here before the object is loaded. data is the first octet of the frame, of the
@@ -16,41 +16,29 @@ static __noinline int weir_filter(void *ctx, void *data, void *data_end)
 	return chosen;
 }
 
-struct prefix_key {
-	__u32 bits;
-	__u8  addr[16]; /* IPv4 as ::ffff:a.b.c.d, and 96 bits more */
-};
-
-/* 1: in the list. 0: not, though a wider prefix is: ::/0 holds no IPv4. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 20);
-	__type(key, struct prefix_key);
-	__type(value, __u8);
-} prefixes SEC(".maps");
-
-static __always_inline int has_prefix(const __u8 addr[16])
+/* The value in prefixes is 0 where a wider prefix holds what is not in the list:
+ * ::/0 holds no IPv4. */
+static __always_inline bool has_prefix(const __u8 addr[16])
 {
-	struct prefix_key k = { .bits = 128 };
+	struct prefix k = { .bits = 128 };
 	__builtin_memcpy(k.addr, addr, 16);
 	__u8 *listed = bpf_map_lookup_elem(&prefixes, &k);
 	return listed && *listed;
 }
 
 /* Source or destination is in the list. */
-static __always_inline int is_listed(const struct flow_key *k)
+static __always_inline bool is_listed(const struct flow_key *k)
 {
 	return has_prefix(k->src) || has_prefix(k->dst);
 }
 
-/* One packet in 2^64 / (sample.sample_rest). A second number is drawn only when
- * the first does not decide, once in 2^32 packets. */
-static __always_inline int is_sampled(const struct control *c)
+/* One packet in 2^32 / (sample, and sample_rest behind the point). A second
+ * number is drawn only when the first does not decide, once in 2^32 packets. */
+static __always_inline bool is_sampled(const struct control *c)
 {
 	__u32 limit = c->sample, r;
 	if (!limit)
-		return 1;
+		return true;
 	r = bpf_get_prandom_u32();
 	return r < limit || (r == limit && bpf_get_prandom_u32() < c->sample_rest);
 }
