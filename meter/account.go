@@ -64,6 +64,7 @@ func (a *account) at(index uint32) *Interface {
 type reader struct {
 	account account
 	filter  Filter
+	chosen  func(*flow.Key) bool // nil: all
 	own     func(*flow.Key) bool // nil: none
 	sampler *sampler             // nil: every packet
 	newest  int64
@@ -82,7 +83,12 @@ func (r *reader) decode(p *capture.Packet, in *packet.Info) bool {
 		r.account.notSampled.add(octets)
 	default:
 		why := p.Decode(in)
-		if ok = why == packet.Decoded; ok && r.own != nil && r.own(&in.Key) {
+		ok = why == packet.Decoded
+		if ok && r.chosen != nil && !r.chosen(&in.Key) {
+			r.account.filtered.add(uint64(in.Length))
+			return false
+		}
+		if ok && r.own != nil && r.own(&in.Key) {
 			ok = false
 			r.account.ownExport.add(octets)
 		} else if ok {

@@ -43,6 +43,10 @@ type Config struct {
 	Cache   cache.Config // Offline, Sampling, Number and Gone are set by the meter
 	Workers int          // RunFiles: goroutines; 0: GOMAXPROCS
 	Filter  Filter       // nil: everything
+	// Chosen says of a packet that was decoded whether it is to be metered; what
+	// is not is counted with what Filter left out. *Prefixes and
+	// PrefixesByInterface have such a method. Asked from any goroutine. Nil: all are.
+	Chosen func(*flow.Key) bool
 	// Own says whether a packet is one of our own exports, which are ignored
 	// and counted as "own-export"; asked from any goroutine. Nil: none are.
 	Own    func(*flow.Key) bool
@@ -67,7 +71,7 @@ type Summary struct {
 	Count                     // read
 	Metered  Count            `json:"metered"`
 	Ignored  map[string]Count `json:"ignored"`  // by reason, zeros included
-	Filtered Count            `json:"filtered"` // not matched by the filter, not in Packets
+	Filtered Count            `json:"filtered"` // not chosen by filter or prefixes, not in Packets
 	Flows    struct {
 		Created uint64            `json:"created"`
 		Expired map[string]uint64 `json:"expired"` // by flow.EndReason
@@ -117,7 +121,7 @@ func New(cfg Config, sink flow.Sink) (*Meter, error) {
 
 func (m *Meter) newReader(i int) *reader {
 	return &reader{
-		account: newAccount(), filter: m.cfg.Filter, own: m.cfg.Own,
+		account: newAccount(), filter: m.cfg.Filter, chosen: m.cfg.Chosen, own: m.cfg.Own,
 		sampler: newSampler(m.cfg.Sample, m.cfg.Cache.Seed+uint64(i)), newest: math.MinInt64,
 	}
 }
