@@ -127,6 +127,7 @@ type Meta struct {
 	Leaving                              [3]uint64 // a sum of Retired before the change under way: whose it is, packets, octets
 	_                                    [14]uint64
 	Retired                              [2 * MaxPorts]Count // what left the table, by port number*2 + egress
+	Told                                 Counters            // of all ports' counters: what is in a daemon's account already
 	Sequence                             [256]uint64         // the exporter's
 }
 
