@@ -8,6 +8,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -18,6 +19,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"weir/capture"
 )
 
 // DefaultPath is read when it is there and no -c says otherwise.
@@ -47,9 +50,13 @@ type Interface struct {
 	Mode        string `yaml:"mode"` // auto, xdp, tc, afpacket; empty: auto
 	Sample      Sample `yaml:"sample"`
 	Promiscuous bool   `yaml:"promiscuous"`
-	ACL         any    `yaml:"acl" reserved:"filtering"`
-	Forward     any    `yaml:"forward" reserved:"forwarding"`
-	Guard       any    `yaml:"guard" reserved:"protection"`
+	// Filter and Prefixes choose what is metered: packets that the expression
+	// matches, and of which source or destination is in a prefix. Empty: all.
+	Filter   string   `yaml:"filter"` // tcpdump's language
+	Prefixes []Prefix `yaml:"prefixes"`
+	ACL      any      `yaml:"acl" reserved:"filtering"`
+	Forward  any      `yaml:"forward" reserved:"forwarding"`
+	Guard    any      `yaml:"guard" reserved:"protection"`
 }
 
 // Cache is the flow cache.
@@ -153,6 +160,7 @@ func (c *Config) check(report func(path, msg string)) {
 	rate := Sample(0)
 	for _, name := range slices.Sorted(maps.Keys(c.Interfaces)) {
 		i := c.Interfaces[name]
+		i.checkChoice(func(key, msg string) { report("interfaces."+name+"."+key, msg) })
 		if !i.Meter {
 			continue
 		}
@@ -184,6 +192,20 @@ func (c *Config) check(report func(path, msg string)) {
 	}
 	oneOf(report, "log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf(report, "log.format", c.Log.Format, "text", "json")
+}
+
+// checkChoice tests what chooses packets.
+func (i *Interface) checkChoice(report func(key, msg string)) {
+	if _, err := capture.ParseExpression(i.Filter); err != nil {
+		msg := err.Error()
+		if fe := (*capture.FilterError)(nil); errors.As(err, &fe) {
+			msg = fmt.Sprintf("%q: column %d: %s", i.Filter, fe.Column, fe.Msg)
+		}
+		report("filter", msg)
+	}
+	if len(i.Prefixes) > MaxPrefixes {
+		report("prefixes", fmt.Sprintf("%d networks; up to %d would be accepted", len(i.Prefixes), MaxPrefixes))
+	}
 }
 
 func oneOf(report func(path, msg string), path, got string, accepted ...string) {

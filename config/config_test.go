@@ -26,7 +26,7 @@ func TestExampleIsTheDefaults(t *testing.T) {
 }
 
 func TestShowReadsBack(t *testing.T) {
-	c, err := Parse("x", []byte("interfaces: {eth0: {sample: 1:100}, lo: {meter: off, sample: 1:7}}\nexport: [udp://192.0.2.1:2055?version=5, {to: 'udp://[2001:db8::1]:4739'}]\ncache: {active: 60s, entries: 64k}\nstore: {max-age: 12h}\n"))
+	c, err := Parse("x", []byte("interfaces: {eth0: {sample: 1:100, filter: 'not port 22', prefixes: [192.0.2.0/24, '2001:db8::1']}, lo: {meter: off, sample: 1:7}}\nexport: [udp://192.0.2.1:2055?version=5, {to: 'udp://[2001:db8::1]:4739'}]\ncache: {active: 60s, entries: 64k}\nstore: {max-age: 12h}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,10 @@ func TestShowReadsBack(t *testing.T) {
 		i.Sample = Sample(i.Sample.Rate())
 		c.Interfaces[name] = i
 	}
-	if d := cmp.Diff(c, again); d != "" {
+	if p := c.Interfaces["eth0"].Prefixes; len(p) != 2 || p[1].String() != "2001:db8::1/128" {
+		t.Errorf("prefixes read wrongly: %v", p)
+	}
+	if d := cmp.Diff(c, again, cmp.Comparer(func(a, b Prefix) bool { return a == b })); d != "" {
 		t.Errorf("shown and read back (-first +again):\n%s", d)
 	}
 }
@@ -70,6 +73,11 @@ func TestErrorsNameThePlace(t *testing.T) {
 		{"interfaces: {eth0: {acl: x}}\n", `f:1:21: interfaces.eth0.acl: filtering is not part of this version`},
 		{"interfaces: {eth0: {sample: 100:1}}\n", `f:1:29: interfaces.eth0.sample: "100:1" is no sampling rate; accepted: 1:N with N from 1 to 16777215, e.g. 1:100`},
 		{"interfaces: {eth0: {sample: 1:10}, eth1: {}}\n", `f:1:42: interfaces.eth1.sample: 1:1: another interface has 1:10; accepted: the same rate for all`},
+		{"interfaces:\n  eth0:\n    filter: tcp prt 80\n", `f:3:13: interfaces.eth0.filter: "tcp prt 80": column 5: expected and, or, or the end; found "prt"`},
+		{"interfaces: {eth0: {meter: off, filter: port}}\n", `f:1:41: interfaces.eth0.filter: "port": column 5: expected a port; found the end`},
+		{"interfaces: {eth0: {prefixes: [10.0.0.0/8, 10.0.0.1/8, 300.1.1.1]}}\n", `f:1:44: interfaces.eth0.prefixes[1]: "10.0.0.1/8" has bits set outside the network; accepted: 10.0.0.0/8, or 10.0.0.1/32` + "\n" +
+			`f:1:56: interfaces.eth0.prefixes[2]: "300.1.1.1" is no network; accepted: 192.0.2.0/24, 2001:db8::/32, or an address`},
+		{"interfaces: {eth0: {prefixes: 10.0.0.0/8}}\n", `f:1:31: interfaces.eth0.prefixes: found "10.0.0.0/8"; accepted: a list ([a, b] or lines of - a)`},
 		{"log: {level: info, level: warn}\n", `f:1:20: log.level: stands here and in line 1`},
 		{"a: &x {}\ncache: *x\n", `f:1:1: a: unknown key; accepted: interfaces, cache, export, collect, store, console, control, log` + "\n" + `f:2:8: cache: YAML aliases are not accepted here`},
 		{"cache:\n\tidle: 1s\n", `f:2:1: not YAML: found character that cannot start any token`},

@@ -313,7 +313,7 @@ func (c *Config) Show(w io.Writer) error {
 		if p.Interfaces == nil {
 			p.Interfaces = map[string]shownInterface{}
 		}
-		p.Interfaces[name] = shownInterface{i.Meter, i.Mode, i.Sample, i.Promiscuous}
+		p.Interfaces[name] = shownInterface{i.Meter, i.Mode, i.Sample, i.Promiscuous, i.Filter, i.Prefixes}
 	}
 	enc := yaml.NewEncoder(w)
 	enc.SetIndent(2)
@@ -325,8 +325,10 @@ func (c *Config) Show(w io.Writer) error {
 
 // shownInterface is an Interface without its reserved keys.
 type shownInterface struct {
-	Meter       bool   `yaml:"meter"`
-	Mode        string `yaml:"mode"`
-	Sample      Sample `yaml:"sample"`
-	Promiscuous bool   `yaml:"promiscuous"`
+	Meter       bool     `yaml:"meter"`
+	Mode        string   `yaml:"mode"`
+	Sample      Sample   `yaml:"sample"`
+	Promiscuous bool     `yaml:"promiscuous"`
+	Filter      string   `yaml:"filter,omitempty"`
+	Prefixes    []Prefix `yaml:"prefixes,omitempty"`
 }

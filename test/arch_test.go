@@ -31,7 +31,7 @@ var mayImport = map[string]string{
 	"collect":  "flow ie wire packet capture", // capture and packet: export traffic in capture files
 	"store":    "flow",
 	"query":    "flow store",
-	"config":   "",
+	"config":   "capture", // filters are checked as they are read
 	"host":     "config",
 	"control":  "",
 	"metrics":  "flow",
