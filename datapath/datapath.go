@@ -1,0 +1,500 @@
+//go:build ignore
+
+package datapath
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"weir/bpf"
+	"weir/cache"
+	"weir/capture"
+	"weir/flow"
+	"weir/hook"
+	"weir/host"
+	"weir/meter"
+	"weir/packet"
+)
+
+// Interface is one to meter, and how.
+type Interface struct {
+	host.Interface
+	Want     hook.Mode
+	Filter   *capture.Filter // nil: every packet
+	Prefixes []netip.Prefix  // source or destination is in one of them; none: every packet
+}
+
+// Options say what to meter in the kernel.
+type Options struct {
+	Interfaces []Interface
+	Cache      cache.Config // Entries, timeouts, Key
+	Sampling   uint32       // one packet in so many, by lot; 0 and 1: all
+	Hook       hook.Options
+	Log        *slog.Logger
+}
+
+// Datapath is the kernel's flow table with its programs at their hooks. It
+// outlives the process: whoever opens the same folder again goes on with what
+// is there.
+type Datapath struct {
+	o      Options
+	log    *slog.Logger
+	probe  *hook.Kernel
+	folder *hook.Folder
+	groups []*group // programs, by what they choose; all share the first's table
+	old    []*table // tables of another size or key, to be emptied
+	plans  []*hook.Plan
+
+	mu      sync.Mutex
+	sweeper *Sweeper // nil before Run
+	ended   bool
+	base    bpf.Count    // handed on before this process began
+	told    bpf.Counters // counted before it began, and told by another
+	last    meter.Snapshot
+	at      time.Time // of last
+	gone    map[uint32]bool
+}
+
+// group is the programs of the interfaces that choose the same packets.
+type group struct {
+	filter   *capture.Filter
+	prefixes []netip.Prefix
+	kernel   *bpf.Kernel
+}
+
+func (g *group) fits(i *Interface) bool {
+	return g.filter.String() == i.Filter.String() && slices.Equal(g.prefixes, i.Prefixes)
+}
+
+// Open plans, loads what is not there and attaches. The plans are those of all
+// interfaces, in order: those of mode hook.AFPacket are not metered here, and
+// Why says why. Without any that is, there is no Datapath, which is no error.
+func Open(o Options) (*Datapath, []*hook.Plan, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	d := &Datapath{o: o, log: o.Log, probe: hook.Probe(o.Hook), gone: map[uint32]bool{}}
+	if err := d.open(); err != nil {
+		d.Close()
+		return nil, nil, err
+	}
+	if !d.any() {
+		d.Close()
+		return nil, d.plans, nil
+	}
+	return d, d.plans, nil
+}
+
+// any says whether an interface is left to meter here.
+func (d *Datapath) any() bool {
+	return slices.ContainsFunc(d.plans, func(p *hook.Plan) bool { return p.Mode != hook.AFPacket })
+}
+
+// spare turns all that need not be in the kernel over to packet sockets; the
+// first that must be makes it an error.
+func (d *Datapath) spare(why error) error {
+	for _, p := range d.plans {
+		if p.Mode == hook.AFPacket {
+			continue
+		}
+		if p.Want != hook.Auto {
+			return fmt.Errorf("%s: --mode %s: %w", p.Interface, p.Want, why)
+		}
+		p.Mode, p.Spots, p.Why = hook.AFPacket, nil, strings.ReplaceAll(why.Error(), "\n", " ")
+	}
+	return nil
+}
+
+func (d *Datapath) open() error {
+	own, err := ownPrograms()
+	if err != nil {
+		d.log.Debug("pins are not read", "error", err)
+	}
+	for _, i := range d.o.Interfaces {
+		p, err := d.probe.Plan(i.Interface, i.Want, own)
+		if err != nil {
+			return err
+		}
+		d.plans = append(d.plans, p)
+	}
+	if !d.any() {
+		return nil
+	}
+	if d.folder, err = hook.Open(d.o.Hook); err != nil {
+		return d.spare(err)
+	}
+	if w := d.folder.Warning(); w != "" {
+		d.log.Warn(w)
+	}
+	if err := d.load(); err != nil {
+		return d.spare(err)
+	}
+	if err := d.attach(); err != nil {
+		return err
+	}
+	if d.any() {
+		return d.detachOthers()
+	}
+	return nil
+}
+
+// ownPrograms is what pins say of programs that are attached already.
+func ownPrograms() ([]hook.Attachment, error) {
+	dir, err := hook.Dir()
+	if err != nil {
+		return nil, err
+	}
+	return hook.List(dir)
+}
+
+// load loads the programs over the table that is there, or over a new one. One
+// of another size or key is left for Run to empty, and everything older too.
+func (d *Datapath) load() error {
+	there, err := tables(d.folder.Dir())
+	if err != nil {
+		return err
+	}
+	next := 1
+	if n := len(there); n > 0 {
+		next = there[n-1].number + 1
+	}
+	var at string // the folder of the table in use
+	if n := len(there); n > 0 {
+		at = there[n-1].dir
+		err := d.loadGroups(at)
+		switch {
+		case err == nil:
+			there = there[:n-1]
+		case errors.Is(err, bpf.ErrIncompatible):
+			d.log.Info("the flow table that is there does not fit, its flows are handed on", "why", err)
+			d.closeGroups()
+			at = ""
+		default:
+			return err
+		}
+	}
+	for _, t := range there {
+		if err := t.open(); err != nil {
+			d.log.Warn("an old flow table cannot be read, what it holds is dropped", "table", t.dir, "error", err)
+			if err := t.remove(); err != nil {
+				return err
+			}
+			continue
+		}
+		d.old = append(d.old, t)
+	}
+	if at == "" {
+		t := &table{dir: tableDir(d.folder.Dir(), next), number: next}
+		if err := t.make(); err != nil {
+			return err
+		}
+		if err := d.loadGroups(t.dir); err != nil {
+			t.remove()
+			return err
+		}
+	}
+	return nil
+}
+
+// loadGroups loads programs for each choice of packets there is.
+func (d *Datapath) loadGroups(dir string) error {
+	var secret [9]uint64
+	if err := binary.Read(rand.Reader, binary.NativeEndian, &secret); err != nil {
+		return err
+	}
+	for i := range d.o.Interfaces {
+		in := &d.o.Interfaces[i]
+		if d.plans[i].Mode == hook.AFPacket || slices.ContainsFunc(d.groups, func(g *group) bool { return g.fits(in) }) {
+			continue
+		}
+		k, err := bpf.Load(bpf.Options{
+			Entries: d.o.Cache.Entries, Key: d.o.Cache.Key, Dir: dir, NoFrags: !d.probe.Frags,
+			Secret: [8]uint64(secret[:8]), Boot: uint32(secret[8]) & 0xfff, Born: time.Now().UnixNano(),
+			Filter: in.Filter, Prefixes: in.Prefixes,
+		})
+		if err != nil {
+			return err
+		}
+		d.groups = append(d.groups, &group{in.Filter, in.Prefixes, k})
+	}
+	c := d.kernel().Memory().Control
+	c.Sample, c.SampleRest = bpf.SampleThreshold(d.o.Sampling)
+	return nil
+}
+
+func (d *Datapath) closeGroups() {
+	for _, g := range d.groups {
+		g.kernel.Close()
+	}
+	d.groups = nil
+}
+
+// kernel is the table in use.
+func (d *Datapath) kernel() *bpf.Kernel { return d.groups[0].kernel }
+
+// attach puts the programs at the hooks of each interface, or swaps those that
+// are there in place. A port is written before its programs see a packet.
+func (d *Datapath) attach() error {
+	ports := ports{d.kernel().Memory().Control}
+	for i, p := range d.plans {
+		if p.Mode == hook.AFPacket {
+			continue
+		}
+		at := slices.IndexFunc(d.groups, func(g *group) bool { return g.fits(&d.o.Interfaces[i]) })
+		if err := ports.set(p.Ifindex, flags(p)); err != nil {
+			return err
+		}
+		done, err := d.folder.Attach(d.probe, p, programs(d.groups[at].kernel))
+		if err != nil {
+			ports.quiet(p.Ifindex)
+			return err
+		}
+		if d.plans[i] = done; done.Mode == hook.AFPacket {
+			ports.quiet(p.Ifindex)
+			continue
+		}
+		if err := ports.set(done.Ifindex, flags(done)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flags are a port's.
+func flags(p *hook.Plan) (f uint32) {
+	if p.Ingress() {
+		f |= bpf.PortIngress
+	}
+	if p.NoLink {
+		f |= bpf.PortNoLink
+	}
+	if v4, v6 := hook.Forwards(p.Interface); v4 || v6 {
+		f |= bpf.PortForwards
+	}
+	return f
+}
+
+// detachOthers takes off what another daemon metered and nobody wants now.
+func (d *Datapath) detachOthers() error {
+	if _, err := d.folder.Prune(); err != nil {
+		d.log.Warn("old pins", "error", err)
+	}
+	list, err := d.folder.List()
+	if err != nil {
+		return err
+	}
+	for _, a := range list {
+		if d.plan(a.Ifindex) != nil {
+			continue
+		}
+		d.log.Info("no longer metered: taken off its hook", "interface", a.Interface, "hook", a.Point)
+		if err := d.folder.Detach(a.Ifindex); err != nil {
+			return err
+		}
+		ports{d.kernel().Memory().Control}.quiet(a.Ifindex)
+	}
+	return nil
+}
+
+// plan is that of an interface metered here, or nil.
+func (d *Datapath) plan(ifindex uint32) *hook.Plan {
+	for _, p := range d.plans {
+		if p.Ifindex == ifindex && p.Mode != hook.AFPacket {
+			return p
+		}
+	}
+	return nil
+}
+
+// Born is when the table was made: the zero of sysUptime of what exports it.
+func (d *Datapath) Born() time.Time { return time.Unix(0, int64(d.kernel().Memory().Meta.Born)) }
+
+// ExportMemory is where an exporter keeps its sequence numbers for the next
+// process.
+func (d *Datapath) ExportMemory() []uint64 { return d.kernel().Memory().Meta.Sequence[:] }
+
+// Where is the folder of the pins.
+func (d *Datapath) Where() string { return d.folder.Name() }
+
+// SetOwn says which UDP flows are our own exports. They are not metered.
+func (d *Datapath) SetOwn(keys []bpf.OwnKey) error { return d.kernel().SetOwn(keys) }
+
+// Close lets go of all. What is attached stays attached, and counts.
+func (d *Datapath) Close() error {
+	d.closeGroups()
+	for _, t := range d.old {
+		t.close()
+	}
+	if d.folder == nil {
+		return nil
+	}
+	return d.folder.Close()
+}
+
+// Run meters until ctx ends: then what is counted leaves, and the programs go
+// on counting. Records go to sink.
+func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
+	for _, t := range d.old {
+		if err := t.empty(d.sweepConfig(), d.kernel(), sink); err != nil {
+			return err
+		}
+	}
+	d.old = nil
+	s, err := NewSweeper(d.sweepConfig(), d.kernel(), sink)
+	if err != nil {
+		return err
+	}
+	d.begin(s)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		d.watch(ctx)
+	}()
+	err = s.Run(ctx)
+	cancel()
+	<-watching
+	if err == nil {
+		err = s.Drain(flow.EndForced)
+	}
+	d.end()
+	return err
+}
+
+func (d *Datapath) sweepConfig() SweepConfig {
+	c := d.o.Cache
+	return SweepConfig{Idle: c.Idle, Active: c.Active, TCPEnd: c.TCPEnd, Key: c.Key, Sampling: max(d.o.Sampling, 1)}
+}
+
+// watchEvery is how often the surroundings are looked at.
+const watchEvery = 2 * time.Second
+
+// watch notes what changes around the table: interfaces that go, forwarding
+// that is switched on; and what this daemon has told, for the next.
+func (d *Datapath) watch(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	ports := ports{d.kernel().Memory().Control}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		d.Snapshot()
+		gone, err := d.folder.Prune()
+		if err != nil {
+			d.log.Debug("pins", "error", err)
+		}
+		for _, a := range gone {
+			d.lose(a.Ifindex, a.Interface)
+		}
+		for _, p := range d.plans {
+			if p.Mode != hook.AFPacket && !d.lost(p.Ifindex) {
+				ports.set(p.Ifindex, flags(p))
+			}
+		}
+	}
+}
+
+// lose notes that nothing meters an interface any more.
+func (d *Datapath) lose(ifindex uint32, name string) {
+	d.mu.Lock()
+	known := d.gone[ifindex]
+	d.gone[ifindex] = true
+	d.mu.Unlock()
+	if p := d.plan(ifindex); p != nil && !known {
+		d.log.Warn("an interface is gone, or somebody took our program off it: no longer metered; SIGHUP takes it up again", "interface", p.Interface)
+	}
+}
+
+func (d *Datapath) lost(ifindex uint32) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.gone[ifindex]
+}
+
+// Gone says whether an interface stopped being metered since Open.
+func (d *Datapath) Gone() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.gone) > 0
+}
+
+// Walk shows the flows that are in the table, in batches that are valid during
+// the call.
+func (d *Datapath) Walk(ctx context.Context, yield func([]flow.Record) error) error {
+	s := d.sweeping()
+	if s == nil {
+		return nil
+	}
+	return s.Walk(func(batch []flow.Record) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return yield(batch)
+	})
+}
+
+// Entries copies out the flows that are in the table.
+func (d *Datapath) Entries(ctx context.Context) ([]flow.Record, error) {
+	var all []flow.Record
+	err := d.Walk(ctx, func(batch []flow.Record) error {
+		all = append(all, batch...)
+		return nil
+	})
+	return all, err
+}
+
+func (d *Datapath) sweeping() *Sweeper {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sweeper
+}
+
+// Plans is how each interface is metered, those of packet sockets left out.
+func (d *Datapath) Plans() (list []*hook.Plan) {
+	for _, p := range d.plans {
+		if p.Mode != hook.AFPacket {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// Reasons of this stage beside packet.Reason's, as package meter names them.
+const (
+	notSampled = "not-sampled"
+	ownExport  = "own-export"
+)
+
+// Losses is the datapath's part of the ledger.
+func (d *Datapath) Losses() []flow.Loss {
+	s := d.Snapshot()
+	var all []flow.Loss
+	for _, why := range packet.Reasons() {
+		c := s.Ignored[why.String()]
+		all = append(all, flow.Loss{Stage: "packet", Reason: why.String(), Packets: c.Packets, Bytes: c.Bytes, Help: why.Help()})
+	}
+	for _, r := range []struct{ name, help string }{
+		{notSampled, "Sampling did not choose the packet; records say at which rate."},
+		{ownExport, "Our own exports, which are not metered: each would make a flow to be exported."},
+	} {
+		c := s.Ignored[r.name]
+		all = append(all, flow.Loss{Stage: "packet", Reason: r.name, Packets: c.Packets, Bytes: c.Bytes, Help: r.help})
+	}
+	if w := d.sweeping(); w != nil {
+		all = append(all, w.Losses()...)
+	}
+	return all
+}

@@ -1,0 +1,104 @@
+//go:build ignore
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"weir/bpf"
+	"weir/flow"
+)
+
+// A table's maps are pinned in a folder of their own, table-N. The highest
+// number is the one in use; others are of another size or key, and are emptied
+// once the programs have left them. A daemon that is killed in between leaves
+// both to the next.
+const tablePrefix = "table-"
+
+type table struct {
+	dir    string
+	number int
+	memory *bpf.Frozen
+}
+
+func tableDir(folder string, n int) string {
+	return filepath.Join(folder, tablePrefix+strconv.Itoa(n))
+}
+
+// tables lists those in a folder, oldest first.
+func tables(folder string) (list []*table, err error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		rest, ok := strings.CutPrefix(e.Name(), tablePrefix)
+		n, err := strconv.Atoi(rest)
+		if ok && err == nil && n > 0 && e.IsDir() {
+			list = append(list, &table{dir: filepath.Join(folder, e.Name()), number: n})
+		}
+	}
+	slices.SortFunc(list, func(a, b *table) int { return a.number - b.number })
+	return list, nil
+}
+
+func (t *table) make() error { return os.MkdirAll(t.dir, 0o700) }
+
+// open maps what is pinned.
+func (t *table) open() (err error) {
+	t.memory, err = bpf.OpenMemory(t.dir)
+	return err
+}
+
+func (t *table) close() {
+	if t.memory != nil {
+		t.memory.Close()
+		t.memory = nil
+	}
+}
+
+// remove unpins the table. Its memory goes when nobody has it open.
+func (t *table) remove() error {
+	t.close()
+	entries, err := os.ReadDir(t.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		err = errors.Join(err, os.Remove(filepath.Join(t.dir, e.Name())))
+	}
+	return errors.Join(err, os.Remove(t.dir))
+}
+
+// oldKernel is a table that no program writes to, with the kernel in use for
+// all else.
+type oldKernel struct {
+	*bpf.Kernel
+	memory *bpf.Memory
+}
+
+func (k oldKernel) Memory() *bpf.Memory { return k.memory }
+
+// empty hands on all flows of a table that is not used any more, and removes it.
+func (t *table) empty(cfg SweepConfig, kernel *bpf.Kernel, sink flow.Sink) error {
+	m := t.memory.Memory()
+	cfg.Key, cfg.Sampling = flow.KeyMask(m.Meta.KeyMode), max(m.Meta.Sample, 1)
+	s, err := NewSweeper(cfg, oldKernel{kernel, m}, sink)
+	if err != nil {
+		return fmt.Errorf("%s: %w", t.dir, err)
+	}
+	if err := s.Adopt(); err != nil {
+		return err
+	}
+	if err := s.DrainAll(flow.EndForced); err != nil {
+		return err
+	}
+	return t.remove()
+}
