@@ -56,6 +56,23 @@ type Options struct {
 
 	Log *slog.Logger
 	Now func() time.Time // nil: time.Now
+
+	step func(step) // for tests that kill the process there
+}
+
+// step is a place on a datagram's way.
+type step uint8
+
+const (
+	stepQueued     step = iota // not sent yet
+	stepSent                   // its sequence number is not remembered yet
+	stepRemembered             // its records are not yet said to be handed on
+)
+
+func (o *Options) reached(s step) {
+	if o.step != nil {
+		o.step(s)
+	}
 }
 
 // Interface is one line of the interface names' announcement.
@@ -122,8 +139,13 @@ func New(opt Options) (*Exporter, error) {
 		opt.Boot = opt.Now()
 	}
 	e := &Exporter{opt: opt}
+	memory, twins := newMemory(opt.Memory), map[uint64]int{}
 	for _, d := range opt.Destinations {
-		e.senders = append(e.senders, newSender(d, &e.opt))
+		s := newSender(d, &e.opt)
+		first := nameOf(s.dest, 0)
+		s.memory, s.name = memory, nameOf(s.dest, twins[first])
+		twins[first]++
+		e.senders = append(e.senders, s)
 	}
 	return e, nil
 }
@@ -162,8 +184,17 @@ func (e *Exporter) WriteRecords(batch []flow.Record) error {
 }
 
 // Sync returns when all that WriteRecords was given has been handed to the
-// network, or is counted as lost.
+// network, or is counted as lost. It does not wait for datagrams to fill; it
+// waits as the pace of each destination wants it, at the same time for all. A
+// destination whose socket does not open is not waited for: what it was given
+// is lost (resolve). Run must be running, or over.
 func (e *Exporter) Sync() error {
+	for _, s := range e.senders {
+		s.flush()
+	}
+	for _, s := range e.senders {
+		s.await()
+	}
 	return nil
 }
 

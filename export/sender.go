@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"weir/flow"
+	"weir/wire"
 )
 
 // sender is one destination: its stream, the queue between the rhythm of flows
@@ -32,6 +33,11 @@ type sender struct {
 	queue   []*datagram // a ring
 	head    int
 	queued  int
+	pushed  uint64 // datagrams that were ever in the queue
+	popped  uint64 // and of those, the ones that are out of it
+	newest  uint32 // sequence number after the newest datagram built
+	slot    *slot  // nil: sequence numbers are not remembered
+	down    bool   // the socket did not open when it was last tried
 	spare   []*datagram
 	closed  bool
 	lost    ledger
@@ -46,6 +52,9 @@ type sender struct {
 	linger  time.Time // until then a full queue is waited for, as with Options.Block
 
 	wake chan struct{}
+
+	memory *memory
+	name   uint64 // in memory
 
 	// run's own.
 	sock     *socket
@@ -76,7 +85,7 @@ func newSender(d Destination, opt *Options) *sender {
 	s.stream = stream{
 		version: d.Version, domain: d.Domain, preset: d.Preset, refresh: uint64(d.RefreshPackets),
 		random: opt.SamplingRandom, follow: opt.FollowRecords, payload: payloadOf(d.MTU, netip.Addr{}),
-		get: s.get, free: s.free, emit: s.push, lose: s.lose, extra: s.statistics,
+		get: s.get, free: s.free, emit: s.push, lose: s.lose, move: s.move, extra: s.statistics,
 		sampling: samplers{rate: max(opt.Sampling, 1)},
 	}
 	if opt.Sampling > 1 {
@@ -116,6 +125,31 @@ func (s *sender) write(batch []flow.Record) {
 	}
 }
 
+// flush gives to the queue what waits in the stream.
+func (s *sender) flush() {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if s.stream.pending > 0 { // else there is nothing new, and a tick can wait
+		s.tick(s.opt.Now())
+		s.stream.flush()
+		s.waiting = time.Time{}
+	}
+}
+
+// await returns when what is queued now is queued no more.
+func (s *sender) await() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for target := s.pushed; s.popped < target; {
+		if s.down {
+			s.drop(resolve)
+			s.space.Broadcast()
+			return
+		}
+		s.space.Wait()
+	}
+}
+
 func (s *sender) over() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,7 +182,7 @@ func (s *sender) tick(now time.Time) {
 	st.now = now.UnixNano()
 	if !s.begun {
 		s.begun = true
-		st.begin(st.now, s.opt.Boot.UnixNano())
+		s.begin(now)
 		s.refreshed, s.told = now, now
 		if s.opt.Interfaces != nil {
 			s.told = time.Time{} // names at once
@@ -178,6 +212,33 @@ func (s *sender) tick(now time.Time) {
 		s.told = now
 		st.tell()
 	}
+}
+
+// begin starts the stream where the memory says that it was. writing is held.
+func (s *sender) begin(now time.Time) {
+	st := &s.stream
+	st.begin(st.now, s.opt.Boot.UnixNano())
+	slot := s.memory.take(s.name, now)
+	if boot, ok := slot.boot(s.base()); ok && boot <= st.now && st.now-boot < wire.MaxSpan {
+		st.boot = boot
+	}
+	slot.setBoot(st.boot, s.base())
+	if seq, ok := slot.sequence(); ok {
+		st.seq = seq
+	}
+	s.mu.Lock()
+	s.slot, s.newest = slot, st.seq
+	s.mu.Unlock()
+}
+
+// base is Options.Boot as a stream has it.
+func (s *sender) base() int64 { return floorTo(s.opt.Boot.UnixNano(), time.Second) }
+
+// move remembers that sysUptime begins anew.
+func (s *sender) move(boot int64) {
+	s.mu.Lock()
+	s.slot.setBoot(boot, s.base())
+	s.mu.Unlock()
 }
 
 // statistics are the options records that are not needed to read data. writing
@@ -238,6 +299,7 @@ func (s *sender) push(g *datagram) {
 	if s.queued == len(s.queue) && s.grow {
 		s.enlarge()
 	}
+	s.newest = g.next
 	switch {
 	case s.closed:
 		s.lost.datagram(closed, g)
@@ -245,6 +307,8 @@ func (s *sender) push(g *datagram) {
 	case s.queued < len(s.queue):
 		s.queue[(s.head+s.queued)%len(s.queue)] = g
 		s.queued++
+		s.pushed++
+		s.opt.reached(stepQueued)
 		select {
 		case s.wake <- struct{}{}:
 		default:
@@ -257,6 +321,34 @@ func (s *sender) push(g *datagram) {
 		s.lost.datagram(why, g)
 		s.keep(g)
 	}
+	s.settle()
+}
+
+// settle remembers, once nothing is queued, also the numbers of what was lost
+// before it came to that: a hole must show. mu is held.
+func (s *sender) settle() {
+	if s.queued == 0 {
+		s.slot.setSequence(s.newest)
+	}
+}
+
+// pop removes the first n datagrams from the queue. mu is held.
+func (s *sender) pop(n int) {
+	for range n {
+		s.keep(s.queue[s.head])
+		s.head = (s.head + 1) % len(s.queue)
+	}
+	s.queued -= n
+	s.popped += uint64(n)
+	s.settle()
+}
+
+// drop gives up all that is queued. mu is held.
+func (s *sender) drop(why reason) {
+	for i := range s.queued {
+		s.lost.datagram(why, s.queue[(s.head+i)%len(s.queue)])
+	}
+	s.pop(s.queued)
 }
 
 // enlarge doubles the queue. mu is held.
@@ -291,13 +383,17 @@ func (s *sender) depth() int {
 func (s *sender) open(ctx context.Context) error {
 	sock, err := openSocket(ctx, s.dest)
 	if err != nil {
+		s.mu.Lock()
+		s.down = true
+		s.mu.Unlock()
+		s.space.Broadcast()
 		return err
 	}
 	s.sock = sock
 	s.pace.receiver = newReceiver(sock.local, sock.remote)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.local, s.remote = sock.local, sock.remote
+	s.local, s.remote, s.down = sock.local, sock.remote, false
 	s.fit()
 	s.forget = true
 	return nil
@@ -402,11 +498,7 @@ func (s *sender) round(ctx context.Context) bool {
 	s.send(batch)
 	s.mu.Lock()
 	s.done.Paced = s.pace.waited
-	s.head = (s.head + len(batch)) % len(s.queue)
-	s.queued -= len(batch)
-	for _, g := range batch {
-		s.keep(g)
-	}
+	s.pop(len(batch))
 	s.space.Broadcast()
 	s.mu.Unlock()
 	return true
@@ -453,6 +545,9 @@ func (s *sender) account(batch []*datagram) {
 		s.lastNote = sentNote{g.seq, len(g.b), g.sum, true}
 		s.recent[g.seq%uint32(len(s.recent))] = s.lastNote
 	}
+	s.opt.reached(stepSent)
+	s.slot.setSequence(batch[len(batch)-1].next)
+	s.opt.reached(stepRemembered)
 }
 
 // fail counts a datagram that could not be sent.
@@ -460,6 +555,7 @@ func (s *sender) fail(g *datagram, err error) {
 	why := causeOf(err)
 	s.mu.Lock()
 	s.lost.datagram(why, g)
+	s.slot.setSequence(g.next)
 	s.forget = true
 	if why == tooBig {
 		s.fit()
@@ -558,10 +654,8 @@ func (s *sender) end() {
 	if s.sock == nil {
 		why = resolve
 	}
-	for ; s.queued > 0; s.queued-- {
-		s.lost.datagram(why, s.queue[s.head])
-		s.head = (s.head + 1) % len(s.queue)
-	}
+	s.drop(why)
+	s.slot = nil // it may be a successor's now
 	s.space.Broadcast()
 	if s.sock != nil {
 		s.sock.close()

@@ -39,6 +39,8 @@ type socket struct {
 
 	quote  [64]byte
 	oob    [512]byte
+	reply  unix.Msghdr
+	vector unix.Iovec // of quote
 	gotN   int
 	gotOOB int
 	recvFn func(fd uintptr)
@@ -178,9 +180,15 @@ func (s *socket) returned(version uint8) (seq uint32, known bool, err error) {
 	return 0, false, nil
 }
 
+// receiveRaw is one recvmsg of the error queue; unix.Recvmsg would allocate.
 func (s *socket) receiveRaw(fd uintptr) {
-	n, oobn, _, _, err := unix.Recvmsg(int(fd), s.quote[:], s.oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
-	if err == nil {
-		s.gotN, s.gotOOB = n, oobn
+	s.vector.Base = &s.quote[0]
+	s.vector.SetLen(len(s.quote))
+	s.reply = unix.Msghdr{Iov: &s.vector, Control: &s.oob[0]}
+	s.reply.SetIovlen(1)
+	s.reply.SetControllen(len(s.oob))
+	n, _, errno := syscall.Syscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&s.reply)), unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+	if errno == 0 {
+		s.gotN, s.gotOOB = int(n), int(s.reply.Controllen)
 	}
 }

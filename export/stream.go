@@ -11,9 +11,10 @@ import (
 
 // datagram is one export message, ready to be sent.
 type datagram struct {
-	b   []byte
-	seq uint32 // as in its header
-	sum sum
+	b    []byte
+	seq  uint32 // as in its header
+	next uint32 // the one after it
+	sum  sum
 
 	count     int   // v9: all records, those of templates too
 	data      int   // data records, those of options too
@@ -57,6 +58,7 @@ type stream struct {
 	free func(g *datagram) // takes back what get gave
 	emit func(g *datagram) // takes g to be sent
 	lose func(why reason, r *flow.Record)
+	move func(boot int64) // sysUptime begins anew
 
 	now    int64 // Unix ns of the wall clock, set by the caller before each use
 	newest int64 // Unix ns: newest Last given
@@ -120,9 +122,12 @@ func (s *stream) header() int {
 }
 
 // begin prepares s at the wall clock time now, with sysUptime counting from
-// boot.
+// boot; should that be too long ago, as if the exporter had started lately.
 func (s *stream) begin(now, boot int64) {
 	s.now, s.boot = now, floorTo(boot, time.Second)
+	if s.uptime() && !s.follow && now-s.boot >= wire.MaxSpan {
+		s.boot = floorTo(now-slack, time.Second)
+	}
 	s.open = map[wire.Shape]*open{}
 	s.nextID = firstLayoutID
 	switch s.version {
@@ -137,6 +142,9 @@ func (s *stream) begin(now, boot int64) {
 
 // templated says that the version has templates.
 func (s *stream) templated() bool { return s.version >= flow.VersionV9 }
+
+// uptime says that the version tells times in sysUptime.
+func (s *stream) uptime() bool { return s.version != flow.VersionIPFIX }
 
 // add gives one record. It may emit datagrams.
 func (s *stream) add(r *flow.Record) {
@@ -226,6 +234,7 @@ func (s *stream) place(first, last int64) {
 	s.flush()
 	s.boot = floorTo(first-slack, time.Second)
 	s.announced = false
+	s.move(s.boot)
 }
 
 // date is the time for g's header: the clock's, yet never before a time in g,
@@ -239,7 +248,7 @@ func (s *stream) date(g *datagram) wire.Stamp {
 		unit = time.Millisecond
 	}
 	t := s.clock()
-	if s.version != flow.VersionIPFIX && t-s.boot >= wire.MaxSpan && g.last != 0 {
+	if s.uptime() && t-s.boot >= wire.MaxSpan && g.last != 0 {
 		t = g.last
 	}
 	if t = floorTo(t, unit); t < g.last {
@@ -339,6 +348,7 @@ func (s *stream) finish(g *datagram) {
 		s.seq += uint32(g.data)
 	}
 	s.built++
+	g.next = s.seq
 	s.emit(g)
 }
 

@@ -53,6 +53,7 @@ func tap(t interface {
 		follow: follow, payload: payloadOf(d.MTU, netip.IPv4Unspecified()), sampling: samplers{rate: 1},
 		get:  func() *datagram { return &datagram{b: make([]byte, 0, 65536)} },
 		free: func(*datagram) {},
+		move: func(int64) {},
 		emit: w.read,
 		lose: func(_ reason, r *flow.Record) { w.lost.add(sum{1, 0, r.Packets, r.Bytes}) },
 	}
