@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
@@ -366,7 +365,11 @@ func (p *plan) row(v []driver.Value) []any {
 		case !k.addr:
 			out = append(out, unsigned(value))
 		default:
-			out = append(out, k.text(addrValue(value), mask))
+			own := 128
+			if mask != nil {
+				own = int(unsigned(mask))
+			}
+			out = append(out, k.text(addrValue(value), own))
 		}
 	}
 	for _, x := range v[:6] { // flows, packets, bytes and the rates
@@ -377,28 +380,6 @@ func (p *plan) row(v []driver.Value) []any {
 		}
 	}
 	return append(out, micro(v[6]), micro(v[7]))
-}
-
-// text of an address or a network.
-func (k *key) text(a flow.Addr, mask driver.Value) string {
-	ip := a.Netip()
-	bits := ip.BitLen()
-	switch {
-	case !k.net:
-		return ip.String()
-	case k.ownMask:
-		if mask != nil {
-			bits = min(int(unsigned(mask)), bits)
-		}
-	case ip.Is4():
-		bits = orAll(k.bits4, 32)
-	default:
-		bits = orAll(k.bits6, 128)
-	}
-	if bits == ip.BitLen() && !k.ownMask {
-		return ip.String()
-	}
-	return netip.PrefixFrom(ip, bits).String()
 }
 
 var errSink = errors.New("the taker refused")

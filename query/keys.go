@@ -3,9 +3,12 @@ package query
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+
+	"weir/flow"
 )
 
 // key is what rows are grouped by.
@@ -28,6 +31,26 @@ func addrKey(name, title string, cols ...column) key {
 
 func numKey(name, title string, cols ...column) key {
 	return key{name: name, title: title, cols: cols}
+}
+
+// text of an address or a network. own is the length of the record's mask.
+func (k *key) text(a flow.Addr, own int) string {
+	ip := a.Netip()
+	n := ip.BitLen()
+	switch {
+	case !k.net:
+		return ip.String()
+	case k.ownMask:
+		n = min(own, n)
+	case ip.Is4():
+		n = orAll(k.bits4, 32)
+	default:
+		n = orAll(k.bits6, 128)
+	}
+	if n == ip.BitLen() && !k.ownMask {
+		return ip.String()
+	}
+	return netip.PrefixFrom(ip, n).String()
 }
 
 // keys are the names of -s and -A: nfdump's, then weir's columns.
