@@ -142,7 +142,8 @@ struct meta {
 	__u32 sample;          /* 1:N */
 	__u64 tick_ns;
 	__u64 leaving[3];      /* a sum of `retired` before the change under way: whose it is, packets, octets; all 0 at rest */
-	__u64 spare[14];
+	__u64 test_clock;      /* 1: the clock is control's */
+	__u64 spare[13];
 	__u64 retired[2 * MAX_PORTS][2]; /* packets, octets that left the table; by port number * 2 + egress */
 	__u64 told[REASONS][2];  /* of `counters`, over all ports: what is in a daemon's account already */
 	__u64 sequence[256];   /* the exporter's, see export.Memory */

@@ -125,7 +125,8 @@ type Meta struct {
 	Sample                               uint32 // 1:N
 	TickNs                               uint64
 	Leaving                              [3]uint64 // a sum of Retired before the change under way: whose it is, packets, octets
-	_                                    [14]uint64
+	TestClock                            uint64    // 1: the clock is Control's
+	_                                    [13]uint64
 	Retired                              [2 * MaxPorts]Count // what left the table, by port number*2 + egress
 	Told                                 Counters            // of all ports' counters: what is in a daemon's account already
 	Sequence                             [256]uint64         // the exporter's

@@ -1,0 +1,595 @@
+//go:build ignore
+
+/* The programs that meter packets where they pass. Read from top to bottom:
+ * parse, choose, look up, count. All of them let every packet pass.
+ *
+ *   xdp_meter      ingress, each frame as it came from the wire
+ *   tc_ingress     ingress where XDP is not to be had
+ *   tc_egress      what this host sends, and what it forwards but did not meter
+ *                  on its way in
+ *   tc_ingress_ip, tc_egress_ip
+ *                  the same on interfaces without link headers (tun, wireguard)
+ *   tell_time      writes down what the clock says; run by the daemon
+ *
+ * How several CPUs and the daemon share the table without a lock stands at
+ * find() and enter().
+ */
+#include "kernel.h"
+#include "flow.h"
+#include "maps.h"
+#include "parse.h"
+#include "choose.h"
+
+/* The kernel reads this to know which helpers may be called; the sources' own
+ * licence is the project's, and the object is offered under it, too. */
+char _license[] SEC("license") = "Dual MIT/GPL";
+
+/* Set before the programs are loaded; what they make unreachable costs nothing. */
+volatile const __u32 sets           = 1; /* of flows */
+volatile const __u32 aggregate_sets = 1; /* behind them, of overflow aggregates */
+volatile const __u32 secret[16]     = {}; /* of the hash */
+volatile const __u64 tick_ns        = 1;  /* a jiffy */
+volatile const bool  key_5tuple     = false; /* the key is addresses, protocol, ports */
+volatile const bool  test_clock     = false; /* now is control.test_clock */
+volatile const bool  use_filter     = false;
+volatile const bool  use_prefixes   = false;
+volatile const bool  frags          = false; /* xdp_meter is loaded as one that takes frames in several buffers */
+
+/* What a frame, or a buffer of several segments, says. */
+struct seen {
+	struct packet p;
+	__u64 now;        /* ns of the kernel's clock */
+	__u64 bytes;      /* of all segments */
+	__u32 packets;
+	__u32 min_length, max_length; /* of a segment */
+	__u32 closing;    /* FIN or RST: now in seconds, rounded up; else 0 */
+	__u32 port;       /* ifindex of the metered interface, with KEY_EGRESS */
+	__u32 output;     /* ifindex, if it is known */
+};
+
+static __always_inline __u64 clock(void)
+{
+	return test_clock ? READ_ONCE(control.test_clock) : bpf_jiffies64() * tick_ns;
+}
+
+static __always_inline struct port *find_port(__u32 ifindex)
+{
+	for (__u32 i = 0; i < PORT_PROBES; i++) {
+		struct port *p = &control.port[(ifindex + i) % PORT_SLOTS];
+		if (READ_ONCE(p->ifindex) == ifindex)
+			return p;
+	}
+	return NULL;
+}
+
+/* row is where a port's counters and its catch-all are. */
+static __always_inline __u32 row(__u32 port)
+{
+	struct port *p = find_port(port & ~KEY_EGRESS);
+	__u32 number = p ? READ_ONCE(p->number) % MAX_PORTS : 0;
+	return number * 2 + (port >> 31);
+}
+
+/* note counts what makes no flow. A program can be preempted by another on its
+ * CPU where the kernel is a real-time one, so that these adds are atomic, too. */
+static __noinline int note(__u32 port, __u32 reason, __u32 packets, __u64 bytes)
+{
+	__u32 i = row(port);
+	struct counters *c = bpf_map_lookup_elem(&counters, &i);
+	if (!c)
+		return 0;
+	reason %= REASONS;
+	__sync_fetch_and_add(&c->reason[reason].packets, packets);
+	__sync_fetch_and_add(&c->reason[reason].bytes, bytes);
+	return 0;
+}
+
+/* --- choose --- */
+
+/* chosen says whether the packet is to be metered. What a flow's key alone
+ * decides, prefixes and own exports, is asked when the flow is entered. */
+static __always_inline bool chosen(const struct seen *s, void *ctx, void *data, void *end)
+{
+	if (use_filter && !weir_filter(ctx, data, end)) {
+		note(s->port, FILTERED, s->packets, s->bytes);
+		return false;
+	}
+	if (unlikely(!is_sampled(&control))) {
+		note(s->port, NOT_SAMPLED, s->packets, s->bytes);
+		return false;
+	}
+	return true;
+}
+
+/* --- look up --- */
+
+/* Where a key may be: two sets, and the word that its entry has when it is
+ * live. */
+struct place {
+	__u32 set[2];
+	__u32 live;
+};
+
+/* hash is keyed: NH (the products of sums of RFC 4418, which nobody who lacks
+ * the secret can make collide), then mixed so that each bit depends on all. */
+static __always_inline __u64 hash(const __u32 w[11])
+{
+	__u64 h = (__u64)(w[0] + secret[0]) * (w[1] + secret[1]);
+	h += (__u64)(w[2] + secret[2]) * (w[3] + secret[3]);
+	h += (__u64)(w[4] + secret[4]) * (w[5] + secret[5]);
+	h += (__u64)(w[6] + secret[6]) * (w[7] + secret[7]);
+	h += (__u64)(w[8] + secret[8]) * (w[9] + secret[9]);
+	h += (__u64)(w[10] + secret[10]) * secret[11];
+	h ^= h >> 32;
+	h *= 0x9fb21c651e98df25;
+	h ^= h >> 32;
+	return h;
+}
+
+static __always_inline void find_place(struct place *at, const struct packet *p, __u32 first, __u32 n)
+{
+	__u64 h = hash(p->word);
+	at->set[0] = first + (__u32)((h >> 32) * n >> 32);
+	at->set[1] = first + (__u32)((h & 0xffffffff) * n >> 32);
+	at->live = (__u32)(h >> 32) << 8 | LIVE;
+}
+
+static __always_inline bool same_key(const struct entry *e, const struct packet *p)
+{
+	const __u32 *a = (const void *)&e->key, *b = p->word;
+	__u32 differ = 0;
+	for (int i = 0; i < 11; i++)
+		differ |= a[i] ^ b[i];
+	return !differ;
+}
+
+/* find looks for a live entry in a set.
+ *
+ * A program that reads NEW or LIVE here may add to the entry for as long as it
+ * runs: it runs within an RCU read section that began before it read the word,
+ * the daemon makes the word DYING before it waits for a grace period, and only
+ * then reads the last counts and gives the slot away. So nothing that is added
+ * is missed, nothing is added to another's entry, and the word need not be
+ * read again.
+ *
+ * That the key is read after the word matters, because a program that starts
+ * later than DYING is not waited for: it might see the old key and then the
+ * word of the slot's next flow, if that happens to have the same tag. x86 does
+ * not reorder reads; for arm64 the key's address is made to depend on the word.
+ * The other side is enter(), whose word follows the key by a full barrier. */
+static __always_inline struct entry *find(__u32 at, __u32 live, const struct packet *p)
+{
+	struct set *s = bpf_map_lookup_elem(&table, &at);
+	if (!s)
+		return NULL;
+	for (__u32 i = 0; i < WAYS; i++) {
+		__u32 word = READ_ONCE(s->word[i]);
+		if ((word & ~NEW_BIT) != live)
+			continue;
+		__u64 none = word;
+		asm volatile("%0 &= 0" : "+r"(none));
+		struct entry *e = (void *)s + none + __builtin_offsetof(struct set, entry) + i * sizeof(struct entry);
+		if (unlikely(!same_key(e, p)))
+			continue;
+		if (unlikely(word & NEW_BIT)) /* the second packet; if it fails, another was quicker, or the daemon */
+			__sync_val_compare_and_swap(&s->word[i], word, live);
+		return e;
+	}
+	return NULL;
+}
+
+/* touch tells the daemon to look at a set. It comes after a full barrier behind
+ * what the daemon is to find; the daemon makes the flag 0 before it looks. */
+static __always_inline void touch(__u32 set)
+{
+	__u32 i = set / TOUCHED_SETS, *t = bpf_map_lookup_elem(&touched, &i);
+	if (t && !READ_ONCE(*t))
+		WRITE_ONCE(*t, 1);
+}
+
+/* --- count --- */
+
+#define FACTS_FLAGS(f)      ((__u8)(f))
+#define FACTS_MARK(f)       ((__u8)((f) >> 8))
+#define FACTS_MIN_LENGTH(f) ((__u16)((f) >> 16))
+#define FACTS_MAX_LENGTH(f) ((__u16)((f) >> 32))
+#define FACTS_MIN_TTL(f)    ((__u8)((f) >> 48))
+#define FACTS_MAX_TTL(f)    ((__u8)((f) >> 56))
+
+static __always_inline __u64 facts(__u32 flags, __u32 mark, __u32 min_length, __u32 max_length, __u32 min_ttl, __u32 max_ttl)
+{
+	return (__u64)flags | (__u64)mark << 8 | (__u64)min_length << 16 | (__u64)max_length << 32 | (__u64)min_ttl << 48 | (__u64)max_ttl << 56;
+}
+
+static __always_inline __u64 facts_of(const struct seen *s)
+{
+	return facts(s->p.tcp_flags, s->closing ? MARK_CLOSING : 0, s->min_length, s->max_length, s->p.ttl, s->p.ttl);
+}
+
+static __always_inline __u64 facts_with(__u64 f, const struct seen *s)
+{
+	__u32 lo = FACTS_MIN_LENGTH(f), hi = FACTS_MAX_LENGTH(f), near = FACTS_MIN_TTL(f), far = FACTS_MAX_TTL(f);
+	__u32 flags = FACTS_FLAGS(f) | s->p.tcp_flags, mark = FACTS_MARK(f) | (s->closing ? MARK_CLOSING : 0);
+	if (s->min_length < lo)
+		lo = s->min_length;
+	if (s->max_length > hi)
+		hi = s->max_length;
+	if (s->p.ttl < near)
+		near = s->p.ttl;
+	if (s->p.ttl > far)
+		far = s->p.ttl;
+	return facts(flags, mark, lo, hi, near, far);
+}
+
+/* amend is for a packet that says something new of its flow. */
+static __noinline int amend(struct entry *e, const struct seen *s, __u32 set)
+{
+	if (!e || !s)
+		return 0;
+	__u64 old = READ_ONCE(e->facts);
+	if (s->closing && !(FACTS_MARK(old) & MARK_CLOSING))
+		__sync_val_compare_and_swap(&e->closing, 0, s->closing); /* before the mark, which says that it is there */
+	for (int i = 0; i < 16; i++) {
+		__u64 new = facts_with(old, s), was = __sync_val_compare_and_swap(&e->facts, old, new);
+		if (was == old) {
+			if (FACTS_MARK(new) & ~FACTS_MARK(old))
+				touch(set);
+			return 0;
+		}
+		old = was;
+	}
+	/* So many others are at it: flags must not be missed, of the lengths and
+	 * TTLs of a crowd one may be. */
+	__sync_fetch_and_or(&e->facts, facts(s->p.tcp_flags, s->closing ? MARK_CLOSING : 0, 0, 0, 0, 0));
+	touch(set);
+	return 0;
+}
+
+/* count adds a packet to an entry that find() gave, or to a catch-all. */
+static __always_inline void count(struct entry *e, struct seen *s, __u32 set)
+{
+	__sync_fetch_and_add(&e->bytes, s->bytes);
+	__sync_fetch_and_add(&e->packets, s->packets);
+	__u64 now = s->now;
+	if (READ_ONCE(e->last) < now)
+		WRITE_ONCE(e->last, now);
+	if (unlikely(!READ_ONCE(e->first))) {
+		__sync_val_compare_and_swap(&e->first, 0, now);
+		touch(set);
+	}
+	__u64 f = READ_ONCE(e->facts);
+	if (unlikely((s->p.tcp_flags & ~FACTS_FLAGS(f)) || s->min_length < FACTS_MIN_LENGTH(f) || s->max_length > FACTS_MAX_LENGTH(f) ||
+		     s->p.ttl < FACTS_MIN_TTL(f) || s->p.ttl > FACTS_MAX_TTL(f) || (s->closing && !(FACTS_MARK(f) & MARK_CLOSING))))
+		amend(e, s, set);
+}
+
+/* --- enter --- */
+
+/* room is how many entries of a set are free; none, if it is to keep the rest
+ * for flows with more than one packet. */
+static __always_inline __u32 room(const struct set *s, bool pressed)
+{
+	__u64 free = 0, new = 0;
+	for (int i = 0; i < WAYS; i++) {
+		__u64 word = READ_ONCE(s->word[i]), other = (word & STATE_MASK) ^ NEW;
+		HIDE(word); /* no branches, or the verifier tries all combinations */
+		HIDE(other);
+		free += (word - 1) >> 63;
+		new += (other - 1) >> 63;
+	}
+	return pressed && new >= WAYS / 4 ? 0 : free;
+}
+
+/* claim takes one of a set's free entries, writes the flow's first packet into
+ * it and lets it be found.
+ *
+ * Of several that want the same entry, compare-and-exchange lets one have it.
+ * Until it publishes, nobody else reads or writes what is behind a CLAIMED
+ * word, so plain stores do; the exchange that publishes is a full barrier. Two
+ * CPUs with the first packets of one flow may enter it twice: two records,
+ * whose sum is right, and one of which idles out, as find() takes the first.
+ * incarnation is not written: it is the slot's. */
+static __always_inline bool claim(struct set *s, const struct seen *v, __u32 live)
+{
+	for (__u32 i = 0; i < WAYS; i++) {
+		if (READ_ONCE(s->word[i]) != FREE || __sync_val_compare_and_swap(&s->word[i], FREE, CLAIMED) != FREE)
+			continue;
+		struct entry *e = &s->entry[i];
+		e->packets = v->packets;
+		e->bytes = v->bytes;
+		__builtin_memcpy(&e->key, &v->p.key, sizeof e->key);
+		e->closing = v->closing;
+		e->first = e->last = v->now;
+		e->verdict = e->route = e->rate[0] = e->rate[1] = 0;
+		e->facts = facts_of(v);
+		e->output = v->output;
+		__u32 word = v->packets == 1 ? live | NEW_BIT : live;
+		return __sync_val_compare_and_swap(&s->word[i], CLAIMED, word) == CLAIMED;
+	}
+	return false;
+}
+
+/* enter makes an entry in the one of two sets that has more room, the first if
+ * they are equal. If others have taken it all meanwhile, the other is tried. */
+static __noinline bool enter(const struct seen *s, const struct place *at, bool pressed)
+{
+	if (!s || !at)
+		return false;
+	__u32 i = at->set[0], j = at->set[1];
+	struct set *a = bpf_map_lookup_elem(&table, &i), *b = bpf_map_lookup_elem(&table, &j);
+	if (!a || !b)
+		return false;
+	__u32 room_a = room(a, pressed), room_b = room(b, pressed);
+	if (room_a < room_b) {
+		if (claim(b, s, at->live)) {
+			touch(j);
+			return true;
+		}
+		room_b = 0;
+	}
+	if (room_a && claim(a, s, at->live)) {
+		touch(i);
+		return true;
+	}
+	if (room_b && claim(b, s, at->live)) {
+		touch(j);
+		return true;
+	}
+	return false;
+}
+
+/* aggregate counts a packet that found no place: in the aggregate of its
+ * interface, protocol and destination prefix, /24 or /64; if there is no place
+ * for that either, in the port's catch-all, which is always there. */
+static __noinline int aggregate(struct seen *s)
+{
+	if (!s)
+		return 0;
+	note(s->port, REFUSED, s->packets, s->bytes);
+	__u32 *w = s->p.word;
+	w[0] = w[1] = w[2] = w[3] = w[8] = 0;
+	if (s->p.key.vlan & KEY_IPV6)
+		w[6] = w[7] = 0;
+	else
+		s->p.key.dst[15] = 0;
+	w[10] &= WORD_LAST(KEY_IPV6, 0xff, 0);
+	s->closing = s->output = 0;
+	struct place at;
+	find_place(&at, &s->p, sets, aggregate_sets);
+	for (int i = 0; i < 2; i++) {
+		struct entry *e = find(at.set[i], at.live, &s->p);
+		if (e) {
+			count(e, s, at.set[i]);
+			return 0;
+		}
+	}
+	if (enter(s, &at, false))
+		return 0;
+	note(s->port, CAUGHT, s->packets, s->bytes);
+	__u32 slot = row(s->port), set = sets + aggregate_sets + slot / WAYS;
+	struct set *c = bpf_map_lookup_elem(&table, &set);
+	if (!c)
+		return 0;
+	struct entry *e = &c->entry[slot % WAYS];
+	if (slot > 1 && READ_ONCE(e->key.input) != s->p.key.input) /* number 0 is of many */
+		WRITE_ONCE(e->key.input, s->p.key.input);
+	count(e, s, set);
+	return 0;
+}
+
+/* forwards_to asks the routing table where the packet will leave; 0: not by an
+ * interface. */
+static __always_inline __u32 forwards_to(void *ctx, const struct seen *s)
+{
+	const __u32 *w = s->p.word;
+	struct bpf_fib_lookup f = {
+		.family = AF_INET,
+		.l4_protocol = s->p.key.proto,
+		.sport = NETWORK16(s->p.key.sport),
+		.dport = NETWORK16(s->p.key.dport),
+		.ifindex = s->port,
+	};
+	if (s->p.key.vlan & KEY_IPV6) {
+		f.family = AF_INET6;
+		f.tos = NETWORK32((__u32)s->p.key.tos << 20);
+		__builtin_memcpy(f.src, w, 16);
+		__builtin_memcpy(f.dst, w + 4, 16);
+	} else {
+		f.tos = s->p.key.tos;
+		f.src[0] = w[3];
+		f.dst[0] = w[7];
+	}
+	long ret = bpf_fib_lookup(ctx, &f, sizeof f, 0);
+	return ret == BPF_FIB_LKUP_RET_SUCCESS || ret == BPF_FIB_LKUP_RET_NO_NEIGH ? f.ifindex : 0;
+}
+
+/* first is for a packet whose flow is not in the table. */
+static __noinline int first(void *ctx, struct seen *s, const struct place *at)
+{
+	if (!s || !at)
+		return 0;
+	if (use_prefixes && !is_listed(&s->p.key)) {
+		note(s->port, FILTERED, s->packets, s->bytes);
+		return 0;
+	}
+	if (READ_ONCE(control.own) && bpf_map_lookup_elem(&own, &s->p.key)) {
+		note(s->port, OWN_EXPORT, s->packets, s->bytes);
+		return 0;
+	}
+	bool pressed = READ_ONCE(control.pressure);
+	if (!pressed && !s->output) {
+		struct port *p = find_port(s->port);
+		if (p && READ_ONCE(p->flags) & PORT_FORWARDS)
+			s->output = forwards_to(ctx, s);
+	}
+	if (!enter(s, at, pressed))
+		aggregate(s);
+	return 0;
+}
+
+static __always_inline void look_up(void *ctx, struct seen *s)
+{
+	struct place at;
+	find_place(&at, &s->p, 0, sets);
+	for (int i = 0; i < 2; i++) {
+		struct entry *e = find(at.set[i], at.live, &s->p);
+		if (likely(e)) {
+			count(e, s, at.set[i]);
+			return;
+		}
+	}
+	first(ctx, s, &at);
+}
+
+/* --- one frame --- */
+
+/* mask leaves of the key what the key mode says. */
+static __always_inline void mask(struct packet *p, __u32 input)
+{
+	p->word[9] = key_5tuple ? 0 : input;
+	if (key_5tuple)
+		p->word[10] &= WORD_LAST(KEY_IPV6 | KEY_FRAGMENT | KEY_INNER, 0xff, 0);
+}
+
+/* meter does all that is left once a frame is parsed and its sizes are known. */
+static __always_inline void meter(void *ctx, struct seen *s, void *data, void *end)
+{
+	if (!chosen(s, ctx, data, end))
+		return;
+	mask(&s->p, s->port);
+	s->now = clock();
+	s->closing = 0;
+	if (unlikely(s->p.tcp_flags & 0x05)) /* FIN, RST */
+		s->closing = (s->now + 999999999) / 1000000000;
+	if (key_5tuple)
+		note(s->port, METERED, s->packets, s->bytes);
+	look_up(ctx, s);
+}
+
+/* one says that the buffer is one packet. */
+static __always_inline void one(struct seen *s)
+{
+	__u32 length = s->p.length;
+	s->packets = 1;
+	s->bytes = length;
+	s->min_length = s->max_length = length < 0xffff ? length : 0xffff;
+}
+
+#define FRAGS_UNKNOWN 0xffff /* gso_size of packets whose segments differ (SCTP) */
+
+/* segments says what a buffer is that stands for several packets: each has the
+ * headers, all but the last have size octets of payload. */
+static __always_inline void segments(struct seen *s, struct __sk_buff *skb, const void *data, const void *end)
+{
+	one(s);
+	__u32 size = skb->gso_size, n = skb->gso_segs;
+	if (likely(!size))
+		return;
+	__u32 header = headers(data, end, &s->p), length = s->p.length;
+	if (!header || header >= length)
+		return;
+	__u32 payload = length - header;
+	if (!n)
+		n = (payload + size - 1) / size;
+	if (n < 2)
+		return;
+	s->packets = n;
+	s->bytes = (__u64)n * header + payload;
+	__u32 full = (n - 1) * size, max = header + size;
+	__u32 min = header + (payload > full ? payload - full : 0);
+	s->max_length = max < 0xffff ? max : 0xffff;
+	s->min_length = min < 0xffff ? min : 0xffff;
+}
+
+SEC("xdp")
+int xdp_meter(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u32 wire = frags ? bpf_xdp_get_buff_len(ctx) : (__u32)(end - data);
+	struct seen s;
+	s.port = ctx->ingress_ifindex;
+	s.output = 0;
+	__u32 reason = parse_ethernet(data, end, wire, 0, &s.p);
+	if (unlikely(reason != DECODED)) {
+		note(s.port, reason, 1, wire);
+		return XDP_PASS;
+	}
+	one(&s);
+	meter(ctx, &s, data, end);
+	return XDP_PASS;
+}
+
+/* The outermost VLAN tag, if it is no longer in the frame. */
+static __always_inline __u16 accelerated(struct __sk_buff *skb)
+{
+	return skb->vlan_present ? (skb->vlan_tci & VLAN_ID) | KEY_TAGGED : 0;
+}
+
+/* correct writes down where a packet leaves that was counted when it came in. */
+static __always_inline void correct(struct seen *s, __u32 input, __u32 output)
+{
+	mask(&s->p, input);
+	struct place at;
+	find_place(&at, &s->p, 0, sets);
+	for (int i = 0; i < 2; i++) {
+		struct entry *e = find(at.set[i], at.live, &s->p);
+		if (!e)
+			continue;
+		if (READ_ONCE(e->output) != output)
+			WRITE_ONCE(e->output, output);
+		return;
+	}
+}
+
+#define TC_MAX_PULL 512 /* octets of headers that are made readable */
+
+static __always_inline int tc(struct __sk_buff *skb, bool egress, bool ip)
+{
+	struct seen s;
+	__u32 reason = UNKNOWN_LINK, ifindex = skb->ifindex;
+	s.port = egress ? ifindex | KEY_EGRESS : ifindex;
+	s.output = egress ? ifindex : 0;
+	void *data, *end;
+	for (int i = 0; i < 2; i++) {
+		data = (void *)(long)skb->data, end = (void *)(long)skb->data_end;
+		if (ip)
+			reason = parse_network(data, end, skb->len, NETWORK16(skb->protocol), accelerated(skb), &s.p);
+		else
+			reason = parse_ethernet(data, end, skb->len, accelerated(skb), &s.p);
+		__u32 want = s.p.want;
+		if (likely(!want) || data + want <= end || (__u32)(end - data) >= skb->len)
+			break;
+		if (bpf_skb_pull_data(skb, skb->len < TC_MAX_PULL ? skb->len : TC_MAX_PULL))
+			break;
+	}
+	if (egress && skb->ingress_ifindex) {
+		struct port *p = find_port(skb->ingress_ifindex);
+		if (p && READ_ONCE(p->flags) & PORT_INGRESS) {
+			if (reason == DECODED)
+				correct(&s, skb->ingress_ifindex, ifindex);
+			return TC_ACT_UNSPEC;
+		}
+	}
+	if (unlikely(reason != DECODED)) {
+		note(s.port, reason, 1, skb->len);
+		return TC_ACT_UNSPEC;
+	}
+	data = (void *)(long)skb->data, end = (void *)(long)skb->data_end;
+	segments(&s, skb, data, end);
+	meter(skb, &s, data, end);
+	return TC_ACT_UNSPEC;
+}
+
+SEC("tc") int tc_ingress(struct __sk_buff *skb)    { return tc(skb, false, false); }
+SEC("tc") int tc_egress(struct __sk_buff *skb)     { return tc(skb, true, false); }
+SEC("tc") int tc_ingress_ip(struct __sk_buff *skb) { return tc(skb, false, true); }
+SEC("tc") int tc_egress_ip(struct __sk_buff *skb)  { return tc(skb, true, true); }
+
+SEC("syscall")
+int tell_time(void *none)
+{
+	(void)none;
+	control.jiffies_ns = clock();
+	control.mono_ns = bpf_ktime_get_ns();
+	return 0;
+}

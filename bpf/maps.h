@@ -1,0 +1,93 @@
+/* Every map: key, value, size, who writes, who deletes, what happens when it is
+ * full. All but rodata are pinned by these names and outlive the daemon and the
+ * programs. Sizes of 1 are set by the loader.
+ */
+#ifndef WEIR_MAPS_H
+#define WEIR_MAPS_H
+
+#include "flow.h"
+#include "kernel.h"
+
+/* The flow table: sets of flows, of overflow aggregates, of catch-alls, one
+ * after the other. The programs enter and count, the daemon retires, both by
+ * the words in the sets' heads. Full: the packet is counted in an aggregate,
+ * or else in the port's catch-all. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct set);
+	__uint(max_entries, 1);
+} table SEC(".maps");
+
+/* One for each slot of the table; the daemon's alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct side);
+	__uint(max_entries, 1);
+} side SEC(".maps");
+
+/* One for each TOUCHED_SETS sets of the table. The programs set it to 1 after
+ * they have entered something, or done what may make an entry due sooner; the
+ * daemon sets it to 0 before it looks. */
+#define TOUCHED_SETS 64
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, 1);
+} touched SEC(".maps");
+
+/* What one daemon leaves for the next; the programs do not read it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct meta);
+	__uint(max_entries, 1);
+} meta SEC(".maps");
+
+/* What the daemon tells the programs. A section of its own is an ARRAY of one
+ * value that the programs reach without a look-up; it is pinned as `control`. */
+struct control control SEC(".data.control");
+
+/* By port number * 2 + egress: packets that make no flow. The programs add, the
+ * daemon reads. Never full. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct counters);
+	__uint(max_entries, 2 * MAX_PORTS);
+} counters SEC(".maps");
+
+/* The flows of this host's own exports: the daemon writes and deletes. Full:
+ * the daemon is told, and what it could not enter is metered. */
+struct own {
+	__u8  src[16], dst[16];
+	__u16 sport, dport;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct own);
+	__type(value, __u8);
+	__uint(max_entries, 1024);
+} own SEC(".maps");
+
+/* Packets whose source or destination is in one of these are metered, if there
+ * is a prefix list: the daemon writes and deletes. Full: the daemon is told. */
+struct prefix {
+	__u32 bits; /* IPv4: 96 and its own */
+	__u8  addr[16];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix);
+	__type(value, __u8);
+	__uint(max_entries, 1 << 20);
+} prefixes SEC(".maps");
+
+#endif
