@@ -3,7 +3,9 @@ package query
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"fmt"
+	"hash/maphash"
 
 	"weir/flow"
 )
@@ -15,6 +17,16 @@ type groupID struct {
 	numbers [3]uint32
 	masks   [2]uint8 // of addresses that are networks by their own mask
 	known   uint8    // a bit for each key
+}
+
+func (id *groupID) hash(seed maphash.Seed) uint64 {
+	var b [48]byte
+	copy(b[copy(b[:], id.addrs[0][:]):], id.addrs[1][:])
+	for i, n := range id.numbers {
+		binary.NativeEndian.PutUint32(b[32+4*i:], n)
+	}
+	b[44], b[45], b[46] = id.masks[0], id.masks[1], id.known
+	return maphash.Bytes(seed, b[:])
 }
 
 // grouping makes group ids of records.

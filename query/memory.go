@@ -168,8 +168,9 @@ func (m *Memory) Aggregate(ctx context.Context, r Request) (*Result, error) {
 	res := &Result{Columns: p.columns()}
 	n := 0
 	todo := []share{{}}
+	g := groups{most: m.most, seed: m.seed, at: map[groupID]int32{}}
 	for i := 0; i < len(todo); i++ {
-		g := groups{most: m.most, seed: m.seed, share: todo[i], at: map[groupID]int32{}}
+		g.begin(todo[i])
 		err := m.matching(ctx, p, func(r *flow.Record) {
 			if i == 0 {
 				res.Total.add(r)
@@ -219,9 +220,14 @@ func (o ordering) compare(a, b ordered) int {
 	return cmp.Compare(b.v, a.v)
 }
 
+// column that is ordered by, if it is a number.
+func (o ordering) column() column {
+	return map[string]column{"packets": colPackets, "bytes": colBytes, "pps": colPPS, "bps": colBPS, "bpp": colBPP, "duration": colDuration}[o.name]
+}
+
 // of gives what records are ordered by.
 func (o ordering) of() func(*flow.Record) ordered {
-	c := map[string]column{"packets": colPackets, "bytes": colBytes, "pps": colPPS, "bps": colBPS, "bpp": colBPP, "duration": colDuration}[o.name]
+	c := o.column()
 	switch o.name {
 	case "first":
 		return func(r *flow.Record) ordered {
@@ -328,8 +334,14 @@ type grouped struct {
 	totals
 }
 
+// begin counts the groups of another share, in the memory of the last.
+func (g *groups) begin(s share) {
+	g.share, g.left, g.list = s, g.left[:0], g.list[:0]
+	clear(g.at)
+}
+
 func (g *groups) has(id *groupID) bool {
-	return g.bits == 0 || maphash.Comparable(g.seed, *id)&(1<<g.bits-1) == g.value
+	return g.bits == 0 || id.hash(g.seed)&(1<<g.bits-1) == g.value
 }
 
 func (g *groups) add(id *groupID, r *flow.Record) {
@@ -404,9 +416,17 @@ func (s *totals) record() flow.Record {
 
 // ofSums gives what groups are ordered by.
 func (o ordering) ofSums() func(*totals) ordered {
+	c := o.column()
 	switch o.name {
 	case "flows":
 		return func(s *totals) ordered { return ordered{true, s.flows} }
+	case "first":
+		return func(s *totals) ordered {
+			if s.has&flow.HasFirst == 0 {
+				return ordered{}
+			}
+			return orderedTime(s.first)
+		}
 	case "last":
 		return func(s *totals) ordered {
 			if s.has&flow.HasLast == 0 {
@@ -415,10 +435,12 @@ func (o ordering) ofSums() func(*totals) ordered {
 			return orderedTime(s.last)
 		}
 	}
-	of := o.of()
 	return func(s *totals) ordered {
 		r := s.record()
-		return of(&r)
+		if !known(&r, c) {
+			return ordered{}
+		}
+		return ordered{true, number(&r, c)}
 	}
 }
 
