@@ -17,7 +17,6 @@ package hook
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/cilium/ebpf"
 )
@@ -82,79 +81,4 @@ type Options struct {
 // are for interfaces whose frames start with the IP header (Plan.NoLink).
 type Programs struct {
 	XDP, Ingress, Egress, IngressIP, EgressIP *ebpf.Program
-}
-
-// Spot is a point and how to get there.
-type Spot struct {
-	Point Point
-	How   How
-}
-
-// Plan is how an interface is, or would be, metered.
-type Plan struct {
-	Interface string
-	Ifindex   uint32
-	Driver    string
-	Want      Mode
-	Mode      Mode     // XDP, TC or AFPacket
-	Spots     []Spot   // none for AFPacket
-	NoLink    bool     // frames start with the IP header: bpf.PortNoLink
-	Why       string   // of Mode, in one sentence: "native, driver veth"
-	Notes     []string // what the operator should know besides, a sentence each
-
-	generic bool
-	tried   bool // the driver said that it has XDP; else Attach will see
-}
-
-// String is the plan in one line: "eth0: xdp (native, driver veth), egress by tcx".
-func (p *Plan) String() string {
-	var by []string
-	for _, s := range p.Spots {
-		if s.Point != AtXDP {
-			by = append(by, string(s.Point)+" by "+string(s.How))
-		}
-	}
-	s := fmt.Sprintf("%s: %s (%s)", p.Interface, p.Mode, p.Why)
-	if len(by) > 0 {
-		s += ", " + strings.Join(by, " and ")
-	}
-	return s
-}
-
-// Ingress says whether what comes in is counted by a program: bpf.PortIngress.
-func (p *Plan) Ingress() bool {
-	for _, s := range p.Spots {
-		if s.Point == AtXDP || s.Point == Ingress {
-			return true
-		}
-	}
-	return false
-}
-
-// Other is a program of somebody else on an interface.
-type Other struct {
-	Point    Point
-	How      How // empty: not a BPF program, Name is the filter's kind
-	Program  ebpf.ProgramID
-	Name     string
-	Pinned   string // a path where it or its link is pinned, if one was found
-	Process  string // who holds it, "cilium-agent (pid 812)", if that was found
-	Generic  bool   // XDP outside the driver
-	Priority uint16 // of a Clsact filter
-	First    bool   // runs before ours, or would
-}
-
-// String is "XDP program xdp_lb (id 12, pinned at /sys/fs/bpf/lb)".
-func (o Other) String() string { return "" }
-
-// Attachment is a program of ours on an interface, as its pin tells.
-type Attachment struct {
-	Ifindex   uint32
-	Interface string // its name; empty if it is not in this network namespace
-	Point     Point
-	How       How
-	Program   ebpf.ProgramID
-	Name      string // of the program
-	Alive     bool   // false: the interface is gone, or somebody took the program off
-	Pin       string
 }
