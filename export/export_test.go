@@ -28,6 +28,7 @@ type collector struct {
 	options []wire.OptionsRecord
 	missing int // sets without template
 	slow    time.Duration
+	each    func(wire.Message, []flow.Record)
 	changed chan struct{}
 }
 
@@ -64,6 +65,9 @@ func (c *collector) run() {
 		s := c.records[m.Version]
 		for _, r := range c.batch.Records {
 			s.add(sum{1, 1, r.Packets, r.Bytes})
+		}
+		if c.each != nil {
+			c.each(m, c.batch.Records)
 		}
 		for _, o := range c.batch.Options {
 			o.Fields = append([]byte(nil), o.Fields...)
