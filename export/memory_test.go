@@ -158,6 +158,13 @@ func (l *lives) live(do func(e *Exporter)) Stats {
 	return e.Stats()[0]
 }
 
+// exporters is what the collector knows.
+func (l *lives) exporters() []wire.ExporterInfo {
+	l.c.mu.Lock()
+	defer l.c.mu.Unlock()
+	return l.c.dec.Exporters()
+}
+
 // Over restarts the sequence has no hole and no repetition, whatever is sent
 // between data, and the exporter's start does not move.
 func TestSequenceOverRestarts(t *testing.T) {
@@ -181,7 +188,7 @@ func TestSequenceOverRestarts(t *testing.T) {
 				})
 				datagrams += int(st.Datagrams)
 				l.c.until(t, "last datagram", func() bool { return l.c.grams == datagrams })
-				for _, x := range l.c.dec.Exporters() {
+				for _, x := range l.exporters() {
 					if q := x.Sequence; q.Gaps+q.Lost+q.Missing+q.Reordered+q.Duplicates+q.Restarts > 0 {
 						t.Fatalf("life %d: the collector saw %+v", i, q)
 					}
@@ -191,7 +198,7 @@ func TestSequenceOverRestarts(t *testing.T) {
 					started = x.Started
 				}
 			}
-			if n := len(l.c.dec.Exporters()); n != 1 || datagrams < 30 {
+			if n := len(l.exporters()); n != 1 || datagrams < 30 {
 				t.Errorf("%d datagrams, of %d exporters to the collector's eye", datagrams, n)
 			}
 		})
@@ -224,7 +231,7 @@ func TestLossShowsAfterRestart(t *testing.T) {
 	lost := lossOf(st.Lost, queueFull).Records
 	last := l.live(func(e *Exporter) { e.WriteRecords(records[:5]); e.Sync() })
 	l.c.until(t, "last datagram", func() bool { return l.c.grams == int(first.Datagrams+st.Datagrams+last.Datagrams) })
-	q := l.c.dec.Exporters()[0].Sequence
+	q := l.exporters()[0].Sequence
 	if lost == 0 || q.Missing+q.Lost != lost || q.Duplicates+q.Restarts+q.Reordered > 0 {
 		t.Errorf("%d records did not fit; the collector saw %+v", lost, q)
 	}
@@ -285,7 +292,7 @@ func TestTimesOverRestarts(t *testing.T) {
 			if !slices.Equal(times, want) {
 				t.Errorf("times read\n%v; given\n%v", times, want)
 			}
-			if q := l.c.dec.Exporters()[0].Sequence; q.Gaps+q.Lost+q.Missing+q.Reordered+q.Duplicates > 0 {
+			if q := l.exporters()[0].Sequence; q.Gaps+q.Lost+q.Missing+q.Reordered+q.Duplicates > 0 {
 				t.Errorf("the collector saw %+v", q)
 			}
 		})
