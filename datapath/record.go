@@ -1,0 +1,128 @@
+package datapath
+
+import (
+	"sync/atomic"
+
+	"weir/bpf"
+	"weir/cache"
+	"weir/flow"
+)
+
+// record is what an entry has to say since it was last asked.
+type record struct {
+	first, last uint64 // ns of the kernel's clock; first may be unknown: 0
+	facts       bpf.Facts
+	now, was    bpf.Count // the entry's counters, and what of them was handed on before
+	incarnation uint32    // of the record: the entry's and one
+	why         flow.EndReason
+}
+
+// Marks of a cache.Gone, beside the reason.
+const (
+	goneAggregate = 0x10
+	goneCatchAll  = 0x20
+)
+
+// fill makes out the record of a slot.
+func (s *Sweeper) fill(slot uint32, k *flow.Key, r *record, out *flow.Record) {
+	first := r.first
+	if first == 0 || first > r.last {
+		first = r.last
+	}
+	offset := s.offset.Load()
+	g := cache.Gone{Entry: cache.Entry{
+		Packets: r.now.Packets - r.was.Packets, Bytes: r.now.Bytes - r.was.Bytes,
+		State: slot, Incarnation: r.incarnation,
+		First: int64(first) + offset, Last: int64(r.last) + offset,
+		TCPFlags: r.facts.TCPFlags(), Mark: uint8(r.why),
+	}}
+	kind := s.kind(slot)
+	switch kind {
+	case kindAggregate:
+		g.Key = *k
+		g.Mark |= goneAggregate
+	case kindCatchAll:
+		if slot-s.firstCatchAll() > 1 { // those of port number 0 are of many
+			g.Key.Input = atomic.LoadUint32(&k.Input) // the programs have written it
+		}
+		g.Mark |= goneCatchAll
+	default:
+		g.Key = *k
+	}
+	s.recorder.Fill(&g, out)
+	if kind == kindFlow && out.Has&flow.HasOutput == 0 {
+		if o := atomic.LoadUint32(&s.entry(slot).Output); o != 0 {
+			out.Output = o
+			out.Has |= flow.HasOutput
+		}
+	}
+}
+
+func loadFacts(e *bpf.Entry) bpf.Facts {
+	return bpf.Facts(atomic.LoadUint64((*uint64)(&e.Facts)))
+}
+
+// resetFacts begins anew; the mark stays.
+func resetFacts(e *bpf.Entry) bpf.Facts {
+	for {
+		f := loadFacts(e)
+		if atomic.CompareAndSwapUint64((*uint64)(&e.Facts), uint64(f), uint64(bpf.NoFacts)|uint64(f.Mark())<<8) {
+			return f
+		}
+	}
+}
+
+// A note is what a record on its way says that the entry no longer does: three
+// bits of reason, eight of TCP flags, and of the first packet's time as many as
+// there is room for, which the last packet's completes.
+const (
+	noteReason = 1<<3 - 1
+	noteFlags  = 3
+	noteFirst  = 11
+	noteUnit   = 26 // 67 ms, for 39 hours
+	noteUnits  = 1<<(32-noteFirst) - 1
+)
+
+func makeNote(why flow.EndReason, first uint64, f bpf.Facts) uint32 {
+	return uint32(why) | uint32(f.TCPFlags())<<noteFlags | uint32(first>>noteUnit&noteUnits)<<noteFirst
+}
+
+// first is the time of the first packet, at most the note's unit too early; 0 if
+// there was none.
+func noteTime(note uint32, last uint64) uint64 {
+	n := uint64(note >> noteFirst)
+	if n == 0 {
+		return 0
+	}
+	return (last>>noteUnit - (last>>noteUnit-n)&noteUnits) << noteUnit
+}
+
+// portMemo is the last answer of portIndex.
+type portMemo struct {
+	input uint32
+	index uint32
+	tick  uint64
+}
+
+// portIndex is where a key's interface is counted in meta.retired: port number
+// * 2 + egress, number 0 for those that have none.
+func (s *Sweeper) portIndex(input uint32) uint32 {
+	if m := &s.port; m.tick != s.tick || m.input != input {
+		*m = portMemo{input, portIndex(s.mem.Control, input), s.tick}
+	}
+	return s.port.index
+}
+
+func portIndex(c *bpf.Control, input uint32) uint32 {
+	ifindex, egress := input&^flow.KeyEgress, input>>31
+	if ifindex == 0 {
+		return egress
+	}
+	for i := range uint32(bpf.PortProbes) {
+		p := &c.Port[(ifindex+i)%bpf.PortSlots]
+		if atomic.LoadUint32(&p.Ifindex) == ifindex {
+			return atomic.LoadUint32(&p.Number)%bpf.MaxPorts*2 + egress
+		}
+	}
+	return egress
+}

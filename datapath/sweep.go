@@ -1,0 +1,321 @@
+package datapath
+
+import (
+	"math"
+	"math/bits"
+	"slices"
+	"sync/atomic"
+
+	"weir/bpf"
+	"weir/flow"
+)
+
+// maxClaimed is how many claims are watched at a time. A claim lasts as long as
+// a key is written; there are as many as processors.
+const maxClaimed = 256
+
+const empty = math.MaxUint64 // of a set: nothing in it is ever due
+
+// sweep is the tick at a whole second: what is due ends or is reported.
+//
+// A page is looked at if the programs have touched it, or if something in it
+// may be due: packets only ever put off when an entry is due, but for the first
+// FIN or RST, and that touches.
+func (s *Sweeper) sweep() {
+	s.claimed = s.claimed[:0]
+	for i := range s.pages {
+		p := &s.pages[i]
+		if s.touched(i, p) || p.due <= s.now {
+			if s.sweepPage(i, p); s.err != nil {
+				break
+			}
+		}
+	}
+	for slot := s.firstCatchAll(); slot < s.slots() && s.err == nil; slot++ {
+		s.lookCatchAll(slot)
+	}
+	s.flush() // deltas need no grace
+	s.countAll()
+	s.freeStuck()
+	s.age()
+	s.finish()
+	s.ticked = marks{created: s.created(), excess: s.excess}
+	s.publish(1)
+}
+
+// press is the tick in between, of a table that is nearly full: entries are
+// counted, and age.
+func (s *Sweeper) press() {
+	for i := range s.pages {
+		p := &s.pages[i]
+		if s.touched(i, p) || p.aggregates > 0 {
+			s.countPage(i, p)
+		}
+	}
+	s.countAll()
+	s.age()
+	s.finish()
+	s.publish(0)
+}
+
+// touched says whether the programs have entered something in the page since it
+// was last asked. Then all its sets are to be read.
+func (s *Sweeper) touched(i int, p *page) bool {
+	// The programs set the flag when the entry is there; it is cleared before
+	// the entries are read.
+	if flag := &s.mem.Touched[i]; atomic.LoadUint32(flag) == 0 || atomic.SwapUint32(flag, 0) == 0 {
+		return false
+	}
+	p.sets = s.allSets(i)
+	return true
+}
+
+func (s *Sweeper) allSets(page int) uint64 {
+	if left := s.mem.Flows + s.mem.Aggregates - page*pageSets; left < pageSets {
+		return 1<<left - 1
+	}
+	return 1<<pageSets - 1
+}
+
+// sweepPage ends what is due in a page, and finds out when the next is.
+func (s *Sweeper) sweepPage(i int, p *page) {
+	due := uint64(empty)
+	*p = page{sets: p.sets}
+	for sets := p.sets; sets != 0; sets &= sets - 1 {
+		n := bits.TrailingZeros64(sets)
+		at := i*pageSets + n
+		set := &s.mem.Sets[at]
+		var next uint64
+		if at < s.mem.Flows {
+			next = s.look(set, uint32(at)*bpf.Ways, p)
+		} else {
+			next = s.lookAggregates(set, uint32(at)*bpf.Ways, p)
+		}
+		if next == empty {
+			p.sets &^= 1 << n
+		}
+		due = min(due, next)
+		if s.err != nil {
+			return
+		}
+	}
+	p.due = due
+}
+
+// look decides at the tick about the flows of a set. This is the order of
+// reasons: the end of the connection, idleness, the active timeout. It gives
+// the time before which nothing that is left is due; empty if nothing is.
+func (s *Sweeper) look(set *bpf.Set, slot uint32, p *page) (due uint64) {
+	due = empty
+	for way := range set.Word {
+		word := &set.Word[way]
+		w := atomic.LoadUint32(word)
+		switch w & bpf.StateMask {
+		case bpf.Free:
+			continue
+		case bpf.New, bpf.Live:
+		default:
+			s.claim(slot+uint32(way), w)
+			due = s.now
+			continue
+		}
+		e := &set.Entry[way]
+		last, first := atomic.LoadUint64(&e.Last), atomic.LoadUint64(&e.First)
+		if loadFacts(e).Mark()&bpf.MarkClosing != 0 {
+			end := s.closing(e)
+			if end <= s.now {
+				s.kill(slot+uint32(way), word, flow.EndDetected)
+				continue
+			}
+			due = min(due, end)
+		}
+		idle := last + s.idle
+		if idle <= s.now {
+			s.kill(slot+uint32(way), word, flow.EndIdle)
+			continue
+		}
+		p.live++
+		if first == 0 {
+			first = s.since(slot+uint32(way), e, last)
+		}
+		over := first + s.active
+		if over <= s.now {
+			s.report(slot+uint32(way), e, first, flow.EndActive)
+			over = s.now + s.active // a packet since, at the earliest
+		}
+		due = min(due, idle, over)
+	}
+	return due
+}
+
+// closing is when an entry with a FIN or RST ends. The mark and the second are
+// not written in one.
+func (s *Sweeper) closing(e *bpf.Entry) uint64 {
+	if s.tcpEnd == never {
+		return never
+	}
+	at := uint64(atomic.LoadUint32(&e.Closing)) * second
+	if at == 0 {
+		return s.now + 1
+	}
+	return at + s.tcpEnd
+}
+
+// since is the time of an entry's first packet since it was reported, as far as
+// it is known: now, if there was none. A packet that was counted while `first`
+// was taken away may have left it at none; then the last one's time stands.
+func (s *Sweeper) since(slot uint32, e *bpf.Entry, last uint64) uint64 {
+	done, _ := s.banks(slot, e)
+	if last+second > s.now || atomic.LoadUint64(&e.Packets) == atomic.LoadUint64(&done.Packets) {
+		return s.now
+	}
+	atomic.CompareAndSwapUint64(&e.First, 0, last)
+	return last
+}
+
+// report lets go what an entry has counted; it stays. If it has counted
+// nothing, `first` was set by a packet that an earlier report took along.
+func (s *Sweeper) report(slot uint32, e *bpf.Entry, first uint64, why flow.EndReason) {
+	done, _ := s.banks(slot, e)
+	if atomic.LoadUint64(&e.Packets) == atomic.LoadUint64(&done.Packets) {
+		atomic.CompareAndSwapUint64(&e.First, first, 0)
+		return
+	}
+	s.delta(slot, why)
+}
+
+// lookAggregates is look for what counts packets that found no place: it leaves
+// by the idle and the active timeout, for lack of resources. They are looked at
+// in every tick: their packets are the refusals.
+func (s *Sweeper) lookAggregates(set *bpf.Set, slot uint32, p *page) (due uint64) {
+	due = empty
+	for way := range set.Word {
+		word := &set.Word[way]
+		w := atomic.LoadUint32(word)
+		switch w & bpf.StateMask {
+		case bpf.Free:
+			continue
+		case bpf.New, bpf.Live:
+			due = s.now
+		default:
+			s.claim(slot+uint32(way), w)
+			due = s.now
+			continue
+		}
+		e := &set.Entry[way]
+		packets := atomic.LoadUint64(&e.Packets)
+		if s.isOver(slot+uint32(way), e) && s.kill(slot+uint32(way), word, flow.EndResource) {
+			s.excessGone += packets
+			continue
+		}
+		p.aggregates++
+		p.excess += packets
+	}
+	return due
+}
+
+// lookCatchAll is look for a port's last resort, which stays.
+func (s *Sweeper) lookCatchAll(slot uint32) {
+	e := s.entry(slot)
+	if atomic.LoadUint64(&e.Packets) != 0 && s.isOver(slot, e) {
+		s.report(slot, e, atomic.LoadUint64(&e.First), flow.EndResource)
+	}
+}
+
+func (s *Sweeper) isOver(slot uint32, e *bpf.Entry) bool {
+	last, first := atomic.LoadUint64(&e.Last), atomic.LoadUint64(&e.First)
+	if last+s.idle <= s.now {
+		return true
+	}
+	if first == 0 {
+		first = s.since(slot, e, last)
+	}
+	return first+s.active <= s.now
+}
+
+// countPage counts what is in a page's sets, and no more.
+func (s *Sweeper) countPage(i int, p *page) {
+	*p = page{sets: p.sets} // and due: nobody has looked when
+	for sets := p.sets; sets != 0; sets &= sets - 1 {
+		at := i*pageSets + bits.TrailingZeros64(sets)
+		set := &s.mem.Sets[at]
+		for way := range set.Word {
+			switch atomic.LoadUint32(&set.Word[way]) & bpf.StateMask {
+			case bpf.New, bpf.Live:
+				if at < s.mem.Flows {
+					p.live++
+				} else {
+					p.aggregates++
+					p.excess += atomic.LoadUint64(&set.Entry[way].Packets)
+				}
+			}
+		}
+	}
+}
+
+// countAll sums up what the pages hold.
+func (s *Sweeper) countAll() {
+	s.live, s.aggregates, s.excess = 0, 0, s.excessGone
+	for i := range s.pages {
+		p := &s.pages[i]
+		s.live += uint64(p.live)
+		s.aggregates += uint64(p.aggregates)
+		s.excess += p.excess
+	}
+	for slot := s.firstCatchAll(); slot < s.slots(); slot++ {
+		s.excess += atomic.LoadUint64(&s.entry(slot).Packets)
+	}
+}
+
+// created is how many flows have been entered, or adopted.
+func (s *Sweeper) created() uint64 { return s.left + s.live }
+
+// claim notes an entry that is not yet a flow.
+func (s *Sweeper) claim(slot, word uint32) {
+	if word&bpf.StateMask == bpf.Claimed && len(s.claimed) < cap(s.claimed) {
+		s.claimed = append(s.claimed, slot)
+	}
+}
+
+// freeStuck frees entries whose claim a grace period has not made a flow of:
+// the program that claimed them is no more. Those that two ticks have seen are
+// waited for.
+func (s *Sweeper) freeStuck() {
+	both := s.stuck[:0]
+	for _, slot := range s.stuck {
+		if _, again := slices.BinarySearch(s.claimed, slot); again {
+			both = append(both, slot)
+		}
+	}
+	s.freeClaims(both)
+	s.stuck, s.claimed = s.claimed, s.stuck[:0]
+}
+
+func (s *Sweeper) freeClaims(slots []uint32) {
+	if len(slots) == 0 || !s.grace() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, slot := range slots {
+		word, e := &s.set(slot).Word[slot%bpf.Ways], s.entry(slot)
+		if w := atomic.LoadUint32(word); w&bpf.StateMask == bpf.Claimed {
+			atomic.StoreUint64(&e.Packets, 0)
+			atomic.StoreUint64(&e.Bytes, 0)
+			if atomic.CompareAndSwapUint32(word, w, bpf.Free) {
+				s.interrupted.Records++
+				s.interrupted.Packets++ // the one it was claimed for
+			}
+		}
+	}
+}
+
+// publish shows Stats where they stand.
+func (s *Sweeper) publish(sweeps uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.Sweeps += sweeps
+	s.stats.Created, s.stats.Entries, s.stats.Aggregates = s.created(), s.live, s.aggregates
+	s.stats.Peak = max(s.stats.Peak, s.live)
+	s.stats.Refused = s.excess - s.excessFrom
+}
