@@ -1,5 +1,3 @@
-//go:build ignore
-
 package datapath
 
 import (
@@ -60,8 +58,8 @@ func (d *Datapath) Snapshot() meter.Snapshot {
 func (d *Datapath) account(cached bool) meter.Snapshot {
 	var s meter.Snapshot
 	mem := d.kernel().Memory()
-	counters := make([]bpf.Counters, 2*bpf.MaxPorts)
-	if err := d.kernel().Counters(counters); err != nil {
+	counters, err := d.kernel().Counters()
+	if err != nil {
 		d.log.Error("the kernel's counters", "error", err)
 		return d.last
 	}

@@ -1,5 +1,3 @@
-//go:build ignore
-
 package datapath
 
 import (
@@ -48,7 +46,7 @@ type Options struct {
 type Datapath struct {
 	o      Options
 	log    *slog.Logger
-	probe  *hook.Kernel
+	probe  *hook.Features
 	folder *hook.Folder
 	groups []*group // programs, by what they choose; all share the first's table
 	old    []*table // tables of another size or key, to be emptied
@@ -72,7 +70,8 @@ type group struct {
 }
 
 func (g *group) fits(i *Interface) bool {
-	return g.filter.String() == i.Filter.String() && slices.Equal(g.prefixes, i.Prefixes)
+	same := (g.filter == nil) == (i.Filter == nil) && (g.filter == nil || g.filter.String() == i.Filter.String())
+	return same && slices.Equal(g.prefixes, i.Prefixes)
 }
 
 // Open plans, loads what is not there and attaches. The plans are those of all
@@ -115,7 +114,7 @@ func (d *Datapath) spare(why error) error {
 }
 
 func (d *Datapath) open() error {
-	own, err := ownPrograms()
+	own, err := hook.List(d.o.Hook)
 	if err != nil {
 		d.log.Debug("pins are not read", "error", err)
 	}
@@ -145,15 +144,6 @@ func (d *Datapath) open() error {
 		return d.detachOthers()
 	}
 	return nil
-}
-
-// ownPrograms is what pins say of programs that are attached already.
-func ownPrograms() ([]hook.Attachment, error) {
-	dir, err := hook.Dir()
-	if err != nil {
-		return nil, err
-	}
-	return hook.List(dir)
 }
 
 // load loads the programs over the table that is there, or over a new one. One
@@ -217,7 +207,7 @@ func (d *Datapath) loadGroups(dir string) error {
 			continue
 		}
 		k, err := bpf.Load(bpf.Options{
-			Entries: d.o.Cache.Entries, Key: d.o.Cache.Key, Dir: dir, NoFrags: !d.probe.Frags,
+			Entries: d.o.Cache.Entries, Key: d.o.Cache.Key, Dir: dir, NoFrags: !d.probe.Fragments,
 			Secret: [8]uint64(secret[:8]), Boot: uint32(secret[8]) & 0xfff, Born: time.Now().UnixNano(),
 			Filter: in.Filter, Prefixes: in.Prefixes,
 		})
@@ -226,8 +216,9 @@ func (d *Datapath) loadGroups(dir string) error {
 		}
 		d.groups = append(d.groups, &group{in.Filter, in.Prefixes, k})
 	}
-	c := d.kernel().Memory().Control
-	c.Sample, c.SampleRest = bpf.SampleThreshold(d.o.Sampling)
+	m := d.kernel().Memory()
+	m.Control.Sample, m.Control.SampleRest = bpf.SampleThreshold(d.o.Sampling)
+	m.Meta.Sample = max(d.o.Sampling, 1)
 	return nil
 }
 
@@ -253,7 +244,7 @@ func (d *Datapath) attach() error {
 		if err := ports.set(p.Ifindex, flags(p)); err != nil {
 			return err
 		}
-		done, err := d.folder.Attach(d.probe, p, programs(d.groups[at].kernel))
+		done, err := d.folder.Attach(p, d.groups[at].kernel.Programs)
 		if err != nil {
 			ports.quiet(p.Ifindex)
 			return err
@@ -326,7 +317,7 @@ func (d *Datapath) ExportMemory() []uint64 { return d.kernel().Memory().Meta.Seq
 func (d *Datapath) Where() string { return d.folder.Name() }
 
 // SetOwn says which UDP flows are our own exports. They are not metered.
-func (d *Datapath) SetOwn(keys []bpf.OwnKey) error { return d.kernel().SetOwn(keys) }
+func (d *Datapath) SetOwn(keys []bpf.Own) error { return d.kernel().SetOwn(keys) }
 
 // Close lets go of all. What is attached stays attached, and counts.
 func (d *Datapath) Close() error {
@@ -344,7 +335,7 @@ func (d *Datapath) Close() error {
 // on counting. Records go to sink.
 func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 	for _, t := range d.old {
-		if err := t.empty(d.sweepConfig(), d.kernel(), sink); err != nil {
+		if err := t.empty(d.sweepConfig(), sink); err != nil {
 			return err
 		}
 	}

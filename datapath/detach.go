@@ -1,5 +1,3 @@
-//go:build ignore
-
 package datapath
 
 import (
@@ -7,7 +5,6 @@ import (
 	"log/slog"
 	"slices"
 
-	"weir/bpf"
 	"weir/flow"
 	"weir/hook"
 )
@@ -57,21 +54,13 @@ func Detach(names []string, cfg SweepConfig, o hook.Options, sink flow.Sink, log
 	if err != nil {
 		return d, err
 	}
-	if len(all) > 0 {
-		// The clock and the grace period are the kernel's, whatever the table.
-		kernel, err := bpf.Load(bpf.Options{Entries: bpf.Ways})
-		if err != nil {
-			return d, err
+	for _, t := range all {
+		if err := t.open(); err != nil {
+			log.Warn("a flow table cannot be read, what it holds is dropped", "table", t.dir, "error", err)
+			continue
 		}
-		defer kernel.Close()
-		for _, t := range all {
-			if err := t.open(); err != nil {
-				log.Warn("a flow table cannot be read, what it holds is dropped", "table", t.dir, "error", err)
-				continue
-			}
-			if err := t.empty(cfg, kernel, sink); err != nil {
-				return d, err
-			}
+		if err := t.empty(cfg, sink); err != nil {
+			return d, err
 		}
 	}
 	return d, folder.Remove()

@@ -1,5 +1,3 @@
-//go:build ignore
-
 package datapath
 
 import (
@@ -25,7 +23,7 @@ const tablePrefix = "table-"
 type table struct {
 	dir    string
 	number int
-	memory *bpf.Frozen
+	maps   *bpf.Table
 }
 
 func tableDir(folder string, n int) string {
@@ -53,14 +51,14 @@ func (t *table) make() error { return os.MkdirAll(t.dir, 0o700) }
 
 // open maps what is pinned.
 func (t *table) open() (err error) {
-	t.memory, err = bpf.OpenMemory(t.dir)
+	t.maps, err = bpf.OpenMemory(t.dir)
 	return err
 }
 
 func (t *table) close() {
-	if t.memory != nil {
-		t.memory.Close()
-		t.memory = nil
+	if t.maps != nil {
+		t.maps.Close()
+		t.maps = nil
 	}
 }
 
@@ -77,20 +75,11 @@ func (t *table) remove() error {
 	return errors.Join(err, os.Remove(t.dir))
 }
 
-// oldKernel is a table that no program writes to, with the kernel in use for
-// all else.
-type oldKernel struct {
-	*bpf.Kernel
-	memory *bpf.Memory
-}
-
-func (k oldKernel) Memory() *bpf.Memory { return k.memory }
-
 // empty hands on all flows of a table that is not used any more, and removes it.
-func (t *table) empty(cfg SweepConfig, kernel *bpf.Kernel, sink flow.Sink) error {
-	m := t.memory.Memory()
-	cfg.Key, cfg.Sampling = flow.KeyMask(m.Meta.KeyMode), max(m.Meta.Sample, 1)
-	s, err := NewSweeper(cfg, oldKernel{kernel, m}, sink)
+func (t *table) empty(cfg SweepConfig, sink flow.Sink) error {
+	m := t.maps.Memory().Meta
+	cfg.Key, cfg.Sampling = flow.KeyMask(m.KeyMode), max(m.Sample, 1)
+	s, err := NewSweeper(cfg, t.maps, sink)
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.dir, err)
 	}
