@@ -40,12 +40,15 @@ struct seen {
 	struct packet p;
 	__u64 now;        /* ns of the kernel's clock */
 	__u64 bytes;      /* of all segments */
+	__u64 facts;      /* as in struct entry */
 	__u32 packets;
-	__u32 min_length, max_length; /* of a segment */
 	__u32 closing;    /* FIN or RST: now in seconds, rounded up; else 0 */
 	__u32 port;       /* ifindex of the metered interface, with KEY_EGRESS */
 	__u32 output;     /* ifindex, if it is known */
 };
+
+/* Functions that are not static are verified once, not for each way that leads
+ * to them. */
 
 static __always_inline __u64 clock(void)
 {
@@ -72,7 +75,7 @@ static __always_inline __u32 row(__u32 port)
 
 /* note counts what makes no flow. A program can be preempted by another on its
  * CPU where the kernel is a real-time one, so that these adds are atomic, too. */
-static __noinline int note(__u32 port, __u32 reason, __u32 packets, __u64 bytes)
+__noinline int note(__u32 port, __u32 reason, __u32 packets, __u64 bytes)
 {
 	__u32 i = row(port);
 	struct counters *c = bpf_map_lookup_elem(&counters, &i);
@@ -195,58 +198,61 @@ static __always_inline void touch(__u32 set)
 #define FACTS_MAX_LENGTH(f) ((__u16)((f) >> 32))
 #define FACTS_MIN_TTL(f)    ((__u8)((f) >> 48))
 #define FACTS_MAX_TTL(f)    ((__u8)((f) >> 56))
+#define FACTS_OR            0xffffull /* flags and mark */
+#define FACTS_CLOSING       ((__u64)MARK_CLOSING << 8)
 
-static __always_inline __u64 facts(__u32 flags, __u32 mark, __u32 min_length, __u32 max_length, __u32 min_ttl, __u32 max_ttl)
+static __always_inline __u64 facts_of(__u32 flags, __u32 min_length, __u32 max_length, __u32 ttl)
 {
-	return (__u64)flags | (__u64)mark << 8 | (__u64)min_length << 16 | (__u64)max_length << 32 | (__u64)min_ttl << 48 | (__u64)max_ttl << 56;
+	return (__u64)flags | (__u64)min_length << 16 | (__u64)max_length << 32 | (__u64)ttl << 48 | (__u64)ttl << 56;
 }
 
-static __always_inline __u64 facts_of(const struct seen *s)
+/* facts_new says whether a packet's facts say anything that f does not. */
+static __always_inline bool facts_new(__u64 f, __u64 packet)
 {
-	return facts(s->p.tcp_flags, s->closing ? MARK_CLOSING : 0, s->min_length, s->max_length, s->p.ttl, s->p.ttl);
+	return (packet & ~f & FACTS_OR) || FACTS_MIN_LENGTH(packet) < FACTS_MIN_LENGTH(f) || FACTS_MAX_LENGTH(packet) > FACTS_MAX_LENGTH(f) ||
+	       FACTS_MIN_TTL(packet) < FACTS_MIN_TTL(f) || FACTS_MAX_TTL(packet) > FACTS_MAX_TTL(f);
 }
 
-static __always_inline __u64 facts_with(__u64 f, const struct seen *s)
+static __always_inline __u64 facts_both(__u64 a, __u64 b)
 {
-	__u32 lo = FACTS_MIN_LENGTH(f), hi = FACTS_MAX_LENGTH(f), near = FACTS_MIN_TTL(f), far = FACTS_MAX_TTL(f);
-	__u32 flags = FACTS_FLAGS(f) | s->p.tcp_flags, mark = FACTS_MARK(f) | (s->closing ? MARK_CLOSING : 0);
-	if (s->min_length < lo)
-		lo = s->min_length;
-	if (s->max_length > hi)
-		hi = s->max_length;
-	if (s->p.ttl < near)
-		near = s->p.ttl;
-	if (s->p.ttl > far)
-		far = s->p.ttl;
-	return facts(flags, mark, lo, hi, near, far);
+	__u64 min_length = FACTS_MIN_LENGTH(a), max_length = FACTS_MAX_LENGTH(a), min_ttl = FACTS_MIN_TTL(a), max_ttl = FACTS_MAX_TTL(a);
+	if (FACTS_MIN_LENGTH(b) < min_length)
+		min_length = FACTS_MIN_LENGTH(b);
+	if (FACTS_MAX_LENGTH(b) > max_length)
+		max_length = FACTS_MAX_LENGTH(b);
+	if (FACTS_MIN_TTL(b) < min_ttl)
+		min_ttl = FACTS_MIN_TTL(b);
+	if (FACTS_MAX_TTL(b) > max_ttl)
+		max_ttl = FACTS_MAX_TTL(b);
+	return ((a | b) & FACTS_OR) | min_length << 16 | max_length << 32 | min_ttl << 48 | max_ttl << 56;
 }
 
 /* amend is for a packet that says something new of its flow. */
-static __noinline int amend(struct entry *e, const struct seen *s, __u32 set)
+__noinline int amend(struct entry *e, __u64 packet, __u32 closing, __u32 set)
 {
-	if (!e || !s)
+	if (!e)
 		return 0;
 	__u64 old = READ_ONCE(e->facts);
-	if (s->closing && !(FACTS_MARK(old) & MARK_CLOSING))
-		__sync_val_compare_and_swap(&e->closing, 0, s->closing); /* before the mark, which says that it is there */
+	if (closing && !(old & FACTS_CLOSING)) /* before the mark, which says that it is there */
+		__sync_val_compare_and_swap(&e->closing, 0, closing);
 	for (int i = 0; i < 16; i++) {
-		__u64 new = facts_with(old, s), was = __sync_val_compare_and_swap(&e->facts, old, new);
+		__u64 new = facts_both(old, packet), was = __sync_val_compare_and_swap(&e->facts, old, new);
 		if (was == old) {
-			if (FACTS_MARK(new) & ~FACTS_MARK(old))
+			if (new & ~old & FACTS_CLOSING)
 				touch(set);
 			return 0;
 		}
 		old = was;
 	}
-	/* So many others are at it: flags must not be missed, of the lengths and
-	 * TTLs of a crowd one may be. */
-	__sync_fetch_and_or(&e->facts, facts(s->p.tcp_flags, s->closing ? MARK_CLOSING : 0, 0, 0, 0, 0));
+	/* So many others are at it: flags must not be missed, of a crowd's
+	 * lengths and TTLs one may be. */
+	__sync_fetch_and_or(&e->facts, packet & FACTS_OR);
 	touch(set);
 	return 0;
 }
 
 /* count adds a packet to an entry that find() gave, or to a catch-all. */
-static __always_inline void count(struct entry *e, struct seen *s, __u32 set)
+static __always_inline void count(struct entry *e, const struct seen *s, __u32 set)
 {
 	__sync_fetch_and_add(&e->bytes, s->bytes);
 	__sync_fetch_and_add(&e->packets, s->packets);
@@ -257,10 +263,8 @@ static __always_inline void count(struct entry *e, struct seen *s, __u32 set)
 		__sync_val_compare_and_swap(&e->first, 0, now);
 		touch(set);
 	}
-	__u64 f = READ_ONCE(e->facts);
-	if (unlikely((s->p.tcp_flags & ~FACTS_FLAGS(f)) || s->min_length < FACTS_MIN_LENGTH(f) || s->max_length > FACTS_MAX_LENGTH(f) ||
-		     s->p.ttl < FACTS_MIN_TTL(f) || s->p.ttl > FACTS_MAX_TTL(f) || (s->closing && !(FACTS_MARK(f) & MARK_CLOSING))))
-		amend(e, s, set);
+	if (unlikely(facts_new(READ_ONCE(e->facts), s->facts)))
+		amend(e, s->facts, s->closing, set);
 }
 
 /* --- enter --- */
@@ -270,6 +274,7 @@ static __always_inline void count(struct entry *e, struct seen *s, __u32 set)
 static __always_inline __u32 room(const struct set *s, bool pressed)
 {
 	__u64 free = 0, new = 0;
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < WAYS; i++) {
 		__u64 word = READ_ONCE(s->word[i]), other = (word & STATE_MASK) ^ NEW;
 		HIDE(word); /* no branches, or the verifier tries all combinations */
@@ -291,6 +296,7 @@ static __always_inline __u32 room(const struct set *s, bool pressed)
  * incarnation is not written: it is the slot's. */
 static __always_inline bool claim(struct set *s, const struct seen *v, __u32 live)
 {
+#pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < WAYS; i++) {
 		if (READ_ONCE(s->word[i]) != FREE || __sync_val_compare_and_swap(&s->word[i], FREE, CLAIMED) != FREE)
 			continue;
@@ -301,7 +307,7 @@ static __always_inline bool claim(struct set *s, const struct seen *v, __u32 liv
 		e->closing = v->closing;
 		e->first = e->last = v->now;
 		e->verdict = e->route = e->rate[0] = e->rate[1] = 0;
-		e->facts = facts_of(v);
+		e->facts = v->facts;
 		e->output = v->output;
 		__u32 word = v->packets == 1 ? live | NEW_BIT : live;
 		return __sync_val_compare_and_swap(&s->word[i], CLAIMED, word) == CLAIMED;
@@ -311,7 +317,7 @@ static __always_inline bool claim(struct set *s, const struct seen *v, __u32 liv
 
 /* enter makes an entry in the one of two sets that has more room, the first if
  * they are equal. If others have taken it all meanwhile, the other is tried. */
-static __noinline bool enter(const struct seen *s, const struct place *at, bool pressed)
+__noinline int enter(const struct seen *s, const struct place *at, bool pressed)
 {
 	if (!s || !at)
 		return false;
@@ -341,7 +347,7 @@ static __noinline bool enter(const struct seen *s, const struct place *at, bool 
 /* aggregate counts a packet that found no place: in the aggregate of its
  * interface, protocol and destination prefix, /24 or /64; if there is no place
  * for that either, in the port's catch-all, which is always there. */
-static __noinline int aggregate(struct seen *s)
+__noinline int aggregate(struct seen *s)
 {
 	if (!s)
 		return 0;
@@ -354,6 +360,7 @@ static __noinline int aggregate(struct seen *s)
 		s->p.key.dst[15] = 0;
 	w[10] &= WORD_LAST(KEY_IPV6, 0xff, 0);
 	s->closing = s->output = 0;
+	s->facts &= ~FACTS_CLOSING;
 	struct place at;
 	find_place(&at, &s->p, sets, aggregate_sets);
 	for (int i = 0; i < 2; i++) {
@@ -379,7 +386,7 @@ static __noinline int aggregate(struct seen *s)
 
 /* forwards_to asks the routing table where the packet will leave; 0: not by an
  * interface. */
-static __always_inline __u32 forwards_to(void *ctx, const struct seen *s)
+static __noinline __u32 forwards_to(void *ctx, const struct seen *s)
 {
 	const __u32 *w = s->p.word;
 	struct bpf_fib_lookup f = {
@@ -404,7 +411,7 @@ static __always_inline __u32 forwards_to(void *ctx, const struct seen *s)
 }
 
 /* first is for a packet whose flow is not in the table. */
-static __noinline int first(void *ctx, struct seen *s, const struct place *at)
+static __always_inline int first(void *ctx, struct seen *s, const struct place *at)
 {
 	if (!s || !at)
 		return 0;
@@ -427,7 +434,10 @@ static __noinline int first(void *ctx, struct seen *s, const struct place *at)
 	return 0;
 }
 
-static __always_inline void look_up(void *ctx, struct seen *s)
+__noinline int first_xdp(struct xdp_md *ctx, struct seen *s, const struct place *at) { return first(ctx, s, at); }
+__noinline int first_tc(struct __sk_buff *ctx, struct seen *s, const struct place *at) { return first(ctx, s, at); }
+
+static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 {
 	struct place at;
 	find_place(&at, &s->p, 0, sets);
@@ -438,7 +448,11 @@ static __always_inline void look_up(void *ctx, struct seen *s)
 			return;
 		}
 	}
-	first(ctx, s, &at);
+	s->p.spare = 0; /* what a function is given is given whole */
+	if (xdp)
+		first_xdp(ctx, s, &at);
+	else
+		first_tc(ctx, s, &at);
 }
 
 /* --- one frame --- */
@@ -452,19 +466,23 @@ static __always_inline void mask(struct packet *p, __u32 input)
 }
 
 /* meter does all that is left once a frame is parsed and its sizes are known. */
-static __always_inline void meter(void *ctx, struct seen *s, void *data, void *end)
+static __always_inline void meter(void *ctx, struct seen *s, void *data, void *end, bool xdp)
 {
 	if (!chosen(s, ctx, data, end))
 		return;
 	mask(&s->p, s->port);
 	s->now = clock();
 	s->closing = 0;
-	if (unlikely(s->p.tcp_flags & 0x05)) /* FIN, RST */
+	if (unlikely(s->p.tcp_flags & 0x05)) { /* FIN, RST */
 		s->closing = (s->now + 999999999) / 1000000000;
+		s->facts |= FACTS_CLOSING;
+	}
 	if (key_5tuple)
 		note(s->port, METERED, s->packets, s->bytes);
-	look_up(ctx, s);
+	look_up(ctx, s, xdp);
 }
+
+static __always_inline __u32 clamp(__u32 length) { return length < 0xffff ? length : 0xffff; }
 
 /* one says that the buffer is one packet. */
 static __always_inline void one(struct seen *s)
@@ -472,10 +490,8 @@ static __always_inline void one(struct seen *s)
 	__u32 length = s->p.length;
 	s->packets = 1;
 	s->bytes = length;
-	s->min_length = s->max_length = length < 0xffff ? length : 0xffff;
+	s->facts = facts_of(s->p.tcp_flags, clamp(length), clamp(length), s->p.ttl);
 }
-
-#define FRAGS_UNKNOWN 0xffff /* gso_size of packets whose segments differ (SCTP) */
 
 /* segments says what a buffer is that stands for several packets: each has the
  * headers, all but the last have size octets of payload. */
@@ -493,12 +509,10 @@ static __always_inline void segments(struct seen *s, struct __sk_buff *skb, cons
 		n = (payload + size - 1) / size;
 	if (n < 2)
 		return;
+	__u32 full = (n - 1) * size;
 	s->packets = n;
 	s->bytes = (__u64)n * header + payload;
-	__u32 full = (n - 1) * size, max = header + size;
-	__u32 min = header + (payload > full ? payload - full : 0);
-	s->max_length = max < 0xffff ? max : 0xffff;
-	s->min_length = min < 0xffff ? min : 0xffff;
+	s->facts = facts_of(s->p.tcp_flags, clamp(header + (payload > full ? payload - full : 0)), clamp(header + size), s->p.ttl);
 }
 
 SEC("xdp")
@@ -515,7 +529,7 @@ int xdp_meter(struct xdp_md *ctx)
 		return XDP_PASS;
 	}
 	one(&s);
-	meter(ctx, &s, data, end);
+	meter(ctx, &s, data, end, true);
 	return XDP_PASS;
 }
 
@@ -576,7 +590,7 @@ static __always_inline int tc(struct __sk_buff *skb, bool egress, bool ip)
 	}
 	data = (void *)(long)skb->data, end = (void *)(long)skb->data_end;
 	segments(&s, skb, data, end);
-	meter(skb, &s, data, end);
+	meter(skb, &s, data, end, false);
 	return TC_ACT_UNSPEC;
 }
 

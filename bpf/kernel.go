@@ -63,6 +63,13 @@ type Programs struct {
 	IngressIP, EgressIP *ebpf.Program // TC, frames that start with the IP header
 }
 
+// all are the programs by their names.
+func (p *Programs) all() map[string]*ebpf.Program {
+	return map[string]*ebpf.Program{
+		"xdp_meter": p.XDP, "tc_ingress": p.Ingress, "tc_egress": p.Egress, "tc_ingress_ip": p.IngressIP, "tc_egress_ip": p.EgressIP,
+	}
+}
+
 // Kernel is a table and the programs that meter into it.
 type Kernel struct {
 	*Table
@@ -176,9 +183,8 @@ func Load(o Options) (k *Kernel, err error) {
 // Close unmaps the table and closes the programs. What is pinned or attached
 // lives on.
 func (k *Kernel) Close() error {
-	p := &k.Programs
-	for _, prog := range []*ebpf.Program{p.XDP, p.Ingress, p.Egress, p.IngressIP, p.EgressIP} {
-		prog.Close()
+	for _, p := range k.Programs.all() {
+		p.Close()
 	}
 	if k.Table == nil {
 		return nil
@@ -273,8 +279,8 @@ func (m *Memory) found(meta *Meta) {
 
 var native = binary.NativeEndian
 
-// view reads memory as n values of a type.
-func view[T any](b []byte, n int) []T {
+// mapped reads memory as n values of a type.
+func mapped[T any](b []byte, n int) []T {
 	if n*int(unsafe.Sizeof(*new(T))) > len(b) {
 		panic("bpf: a map is smaller than it was made")
 	}

@@ -102,11 +102,11 @@ func (t *Table) mapAll() error {
 		m    *ebpf.Map
 		take func(b []byte, n int)
 	}{
-		{t.maps.table, func(b []byte, n int) { t.mem.Sets = view[Set](b, n) }},
-		{t.maps.side, func(b []byte, n int) { t.mem.Sides = view[Side](b, n) }},
-		{t.maps.touched, func(b []byte, n int) { t.mem.Touched = view[uint32](b, n) }},
-		{t.maps.control, func(b []byte, n int) { t.mem.Control = &view[Control](b, n)[0] }},
-		{t.maps.meta, func(b []byte, n int) { t.mem.Meta = &view[Meta](b, n)[0] }},
+		{t.maps.table, func(b []byte, n int) { t.mem.Sets = mapped[Set](b, n) }},
+		{t.maps.side, func(b []byte, n int) { t.mem.Sides = mapped[Side](b, n) }},
+		{t.maps.touched, func(b []byte, n int) { t.mem.Touched = mapped[uint32](b, n) }},
+		{t.maps.control, func(b []byte, n int) { t.mem.Control = &mapped[Control](b, n)[0] }},
+		{t.maps.meta, func(b []byte, n int) { t.mem.Meta = &mapped[Meta](b, n)[0] }},
 	} {
 		b, n, err := get(part.m)
 		if err != nil {
@@ -340,7 +340,7 @@ func (m *maps) readMeta() (*Meta, error) {
 		if len(b) != int(unsafe.Sizeof(*meta)) {
 			return nil, fmt.Errorf("%w: its meta has %d octets, %d expected", ErrIncompatible, len(b), unsafe.Sizeof(*meta))
 		}
-		*meta = view[Meta](b, 1)[0]
+		*meta = mapped[Meta](b, 1)[0]
 	}
 	return meta, nil
 }
