@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// at is the program for a point.
-func (p Programs) at(point Point, noLink bool) *ebpf.Program {
+// programAt is the program for a point.
+func programAt(p Programs, point Point, noLink bool) *ebpf.Program {
 	switch {
 	case point == AtXDP:
 		return p.XDP
@@ -80,7 +80,7 @@ func (f *Folder) Attach(p *Plan, progs Programs) (*Plan, error) {
 // carryOut attaches or swaps what a plan says and removes what it does not.
 func (f *Folder) carryOut(p *Plan, progs Programs) error {
 	for _, s := range p.Spots {
-		if progs.at(s.Point, p.NoLink) == nil {
+		if programAt(progs, s.Point, p.NoLink) == nil {
 			return fmt.Errorf("no program for %s", s.Point)
 		}
 	}
@@ -101,7 +101,7 @@ func (f *Folder) carryOut(p *Plan, progs Programs) error {
 	}
 	var fresh []*held
 	for _, s := range p.Spots {
-		program := progs.at(s.Point, p.NoLink)
+		program := programAt(progs, s.Point, p.NoLink)
 		if h := keep[s]; h != nil {
 			err = h.swap(program)
 		} else {

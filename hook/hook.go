@@ -18,7 +18,7 @@ package hook
 import (
 	"fmt"
 
-	"github.com/cilium/ebpf"
+	"weir/bpf"
 )
 
 // Mode is how an interface is metered, or is wished to be.
@@ -77,8 +77,5 @@ type Options struct {
 }
 
 // Programs are what Attach attaches; those that a Plan does not need may be
-// nil. XDP is the one with fragments where Kernel.Frags says so. The IP ones
-// are for interfaces whose frames start with the IP header (Plan.NoLink).
-type Programs struct {
-	XDP, Ingress, Egress, IngressIP, EgressIP *ebpf.Program
-}
+// nil.
+type Programs = bpf.Programs

@@ -21,7 +21,7 @@ type Plan struct {
 	Why       string   // of Mode: "native, driver veth"
 	Notes     []string // what the operator should know besides, a clause each
 
-	kernel *Kernel
+	kernel *Features
 	facts  facts
 }
 
@@ -83,7 +83,7 @@ const maxOneBuffer = 3000
 // there already (List), nil if none. Nothing is attached for it: a kernel
 // before 6.3 does not tell what a driver can, and Attach will see. An explicit
 // mode that cannot be had is an error that says why and what to do.
-func (k *Kernel) Plan(i host.Interface, want Mode, own []Attachment) (*Plan, error) {
+func (k *Features) Plan(i host.Interface, want Mode, own []Attachment) (*Plan, error) {
 	p := &Plan{Interface: i.Name, Ifindex: i.Index, Want: want, kernel: k}
 	if want == AFPacket {
 		p.Mode, p.Why = AFPacket, "as asked"
@@ -154,14 +154,14 @@ func (p *Plan) placed() (*Plan, error) {
 	return p, nil
 }
 
-func (k *Kernel) xdpHow() How {
+func (k *Features) xdpHow() How {
 	if k.Link {
 		return Link
 	}
 	return Netlink
 }
 
-func (k *Kernel) tcHow() How {
+func (k *Features) tcHow() How {
 	if k.TCX {
 		return TCX
 	}
@@ -169,7 +169,7 @@ func (k *Kernel) tcHow() How {
 }
 
 // look gathers what decides about an interface.
-func look(k *Kernel, i host.Interface, own []Attachment) (facts, error) {
+func look(k *Features, i host.Interface, own []Attachment) (facts, error) {
 	f := facts{name: i.Name, index: i.Index, kind: i.Kind, driver: driver(i.Name), mtu: i.MTU}
 	if f.driver == "" {
 		f.driver = i.Driver
@@ -206,7 +206,7 @@ func look(k *Kernel, i host.Interface, own []Attachment) (facts, error) {
 }
 
 // xdp says why XDP it is, or why not.
-func (f *facts) xdp(k *Kernel) (why, not string) {
+func (f *facts) xdp(k *Features) (why, not string) {
 	name := f.kind
 	if f.driver != "" {
 		name = "driver " + f.driver
@@ -228,7 +228,7 @@ func (f *facts) xdp(k *Kernel) (why, not string) {
 		return "", fmt.Sprintf("the XDP program of a %s runs in its members (%s) and sees their names", f.kind, strings.Join(f.members, ", "))
 	case f.told && f.features&xdpBasic == 0 && !k.options.Generic:
 		return "", name + " has no XDP here"
-	case f.mtu > maxOneBuffer && !k.Frags:
+	case f.mtu > maxOneBuffer && !k.Fragments:
 		return "", fmt.Sprintf("MTU %d is too large for XDP on kernel %s, which has no XDP fragments", f.mtu, k.Release)
 	case f.mtu > maxOneBuffer && f.told && f.features&xdpFrags == 0 && !k.options.Generic:
 		return "", fmt.Sprintf("MTU %d is too large for XDP: %s has no XDP fragments", f.mtu, name)

@@ -1,0 +1,225 @@
+package hook
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+)
+
+// helper is what a child process of a test does: the words of its stage.
+func helper(words string) {
+	w := strings.Fields(words)
+	if err := helperDo(w[0], w[1:]); err != nil {
+		fmt.Println("error:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func helperDo(verb string, args []string) error {
+	switch verb {
+	case "attach", "swap": // IF, and stays until it is killed
+		k := Probe(Options{})
+		f, err := Open(Options{})
+		if err != nil {
+			return err
+		}
+		list, err := f.List()
+		if err != nil {
+			return err
+		}
+		i, err := ifaceNamed(args[0])
+		if err != nil {
+			return err
+		}
+		plan, err := k.Plan(i, Auto, list)
+		if err != nil {
+			return err
+		}
+		progs, err := plainPrograms(verb)
+		if err != nil {
+			return err
+		}
+		done, err := f.Attach(plan, progs)
+		if err != nil {
+			return err
+		}
+		// A map of ours, too.
+		m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "sample", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+		if err != nil {
+			return err
+		}
+		if err := m.Pin(filepath.Join(f.Dir(), verb)); err != nil {
+			return err
+		}
+		now, err := f.List()
+		if err != nil {
+			return err
+		}
+		fmt.Printf("in %s, found %q, %s, now %q, warning %q\n", f.Name(), attachments(list), spots(done), attachments(now), f.Warning())
+		select {}
+	case "list":
+		list, err := List(Options{})
+		if err != nil {
+			return err
+		}
+		name, err := Dir(Options{})
+		if err != nil {
+			return err
+		}
+		fmt.Printf("in %s, found %q\n", name, attachments(list))
+		return nil
+	case "open":
+		f, err := Open(Options{})
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	case "detach":
+		if err := DetachAll(Options{}); err != nil {
+			return err
+		}
+		fmt.Println("detached")
+		return nil
+	}
+	return errors.New("unknown stage " + verb)
+}
+
+// plainPrograms pass everything; their names end with a word.
+func plainPrograms(word string) (Programs, error) {
+	load := func(kind ebpf.ProgramType, verdict int32) (*ebpf.Program, error) {
+		return ebpf.NewProgram(&ebpf.ProgramSpec{Name: "our_" + word, Type: kind, License: "Dual MIT/GPL",
+			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()}})
+	}
+	xdp, err := load(ebpf.XDP, 2)
+	if err != nil {
+		return Programs{}, err
+	}
+	tc, err := load(ebpf.SchedCLS, next)
+	if err != nil {
+		return Programs{}, err
+	}
+	return Programs{XDP: xdp, Ingress: tc, Egress: tc, IngressIP: tc, EgressIP: tc}, nil
+}
+
+// ip runs the command of that name.
+func ip(t testing.TB, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		t.Fatalf("ip %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
+
+// inNetns runs a stage under `ip netns exec`.
+func inNetns(t testing.TB, name, words string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("ip", "netns", "exec", name, self)
+	c.Env = append(os.Environ(), stage+"="+words)
+	c.Stderr = os.Stderr
+	return c
+}
+
+// start runs a stage that stays, and returns the line it prints when it is
+// ready.
+func start(t testing.TB, name, words string) (*exec.Cmd, string) {
+	t.Helper()
+	c := inNetns(t, name, words)
+	out, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Process.Kill()
+		c.Wait()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("%s: %v", words, err)
+	}
+	return c, strings.TrimSpace(line)
+}
+
+func run(t testing.TB, name, words string) string {
+	t.Helper()
+	out, err := inNetns(t, name, words).Output()
+	if err != nil && len(out) == 0 {
+		t.Fatalf("%s: %v", words, err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// `ip netns exec` gives a process a mount namespace and a /sys of its own:
+// what it pinned must outlive it all the same, and the next one must find it.
+func TestPinsOutliveTheProcessUnderIPNetnsExec(t *testing.T) {
+	network(t)
+	if _, err := exec.LookPath("ip"); err != nil {
+		t.Skip("not tried: no ip command")
+	}
+	unix.Unmount(bpffsPath, unix.MNT_DETACH) // of tests before this one
+	ip(t, "netns", "add", "r1")
+	t.Cleanup(func() { ip(t, "netns", "del", "r1") })
+	ip(t, "-n", "r1", "link", "add", "va", "type", "veth", "peer", "name", "vb")
+	ip(t, "-n", "r1", "link", "set", "va", "up")
+	ip(t, "-n", "r1", "link", "set", "vb", "up")
+
+	// There is no bpffs anywhere: it must come to be where it lasts.
+	if got := run(t, "r1", "list"); !strings.Contains(got, "no bpffs") {
+		t.Fatalf("before: %s", got)
+	}
+	first, line := start(t, "r1", "attach va")
+	t.Log(line)
+	if !strings.Contains(line, `xdp/link egress/tcx, now "va:egress/tcx=our_attach va:xdp/link=our_attach", warning ""`) {
+		t.Errorf("unexpected")
+	}
+	if !isBPFFS(bpffsPath) {
+		t.Error("the bpffs was not mounted where process 1 sees it")
+	}
+	// A second one is told who is there.
+	if got := run(t, "r1", "attach va"); !strings.Contains(got, fmt.Sprintf("process %d", first.Process.Pid)) {
+		t.Errorf("a second process: %s", got)
+	}
+	if got := run(t, "r1", "detach"); !strings.Contains(got, "already meters here") {
+		t.Errorf("detach, while it runs: %s", got)
+	}
+
+	first.Process.Kill()
+	first.Wait()
+	if got := run(t, "r1", "list"); !strings.Contains(got, `found "va:egress/tcx=our_attach va:xdp/link=our_attach"`) {
+		t.Errorf("after kill -9: %s", got)
+	}
+	second, line := start(t, "r1", "swap va")
+	if !strings.Contains(line, `found "va:egress/tcx=our_attach va:xdp/link=our_attach"`) || !strings.Contains(line, `now "va:egress/tcx=our_swap va:xdp/link=our_swap"`) {
+		t.Errorf("the next: %s", line)
+	}
+	// The machine's own namespace, or any other, is another folder.
+	if here, err := Dir(Options{}); err != nil || strings.Contains(line, here+",") {
+		t.Errorf("two namespaces share %s (%v)", here, err)
+	}
+	second.Process.Kill()
+	second.Wait()
+	if got := run(t, "r1", "detach"); got != "detached" {
+		t.Errorf("detach: %s", got)
+	}
+	if got := run(t, "r1", "list"); !strings.HasSuffix(got, `found ""`) {
+		t.Errorf("after detach: %s", got)
+	}
+	if rest := pinsLeft(); len(rest) > 0 {
+		t.Errorf("left: %v", rest)
+	}
+}
