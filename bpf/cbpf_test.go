@@ -1,0 +1,516 @@
+package bpf
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/rlimit"
+	classic "golang.org/x/net/bpf"
+
+	"weir/capture"
+	"weir/packet"
+)
+
+// The harness is a program that answers as the filter does. It differs from the
+// real ones in nothing that the filter can see.
+
+const (
+	passed  = 2
+	refused = 1
+	// shifted frames have so many octets before them that the filter does not
+	// see: the kernel tests with no frame shorter than that.
+	shifted = 14
+)
+
+// harness is a program of the given view, with a place for a filter.
+func harness(v view, shift int32) *ebpf.ProgramSpec {
+	p := &ebpf.ProgramSpec{Name: "harness", Type: ebpf.SchedCLS, License: "GPL"}
+	in := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)}
+	at := [2]int16{76, 80}
+	if v.xdp {
+		p.Type = ebpf.XDP
+		at = [2]int16{0, 4}
+		if v.pieces {
+			p.Flags |= bpfXDPHasFrags
+		}
+	} else {
+		// mark: the tag that is to be in skb->vlan_tci, if it is not 0; cb[0]: its protocol.
+		in = append(in,
+			asm.LoadMem(asm.R3, asm.R6, 8, asm.Word), asm.JEq.Imm(asm.R3, 0, "untagged"),
+			asm.And.Imm(asm.R3, 0xffff), asm.LoadMem(asm.R2, asm.R6, 48, asm.Word), asm.FnSkbVlanPush.Call())
+	}
+	in = append(in, asm.LoadMem(asm.R2, asm.R6, at[0], asm.Word).WithSymbol("untagged"), asm.LoadMem(asm.R3, asm.R6, at[1], asm.Word))
+	if shift != 0 {
+		in = append(in, asm.Add.Imm(asm.R2, shift))
+	}
+	p.Instructions = append(in,
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.Instruction{OpCode: asm.OpCode(asm.JumpClass).SetJumpOp(asm.Call), Src: asm.PseudoCall, Constant: -1}.WithReference(filterFunction),
+		asm.JEq.Imm(asm.R0, 0, "no"), asm.Mov.Imm(asm.R0, passed), asm.Return(),
+		asm.Mov.Imm(asm.R0, refused).WithSymbol("no"), asm.Return(),
+		asm.Mov.Imm(asm.R0, 1).WithSymbol(filterFunction), asm.Return())
+	return p
+}
+
+func needKernel(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("skipped: filters are tried in the kernel, which takes programs from root only")
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// loadFilter loads a translated program in a harness.
+func loadFilter(t testing.TB, code asm.Instructions, v view, shift int32) *ebpf.Program {
+	t.Helper()
+	spec := harness(v, shift)
+	splice(spec, code)
+	p, err := ebpf.NewProgram(spec)
+	if err != nil {
+		var ve *ebpf.VerifierError
+		if errors.As(err, &ve) {
+			t.Fatalf("%+v", ve)
+		}
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
+// tag is what is in skb->vlan_tci.
+type tag struct{ protocol, tci uint16 }
+
+// matches runs a harness on a frame; linear: of how many octets the first
+// buffer is, 0: all.
+func matches(t testing.TB, p *ebpf.Program, frame []byte, with *tag, linear int) bool {
+	t.Helper()
+	run := &ebpf.RunOptions{Data: frame}
+	switch {
+	case with != nil:
+		var skb [192]byte
+		binary.NativeEndian.PutUint32(skb[8:], uint32(with.tci)|1<<16)
+		binary.NativeEndian.PutUint32(skb[48:], uint32(binary.NativeEndian.Uint16([]byte{byte(with.protocol >> 8), byte(with.protocol)})))
+		run.Context = skb[:]
+	case linear != 0:
+		var xdp [24]byte
+		binary.NativeEndian.PutUint32(xdp[4:], uint32(linear))
+		run.Context = xdp[:]
+	}
+	ret, err := p.Run(run)
+	if err != nil || ret != passed && ret != refused {
+		t.Fatalf("run on %d octets (%d in the first buffer): %d, %v", len(frame), linear, ret, err)
+	}
+	return ret == passed
+}
+
+// interpret runs classic BPF as the kernel does.
+func interpret(raw []classic.RawInstruction, data []byte, wire uint32, ask func(uint32) uint32) uint32 {
+	var a, x uint32
+	var mem [16]uint32
+	at := func(i, size uint32) (uint32, bool) {
+		if uint64(i)+uint64(size) > uint64(len(data)) {
+			return 0, false
+		}
+		var b [4]byte
+		copy(b[4-size:], data[i:i+size])
+		return binary.BigEndian.Uint32(b[:]), true
+	}
+	sizes := map[uint16]uint32{0x00: 4, 0x08: 2, 0x10: 1}
+	for pc := 0; ; pc++ {
+		in := raw[pc]
+		v, ok := in.K, true
+		switch in.Op & 7 {
+		case 0, 1: // LD, LDX
+			switch in.Op & 0xe0 {
+			case 0x20:
+				if in.K >= clExtension {
+					v = ask(in.K)
+				} else {
+					v, ok = at(in.K, sizes[in.Op&0x18])
+				}
+			case 0x40:
+				v, ok = at(x+in.K, sizes[in.Op&0x18])
+			case 0x60:
+				v = mem[in.K]
+			case 0x80:
+				v = wire
+			case 0xa0:
+				v, ok = at(in.K, 1)
+				v = v & 15 * 4
+			}
+			if !ok {
+				return 0
+			}
+			if in.Op&7 == 0 {
+				a = v
+			} else {
+				x = v
+			}
+		case 2:
+			mem[in.K] = a
+		case 3:
+			mem[in.K] = x
+		case 4:
+			if in.Op&8 != 0 {
+				v = x
+			}
+			switch in.Op >> 4 {
+			case 0x0:
+				a += v
+			case 0x1:
+				a -= v
+			case 0x2:
+				a *= v
+			case 0x3, 0x9:
+				if v == 0 {
+					return 0
+				}
+				if in.Op>>4 == 3 {
+					a /= v
+				} else {
+					a %= v
+				}
+			case 0x4:
+				a |= v
+			case 0x5:
+				a &= v
+			case 0x6:
+				a <<= v
+			case 0x7:
+				a >>= v
+			case 0x8:
+				a = -a
+			case 0xa:
+				a ^= v
+			}
+		case 5:
+			if in.Op&8 != 0 {
+				v = x
+			}
+			yes := true
+			switch in.Op >> 4 {
+			case 0:
+				pc += int(in.K)
+				continue
+			case 1:
+				yes = a == v
+			case 2:
+				yes = a > v
+			case 3:
+				yes = a >= v
+			case 4:
+				yes = a&v != 0
+			}
+			if yes {
+				pc += int(in.Jt)
+			} else {
+				pc += int(in.Jf)
+			}
+		case 6:
+			if in.Op&0x10 != 0 {
+				return a
+			}
+			return in.K
+		case 7:
+			if in.Op&0x80 != 0 {
+				a = x
+			} else {
+				x = a
+			}
+		}
+	}
+}
+
+// expressions are those that frames with Ethernet headers can be asked.
+func expressions(t testing.TB) []string {
+	text, err := os.ReadFile("../capture/testdata/expressions.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := []string{""}
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSuffix(line, "\n")
+		if line == "# cooked" {
+			break
+		}
+		if !strings.HasPrefix(line, "#") {
+			all = append(all, line)
+		}
+	}
+	if len(all) < 100 {
+		t.Fatalf("only %d expressions", len(all))
+	}
+	return append(all, "vlan and vlan and vlan 7", "ether[14:4] & 0x0fff0000 = 0x00050000", "ether[10:4] > 5", "ether[15:2] = 0x0508", "ether[13] = 0 and ether[12] = 0x81",
+		"ether[ip[0]:4] != 0", "ether[ether[15] & 15 + 4] > 3", "ether[ether[14] & 15:4] > 0xffff", "ether[ether[14] & 15:2] > 255", "ether[40000] = 0 or udp", "ether[0x20000:4] = 1 or tcp", "ether[ip[2:2] << 16] = 0 or udp",
+		"inbound and tcp", "outbound or ip6", "ip[4] << ip[5] != 0", "1 << ip[8] & 0x7ff = 0", "ip[ip[0]-0x46:2] > 1", "len < 19 or len > 60", "net ::/0 or net 0.0.0.0/0")
+}
+
+// frames are Ethernet frames with what expressions ask for in them, at all
+// places it may be, and cut short at any.
+func frames(t testing.TB, n int) [][]byte {
+	r := rand.New(rand.NewPCG(3, 14))
+	pick := func(from ...uint16) []byte { return binary.BigEndian.AppendUint16(nil, from[r.IntN(len(from))]) }
+	bytes := func(n int) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		return b
+	}
+	ports := []uint16{80, 443, 53, 67, 123, 22, 2905, 5353, 1024, 60000, 8080}
+	ip := func() []byte { // an IPv4 packet
+		options := 4 * max(0, r.IntN(8)-5)
+		b := append([]byte{0x45 + byte(options/4), 0}, pick(28, 40, 60, 1200)...)
+		b = append(append(b, bytes(2)...), pick(0, 0, 0, 0x4000, 0x2000, 7)...)
+		b = append(b, byte(r.IntN(4)*63+1), []byte{6, 17, 1, 132, 47, 50, 51, 2, 112, 103, 9}[min(10, r.IntN(16))], 0, 0)
+		addresses := []string{"0a000001", "c0a80101", "0a000002", "7f000001", "c0a80002", "e0000001", "ac100203", "01020304", "00000000"}
+		for range 2 {
+			a, _ := hex.DecodeString(addresses[r.IntN(len(addresses))])
+			b = append(b, a...)
+		}
+		b = append(b, bytes(options)...)
+		b = append(append(b, pick(ports...)...), pick(ports...)...)
+		b = append(b, bytes(8)...)
+		b = append(b, 0x50+byte(r.IntN(4)*16), []byte{2, 18, 16, 1, 24}[r.IntN(5)])
+		b = append(b, bytes(6)...)
+		return append(b, "GET / HTTP/1.1\r\n"...)
+	}
+	ip6 := func() []byte {
+		b := append([]byte{0x60, 0, 0, 0}, pick(40, 20)...)
+		b = append(b, []byte{6, 17, 58, 44, 132, 0}[r.IntN(6)], 64)
+		addresses := []string{"00000000000000000000000000000001", "fe800000000000000000000000000002", "20010db8000000000000000000000003", "ff020000000000000000000000000001"}
+		for range 2 {
+			a, _ := hex.DecodeString(addresses[r.IntN(len(addresses))])
+			b = append(b, a...)
+		}
+		if b[6] == 44 {
+			b = append(b, []byte{17, 6, 58}[r.IntN(3)], 0, 0, 1, 0, 0, 0, 0)
+		} else if b[6] == 58 {
+			b = append(b, byte(128+r.IntN(10)), 0)
+		}
+		return append(append(append(b, pick(ports...)...), pick(ports...)...), bytes(20)...)
+	}
+	arp := func() []byte {
+		b := append([]byte{0, 1, 8, 0, 6, 4, 0, byte(1 + r.IntN(2))}, bytes(6)...)
+		b = append(append(b, 192, 168, 1, 1), bytes(6)...)
+		return append(b, 10, 0, 0, byte(r.IntN(3)))
+	}
+	inner := func(b []byte) []byte { // the type, and what it says
+		switch r.IntN(12) {
+		case 0, 1, 2:
+			return append(append(b, 0x86, 0xdd), ip6()...)
+		case 3:
+			return append(append(b, 0x08, 0x06), arp()...)
+		case 4:
+			b = append(b, 0x88, 0x47)
+			for range r.IntN(3) {
+				b = append(b, 0, 1, byte(r.IntN(3))<<4&0xf0|0x20, 64)
+			}
+			return append(append(b, 0, 1, 1, 64), ip()...)
+		case 5:
+			return append(append(b, 0x88, 0x64, 0x11, 0, 0, 1, 0, 50, 0, 0x21), ip()...)
+		case 6:
+			return append(append(b, pick(0x88cc, 0x8863, 0x8035, 100, 0x0800)...), bytes(r.IntN(60))...)
+		case 7:
+			return append(append(b, 0, 60), append([]byte{0xfe, 0xfe, 0x03}, bytes(40)...)...)
+		}
+		return append(append(b, 8, 0), ip()...)
+	}
+	var all [][]byte
+	for i := range n {
+		b := append(append([]byte{}, []byte{0xff, 0, 1, 2}[r.IntN(4)]), bytes(11)...)
+		for range max(0, r.IntN(6)-2) {
+			b = append(append(b, pick(0x8100, 0x8100, 0x88a8, 0x9100)...), pick(5, 1, 100, 7, 0, 0x2005)...)
+		}
+		b = inner(b)
+		if i%3 == 0 {
+			b = b[:r.IntN(len(b)+1)]
+		}
+		all = append(all, b)
+	}
+	whole := inner(append(bytes(12), 0x81, 0, 0, 5))
+	for i := range whole {
+		all = append(all, whole[:i])
+	}
+	return append(all, corpus(t, n/2)...)
+}
+
+// corpus gives Ethernet frames of the corpus, as many of each capture.
+func corpus(t testing.TB, n int) (all [][]byte) {
+	dir := os.Getenv("WEIR_CORPUS")
+	if dir == "" {
+		dir = "../../shared/corpus"
+	}
+	paths, _ := filepath.Glob(filepath.Join(dir, "*", "*.pcap*"))
+	if len(paths) == 0 {
+		t.Log("no corpus at WEIR_CORPUS or beside the project: frames are generated ones only")
+		return nil
+	}
+	for _, path := range paths {
+		src, err := capture.Open(path)
+		if err != nil {
+			continue
+		}
+		var b capture.Batch
+		for taken, err := 0, error(nil); taken <= n/len(paths) && err == nil; {
+			err = src.Read(&b)
+			if err != nil && !errors.Is(err, io.EOF) {
+				break
+			}
+			for _, p := range b.Packets {
+				if p.Link == packet.LinkEthernet && taken <= n/len(paths) && len(p.Data) < 2000 {
+					all = append(all, append([]byte{}, p.Data...))
+					taken++
+				}
+			}
+		}
+		src.Close()
+	}
+	return all
+}
+
+// runsInTC says whether the kernel takes a frame for a test run: it looks at the
+// whole IP header itself.
+func runsInTC(frame []byte) bool {
+	switch binary.BigEndian.Uint16(frame[12:]) {
+	case 0x0800:
+		return len(frame) >= 34
+	case 0x86dd:
+		return len(frame) >= 54
+	}
+	return true
+}
+
+// untag takes the outermost tag off a frame, as a NIC does.
+func untag(frame []byte) ([]byte, *tag) {
+	if len(frame) < 18 {
+		return nil, nil
+	}
+	p := binary.BigEndian.Uint16(frame[12:])
+	if p != 0x8100 && p != 0x88a8 {
+		return nil, nil
+	}
+	return append(append([]byte{}, frame[:12]...), frame[16:]...), &tag{p, binary.BigEndian.Uint16(frame[14:])}
+}
+
+// TestFilterInKernel: for every expression and frame the kernel says what Go says,
+// at every hook, however the frame lies in memory.
+func TestFilterInKernel(t *testing.T) {
+	needKernel(t)
+	all := frames(t, 300)
+	tags, pieces := 0, 0
+	for _, expr := range expressions(t) {
+		f, err := capture.CompileFilter(expr, packet.LinkEthernet)
+		sent := strings.Contains(expr, "bound") // known of live interfaces only
+		if err != nil && !sent {
+			t.Fatalf("%q: %v", expr, err)
+		}
+		if sent {
+			if f, err = capture.CompileFilter(expr, packet.LinkNetwork); err != nil {
+				t.Fatal(err)
+			}
+		}
+		raw, err := f.Program(packet.LinkEthernet)
+		if err != nil {
+			t.Fatalf("%q: %v", expr, err)
+		}
+		load := func(v view, shift int32, helper bool) *ebpf.Program {
+			tr := translation{assembler: assembler{reach: maxReach}, view: v, raw: raw, aside: helper}
+			if err := validate(raw, v); err != nil {
+				t.Fatalf("%q: %v", expr, err)
+			}
+			return loadFilter(t, tr.run(), v, shift)
+		}
+		xdp, cut := load(view{xdp: true}, 0, false), load(view{xdp: true}, shifted, false)
+		parts, partsHelper := load(view{xdp: true, pieces: true}, 0, false), load(view{xdp: true, pieces: true}, 0, true)
+		in, out := load(view{}, 0, false), load(view{egress: true}, 0, false)
+		helper := load(view{}, 0, true)
+		for i, frame := range all {
+			want, wantOut := false, false
+			if sent {
+				answer := func(v uint32) func(uint32) uint32 { return func(uint32) uint32 { return v } }
+				want = interpret(raw, frame, uint32(len(frame)), answer(0)) != 0
+				wantOut = interpret(raw, frame, uint32(len(frame)), answer(4)) != 0
+			} else {
+				want = f.Match(frame, uint32(len(frame)))
+				wantOut = want
+			}
+			verify := func(how string, got, want bool) {
+				if got != want {
+					t.Errorf("%q, frame %d, %s: %v, want %v\n%x\n%s", expr, i, how, got, want, frame, list(raw))
+				}
+			}
+			verify("XDP", matches(t, cut, append(make([]byte, shifted), frame...), nil, 0), want)
+			if len(frame) >= shifted {
+				verify("XDP, whole", matches(t, xdp, frame, nil, 0), want)
+				if runsInTC(frame) {
+					verify("TC ingress", matches(t, in, frame, nil, 0), want)
+					verify("TC egress", matches(t, out, frame, nil, 0), wantOut)
+					verify("TC, by the helper", matches(t, helper, frame, nil, 0), want)
+				}
+				verify("XDP, by the helper", matches(t, partsHelper, frame, nil, 0), want)
+				linear := shifted + i%(len(frame)-shifted+1)
+				if splitsFrames(t, parts) {
+					verify(fmt.Sprintf("XDP, %d octets in the first buffer", linear), matches(t, parts, frame, nil, linear), want)
+					pieces++
+				}
+			}
+			if rest, tag := untag(frame); tag != nil && runsInTC(rest) {
+				verify("TC ingress, tag taken off", matches(t, in, rest, tag, 0), want)
+				verify("TC egress, tag taken off", matches(t, out, rest, tag, 0), wantOut)
+				verify("TC, tag taken off, by the helper", matches(t, helper, rest, tag, 0), want)
+				tags++
+			}
+			if t.Failed() {
+				return
+			}
+		}
+		for _, p := range []*ebpf.Program{xdp, cut, parts, partsHelper, in, out, helper} {
+			p.Close()
+		}
+	}
+	t.Logf("%d frames; with tags taken off %d runs, in pieces %d", len(all), tags, pieces)
+	if tags == 0 {
+		t.Error("no frame had a tag")
+	}
+}
+
+var canSplit struct {
+	sync.Once
+	yes bool
+}
+
+// splitsFrames says whether test runs can put a frame in several buffers, as they
+// can from Linux 6.18 on.
+func splitsFrames(t testing.TB, p *ebpf.Program) bool {
+	canSplit.Do(func() {
+		var xdp [24]byte
+		binary.NativeEndian.PutUint32(xdp[4:], shifted)
+		_, err := p.Run(&ebpf.RunOptions{Data: make([]byte, 64), Context: xdp[:]})
+		if canSplit.yes = err == nil; !canSplit.yes {
+			t.Logf("not tried: frames in several buffers, which this kernel's test runs do not make: %v", err)
+		}
+	})
+	return canSplit.yes
+}
+
+func list(raw []classic.RawInstruction) string {
+	var b strings.Builder
+	for i, in := range raw {
+		fmt.Fprintf(&b, "%3d: %#02x jt %d jf %d k %#x\n", i, in.Op, in.Jt, in.Jf, in.K)
+	}
+	return b.String()
+}
