@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -53,7 +54,9 @@ func (f *Folder) Attach(p *Plan, progs Programs) (*Plan, error) {
 		}
 		err := f.carryOut(p, progs)
 		if err == nil {
-			return p, nil
+			done := *p
+			done.Notes = slices.DeleteFunc(slices.Clone(p.Notes), func(note string) bool { return note == tentative })
+			return &done, nil
 		}
 		var at *spotError
 		if !errors.As(err, &at) {

@@ -153,7 +153,7 @@ func carrier(t testing.TB, name string) {
 		if l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		pause()
 	}
 	t.Fatalf("%s has no carrier", name)
 }
@@ -332,6 +332,8 @@ func (s *sender) one() error {
 	}
 }
 
+func pause() { time.Sleep(10 * time.Millisecond) }
+
 // eventually waits for something that the kernel does on its own time.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
@@ -339,7 +341,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		if ok() {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		pause()
 	}
 	t.Errorf("never: %s", what)
 }
@@ -355,7 +357,7 @@ func received(t testing.TB, c *counter, n int) {
 		if c.count(t) >= n {
 			break
 		}
-		time.Sleep(10 * time.Millisecond)
+		pause()
 	}
 	if got := c.count(t); got != n {
 		t.Errorf("%s counted %d, want %d", name, got, n)

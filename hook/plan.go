@@ -75,6 +75,9 @@ type facts struct {
 	own      []Attachment // ours, on this interface
 }
 
+// tentative is a note of plans that Attach has not seen through yet.
+const tentative = "this kernel does not tell what a driver has: if not XDP, it will be tc"
+
 // maxOneBuffer is the MTU up to which a frame is sure to fit a page with what
 // XDP needs around it, in about every driver (veth 3506, ixgbe 3050).
 const maxOneBuffer = 3000
@@ -104,6 +107,9 @@ func (k *Features) Plan(i host.Interface, want Mode, own []Attachment) (*Plan, e
 		why, not := f.xdp(k)
 		if not == "" {
 			p.Mode, p.Why = XDP, why
+			if !f.told && !f.holds(AtXDP) {
+				p.Notes = append(p.Notes, tentative)
+			}
 			p.Spots = []Spot{{AtXDP, k.xdpHow()}, {Egress, k.tcHow()}}
 			return p.placed()
 		}
@@ -239,9 +245,6 @@ func (f *facts) xdp(k *Features) (why, not string) {
 			return "", a.Other.String() + " is there already"
 		}
 	}
-	if !f.told && !f.holds(AtXDP) {
-		why += ", if it has XDP: kernel " + k.Release + " does not tell"
-	}
 	return why, ""
 }
 
@@ -258,6 +261,11 @@ func (f *facts) holds(point Point) bool {
 // company says of others what concerns a plan: those that run before our
 // program may keep packets from it.
 func (f *facts) company(p *Plan) (notes []string) {
+	for _, a := range f.on {
+		if a.Point == AtXDP && !p.has(AtXDP) && !a.ours(f.own) {
+			notes = append(notes, fmt.Sprintf("what %s (id %d) drops or redirects is not counted", a.Name, a.Program))
+		}
+	}
 	for _, s := range p.Spots {
 		if s.Point == AtXDP {
 			continue

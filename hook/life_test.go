@@ -1,0 +1,372 @@
+package hook
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A new daemon swaps its programs in while packets pass: the old and the new
+// ones together have counted each.
+func TestSwapUnderTrafficMissesNothing(t *testing.T) {
+	const swaps = 20
+	for _, c := range []struct {
+		name string
+		o    Options
+		want Mode
+	}{
+		{"xdp-by-link", Options{}, XDP},
+		{"xdp-by-netlink", Options{NoLink: true}, XDP},
+		{"tcx", Options{}, TC},
+		{"clsact", Options{NoTCX: true}, TC},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			network(t)
+			pair(t, "va", "vb")
+			k := Probe(c.o)
+			f := folder(t, c.o)
+			sets := []set{newSet(t, k)}
+			attach(t, f, k, sets[0], "va", c.want)
+
+			ingress := func(s set) *counter {
+				if c.want == XDP {
+					return s.xdp
+				}
+				return s.ingress
+			}
+			out, in := newSender(t, "va"), newSender(t, "vb")
+			var sentOut, sentIn atomic.Int64
+			stop, done := make(chan struct{}), make(chan error, 2)
+			for _, s := range []struct {
+				*sender
+				n *atomic.Int64
+			}{{out, &sentOut}, {in, &sentIn}} {
+				go func() {
+					for {
+						select {
+						case <-stop:
+							done <- nil
+							return
+						default:
+						}
+						if err := s.one(); err != nil {
+							done <- err
+							return
+						}
+						s.n.Add(1)
+					}
+				}()
+			}
+			for range swaps {
+				if err := f.Close(); err != nil { // one daemon goes
+					t.Fatal(err)
+				}
+				var err error
+				if f, err = Open(c.o); err != nil { // the next one comes
+					t.Fatal(err)
+				}
+				s := newSet(t, k)
+				attach(t, f, k, s, "va", c.want)
+				sets = append(sets, s)
+				eventually(t, "the new programs count", func() bool { return ingress(s).count(t) > 0 && s.egress.count(t) > 0 })
+			}
+			close(stop)
+			for range 2 {
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+			}
+			sum := func(which func(set) *counter) (n int) {
+				for _, s := range sets {
+					n += which(s).count(t)
+				}
+				return n
+			}
+			egress := func(s set) *counter { return s.egress }
+			wantIn, wantOut := int(sentIn.Load()), int(sentOut.Load())
+			for range 300 {
+				if sum(ingress) >= wantIn && sum(egress) >= wantOut {
+					break
+				}
+				pause()
+			}
+			if got := sum(ingress); got != wantIn {
+				t.Errorf("%d came in, %d were counted", wantIn, got)
+			}
+			if got := sum(egress); got != wantOut {
+				t.Errorf("%d went out, %d were counted", wantOut, got)
+			}
+			t.Logf("%d in, %d out, %d swaps", wantIn, wantOut, swaps)
+			if err := f.Remove(); err != nil {
+				t.Fatal(err)
+			}
+			nothingLeft(t, c.o, "va", "vb")
+		})
+	}
+}
+
+// A process may end between any two steps of a swap: what it leaves is ours to
+// the next one.
+func TestDiedWithinASwap(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		o     Options
+		want  Mode
+		point Point
+	}{
+		{"xdp-by-netlink", Options{NoLink: true}, XDP, AtXDP},
+		{"clsact", Options{NoTCX: true}, TC, Ingress},
+	} {
+		for _, swapped := range []bool{false, true} {
+			name := c.name + "-before"
+			if swapped {
+				name = c.name + "-after"
+			}
+			t.Run(name, func(t *testing.T) {
+				network(t)
+				pair(t, "va", "vb")
+				k := Probe(c.o)
+				f, s, dead := folder(t, c.o), newSet(t, k), newSet(t, k)
+				attach(t, f, k, s, "va", c.want)
+				index := iface(t, "va").Index
+
+				// The dying one pins its program beside, perhaps attaches it, and ends.
+				program := programAt(dead.programs(), c.point, false)
+				died := errors.New("died")
+				err := replacePin(program, f.pin(index, string(c.point)), func() error {
+					if swapped {
+						var err error
+						if c.point == AtXDP {
+							err = setXDP(index, program.FD(), s.xdp.FD(), false)
+						} else {
+							err = setFilter(index, c.point, program)
+						}
+						if err != nil {
+							t.Fatal(err)
+						}
+					}
+					copied, err := program.Clone() // replacePin removes its pin after an error: the dead do not
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer copied.Close()
+					if err := copied.Pin(f.pin(index, string(c.point)) + newMark + "er"); err != nil {
+						t.Fatal(err)
+					}
+					return died
+				})
+				if !errors.Is(err, died) {
+					t.Fatal(err)
+				}
+				path := f.pin(index, string(c.point)) + newMark
+				if err := os.Rename(path+"er", path); err != nil {
+					t.Fatal(err)
+				}
+				if err := f.Close(); err != nil {
+					t.Fatal(err)
+				}
+
+				f = folder(t, c.o)
+				list, err := f.List()
+				if err != nil || strings.Count(attachments(list), "va:") != 2 {
+					t.Fatalf("List = %v, %v", list, err)
+				}
+				next := newSet(t, k)
+				if done := attach(t, f, k, next, "va", c.want); done.Mode != c.want {
+					t.Errorf("%s", done)
+				}
+				newSender(t, "vb").send(t, 20)
+				if c.point == AtXDP {
+					received(t, next.xdp, 20)
+				} else {
+					received(t, next.ingress, 20)
+				}
+				if err := f.Remove(); err != nil {
+					t.Fatal(err)
+				}
+				nothingLeft(t, c.o, "va", "vb")
+			})
+		}
+	}
+}
+
+// From one mode to another: each packet after it is counted once.
+func TestChangeOfMode(t *testing.T) {
+	network(t)
+	pair(t, "va", "vb")
+	k := Probe(Options{})
+	noTCX := Probe(Options{NoTCX: true})
+	f := folder(t, Options{})
+	in := newSender(t, "vb")
+	for i, step := range []struct {
+		k    *Features
+		want Mode
+		at   string
+	}{
+		{k, XDP, "xdp/link egress/tcx"},
+		{k, TC, "ingress/tcx egress/tcx"},
+		{noTCX, TC, "ingress/clsact egress/clsact"},
+		{noTCX, XDP, "xdp/link egress/clsact"},
+		{k, Auto, "xdp/link egress/tcx"},
+		{k, AFPacket, ""},
+	} {
+		s := newSet(t, k)
+		if done := attach(t, f, step.k, s, "va", step.want); spots(done) != step.at {
+			t.Errorf("step %d: %s", i, done)
+		}
+		in.send(t, 10)
+		if step.want == AFPacket {
+			continue
+		}
+		if strings.HasPrefix(step.at, "xdp/") {
+			received(t, s.xdp, 10)
+		} else {
+			received(t, s.ingress, 10)
+		}
+		if n := s.counts(t); n[0]+n[1] != 10 {
+			t.Errorf("step %d counted %v", i, n)
+		}
+	}
+	list, err := f.List()
+	if err != nil || len(list) != 0 {
+		t.Errorf("after afpacket: %v, %v", list, err)
+	}
+	if kind, _ := clsactQdisc(iface(t, "va").Index); kind != "" {
+		t.Errorf("a qdisc is left: %s", kind)
+	}
+}
+
+// The interface goes: its pins are found dead and are removed; it comes again.
+func TestInterfaceGoes(t *testing.T) {
+	for _, o := range []Options{{}, {NoTCX: true, NoLink: true}} {
+		network(t)
+		pair(t, "va", "vb")
+		k := Probe(o)
+		f, s := folder(t, o), newSet(t, k)
+		attach(t, f, k, s, "va", Auto)
+		l, _ := netlink.LinkByName("va")
+		if err := netlink.LinkDel(l); err != nil {
+			t.Fatal(err)
+		}
+		list, err := f.List()
+		if err != nil || len(list) != 2 || list[0].Alive || list[1].Alive {
+			t.Fatalf("List = %v, %v", list, err)
+		}
+		if pruned, err := f.Prune(); err != nil || len(pruned) != 2 {
+			t.Errorf("Prune = %v, %v", pruned, err)
+		}
+		if rest, _ := filepath.Glob(filepath.Join(f.Dir(), linksFolder, "*")); len(rest) > 0 {
+			t.Errorf("left: %v", rest)
+		}
+		pair(t, "va", "vb")
+		attach(t, f, k, s, "va", Auto)
+		newSender(t, "vb").send(t, 10)
+		received(t, s.xdp, 10)
+
+		// Gone again, and replaced by one with the same index before anybody looked.
+		was := iface(t, "va").Index
+		l, _ = netlink.LinkByName("va")
+		if err := netlink.LinkDel(l); err != nil {
+			t.Fatal(err)
+		}
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "va", Index: int(was)}, PeerName: "vb"}); err != nil {
+			t.Fatal(err)
+		}
+		up(t, "va")
+		up(t, "vb")
+		carrier(t, "va")
+		fresh := newSet(t, k)
+		if done := attach(t, f, k, fresh, "va", Auto); done.Mode != XDP {
+			t.Errorf("%s", done)
+		}
+		newSender(t, "vb").send(t, 10)
+		received(t, fresh.xdp, 10)
+		if err := f.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		nothingLeft(t, o, "va", "vb")
+	}
+}
+
+// The interface is given to another network namespace: our programs go with it,
+// which the folder of this one notices and ends.
+func TestInterfaceMoves(t *testing.T) {
+	network(t)
+	pair(t, "va", "vb")
+	k := Probe(Options{})
+	f, s := folder(t, Options{}), newSet(t, k)
+	attach(t, f, k, s, "va", Auto)
+	here, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	there, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	enter := func(ns *os.File) {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enter(here)
+	l, _ := netlink.LinkByName("va")
+	if err := netlink.LinkSetNsFd(l, int(there.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	pruned, err := f.Prune()
+	if err != nil || len(pruned) != 2 {
+		t.Errorf("Prune = %v, %v", pruned, err)
+	}
+	enter(there)
+	on, err := onInterface(iface(t, "va").Index)
+	if err != nil || len(on) > 0 {
+		t.Errorf("still on the interface, in its new namespace: %v, %v", on, err)
+	}
+	enter(here)
+}
+
+// One process at a time has a folder.
+func TestHeld(t *testing.T) {
+	network(t)
+	f := folder(t, Options{})
+	_, err := Open(Options{})
+	var held *HeldError
+	if !errors.Is(err, ErrHeld) || !errors.As(err, &held) || held.PID != os.Getpid() {
+		t.Fatalf("Open again: %v", err)
+	}
+	t.Log(err)
+	if err := DetachAll(Options{}); !errors.Is(err, ErrHeld) {
+		t.Errorf("DetachAll: %v", err)
+	}
+	if pid, held := Holder(Options{}); !held || pid != os.Getpid() {
+		t.Errorf("Holder = %d, %v", pid, held)
+	}
+	name, err := Dir(Options{})
+	if err != nil || name != f.Name() || !strings.HasPrefix(name, "/sys/fs/bpf/weir/v1/netns-") {
+		t.Errorf("Dir = %q, %v; the folder's name is %q", name, err, f.Name())
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, held := Holder(Options{}); held {
+		t.Error("still held")
+	}
+	nothingLeft(t, Options{})
+	if again, err := Open(Options{}); err != nil {
+		t.Error(err)
+	} else {
+		again.Close()
+	}
+}
