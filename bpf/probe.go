@@ -87,7 +87,7 @@ func haveAtomics() error {
 		Instructions: asm.Instructions{
 			asm.Mov.Imm(asm.R0, 0),
 			asm.Mov.Imm(asm.R1, 1),
-			asm.StoreImm(asm.RFP, -8, 0, asm.DWord),
+			asm.StoreMem(asm.RFP, -8, asm.R0, asm.DWord),
 			asm.AddAtomic.Mem(asm.RFP, asm.R1, asm.DWord, -8),
 			asm.CmpXchg.Mem(asm.RFP, asm.R1, asm.DWord, -8),
 			asm.CmpXchg.Mem(asm.RFP, asm.R1, asm.Word, -8),
