@@ -198,6 +198,7 @@ func configure(spec *ebpf.CollectionSpec, m *Meta, o Options, frags bool) error 
 	spec.Maps["table"].MaxEntries = slots / Ways
 	spec.Maps["side"].MaxEntries = slots
 	spec.Maps["touched"].MaxEntries = (slots/Ways + TouchedSets - 1) / TouchedSets
+	spec.Maps["prefixes"].MaxEntries = prefixMapEntries
 	var secret [16]uint32
 	for i, s := range m.Secret {
 		secret[2*i], secret[2*i+1] = uint32(s), uint32(s>>32)
