@@ -206,6 +206,9 @@ func (d *Datapath) loadGroups(dir string) error {
 		if d.plans[i].Mode == hook.AFPacket || slices.ContainsFunc(d.groups, func(g *group) bool { return g.fits(in) }) {
 			continue
 		}
+		if len(in.Prefixes) == 0 {
+			in.Prefixes = nil // no list, rather than one that nothing is in
+		}
 		k, err := bpf.Load(bpf.Options{
 			Entries: d.o.Cache.Entries, Key: d.o.Cache.Key, Dir: dir, NoFrags: !d.probe.Fragments,
 			Secret: [8]uint64(secret[:8]), Boot: uint32(secret[8]) & 0xfff, Born: time.Now().UnixNano(),
