@@ -25,17 +25,14 @@ import (
 const maxRings = 4
 
 // openInterfaces opens each interface through one ring a core.
-func openInterfaces(list []host.Interface, conf *config.Config, filter *capture.Expression) (sources []capture.Source, err error) {
-	var program *capture.Filter
-	if filter != nil {
-		if program, err = filter.Live(); err != nil {
+func openInterfaces(list []host.Interface, conf *config.Config) (sources []capture.Source, err error) {
+	for _, i := range list {
+		c := conf.Interfaces[i.Name]
+		filter, err := kernelFilter(c.Filter)
+		if err != nil {
 			return nil, usageError{err}
 		}
-	}
-	for _, i := range list {
-		group, err := capture.OpenLiveGroup(i.Name, min(runtime.GOMAXPROCS(0), maxRings), capture.LiveOptions{
-			Promiscuous: conf.Interfaces[i.Name].Promiscuous, Filter: program,
-		})
+		group, err := capture.OpenLiveGroup(i.Name, min(runtime.GOMAXPROCS(0), maxRings), capture.LiveOptions{Promiscuous: c.Promiscuous, Filter: filter})
 		if err != nil {
 			closeAll(sources)
 			return nil, err
@@ -83,16 +80,29 @@ func interfaceNames() []export.Interface {
 // meterInterfaces starts metering, its records exported to our own collector
 // over loopback and to whoever the configuration names.
 func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []host.Interface) (*part, error) {
-	var m *meter.Meter
+	l, err := openLive(list, n.conf, n.openRings, n.log)
+	if err != nil {
+		return nil, err
+	}
+	p, err := n.meterLive(ctx, failed, l)
+	if err != nil {
+		l.close()
+	}
+	return p, err
+}
+
+func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*part, error) {
 	o := export.Options{
 		Interfaces: interfaceNames, Log: n.log.With("component", "export"),
+		Sampling: l.config.Sample.N, SamplingRandom: l.config.Sample.Random,
 		Ignored: func() (packets, octets uint64) {
-			for _, c := range m.Snapshot().Ignored {
+			for _, c := range l.Snapshot().Ignored {
 				packets, octets = packets+c.Packets, octets+c.Bytes
 			}
 			return packets, octets
 		},
 	}
+	l.exportTo(&o)
 	loop, err := ownCollector(n.collector.Addrs())
 	if err != nil {
 		return nil, err
@@ -104,38 +114,33 @@ func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []
 		}
 		o.Destinations = append(o.Destinations, d)
 	}
-	sources, err := n.openRings(list)
-	if err != nil {
-		return nil, err
-	}
-	conf := liveMeter(n.conf, len(sources))
-	o.Sampling, o.SamplingRandom = conf.Sample.N, conf.Sample.Random
 	e, err := export.New(o)
 	if err != nil {
 		return nil, err
 	}
-	own := &ownTraffic{exporter: e}
-	conf.Own = own.is
-	if m, err = meter.New(conf, e); err != nil {
+	own := &ownTraffic{exporter: e, kernel: l.setOwn, log: n.log}
+	l.config.Own = own.is
+	rings := len(l.sources) > 0
+	l.sources = n.outlived(l.sources)
+	run, err := l.into(n.tally.before(e))
+	if err != nil {
 		return nil, err
 	}
-	n.keepRings(list)
+	n.keepRings(l.socketed())
 	n.mu.Lock()
-	n.meter, n.exporter = m, e
+	n.meter, n.exporter = l, e
 	n.metered = map[uint32][]capture.Source{}
-	for _, i := range list {
+	for _, i := range l.socketed() {
 		n.metered[i.Index] = n.rings[i.Index].sources
 	}
 	n.mu.Unlock()
-	for _, i := range list {
-		n.log.Info("metering", "interface", i.Name, "mode", "afpacket", "rings", len(sources)/len(list))
-	}
 	return start(ctx, "meter", failed, func(ctx context.Context) error {
+		defer l.close()
 		return withExporter(ctx, e, func(ctx context.Context) error {
 			own.look()
 			defer own.follow(ctx)()
-			err := m.RunLive(ctx, n.outlived(sources)...)
-			if err == nil && ctx.Err() == nil {
+			err := run(ctx)
+			if err == nil && ctx.Err() == nil && rings {
 				n.log.Warn("no interface is left to meter; collecting and showing go on")
 				<-ctx.Done()
 			}
@@ -189,6 +194,8 @@ func ownCollector(addrs []net.Addr) (string, error) {
 // would make a flow to be exported.
 type ownTraffic struct {
 	exporter *export.Exporter
+	kernel   func([]export.Endpoint) error // tells the programs
+	log      slogger
 	now      atomic.Pointer[[]export.Endpoint]
 }
 
@@ -208,6 +215,9 @@ func (o *ownTraffic) is(k *flow.Key) bool {
 func (o *ownTraffic) look() {
 	list := o.exporter.Endpoints()
 	o.now.Store(&list)
+	if err := o.kernel(list); err != nil {
+		o.log.Warn("our own exports are metered", "error", err)
+	}
 }
 
 // follow looks again each second, for a socket may be opened anew.

@@ -1,13 +1,12 @@
-//go:build ignore
-
 package main
 
 import (
 	"context"
 	"errors"
+	"os"
+	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"weir/bpf"
 	"weir/capture"
@@ -25,7 +24,8 @@ import (
 type live struct {
 	kernel  *datapath.Datapath // nil: nothing is metered there
 	plans   []*hook.Plan       // of all interfaces
-	sources []capture.Source   // of those with packet sockets
+	rest    []host.Interface   // those with packet sockets
+	sources []capture.Source   // of these
 	sockets *meter.Meter       // of the sources; nil: there are none, or Run has not begun
 	config  meter.Config       // of sockets
 }
@@ -57,28 +57,27 @@ func openLive(list []host.Interface, conf *config.Config, open func([]host.Inter
 	if l.kernel, l.plans, err = datapath.Open(o); err != nil {
 		return nil, err
 	}
-	var rest []host.Interface
 	prefixes := meter.PrefixesByInterface{}
 	for i, p := range l.plans {
 		if p.Mode != hook.AFPacket {
 			log.Info("metering", "interface", p.Interface, "mode", p.Mode, "why", p.Why)
 			continue
 		}
-		rest = append(rest, list[i])
+		l.rest = append(l.rest, list[i])
 		if len(o.Interfaces[i].Prefixes) > 0 {
 			prefixes[p.Ifindex] = meter.NewPrefixes(o.Interfaces[i].Prefixes)
 		}
 	}
-	if l.sources, err = open(rest); err != nil {
+	if l.sources, err = open(l.rest); err != nil {
 		l.close()
 		return nil, err
 	}
 	l.config = liveMeter(conf, len(l.sources))
 	if len(prefixes) > 0 {
-		l.config.Prefixes = prefixes
+		l.config.Chosen = prefixes.Has
 	}
-	for _, i := range rest {
-		log.Info("metering", "interface", i.Name, "mode", hook.AFPacket, "why", l.plan(i.Index).Why, "rings", len(l.sources)/len(rest))
+	for _, i := range l.rest {
+		log.Info("metering", "interface", i.Name, "mode", hook.AFPacket, "why", l.plan(i.Index).Why, "rings", len(l.sources)/len(l.rest))
 	}
 	for _, p := range l.plans {
 		for _, n := range p.Notes {
@@ -147,6 +146,9 @@ func (l *live) into(sink flow.Sink) (run func(context.Context) error, err error)
 		return errors.Join(errs[:]...)
 	}, nil
 }
+
+// socketed are the interfaces metered through packet sockets.
+func (l *live) socketed() []host.Interface { return l.rest }
 
 // close lets the kernel's table go; sources belong to whoever opened them.
 func (l *live) close() {
@@ -222,9 +224,9 @@ func (l *live) setOwn(list []export.Endpoint) error {
 	if l.kernel == nil {
 		return nil
 	}
-	keys := make([]bpf.OwnKey, 0, len(list))
+	keys := make([]bpf.Own, 0, len(list))
 	for _, e := range list {
-		keys = append(keys, bpf.OwnKey{
+		keys = append(keys, bpf.Own{
 			Src: flow.AddrFrom(e.Local.Addr()), Dst: flow.AddrFrom(e.Remote.Addr()),
 			SrcPort: e.Local.Port(), DstPort: e.Remote.Port(),
 		})

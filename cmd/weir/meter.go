@@ -1,15 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"weir/capture"
 	"weir/config"
+	"weir/datapath"
 	"weir/export"
 	"weir/flow"
 	"weir/host"
@@ -21,8 +25,11 @@ type meterCmd struct {
 
 	Read      []string `short:"r" sep:"none" placeholder:"FILE" help:"Capture file: pcap or pcapng, also gzip or zstd; - is stdin. Repeatable."`
 	Interface []string `short:"i" sep:"none" placeholder:"IF" help:"Interface, live. Repeatable."`
-	Mode      string   `default:"auto" placeholder:"MODE" help:"How to get at an interface's packets: auto or afpacket, which are the same in this version (default ${default})."`
-	Detach    bool     `hidden:"" help:"Remove what a kernel datapath left at the interfaces."`
+	Mode      string   `placeholder:"MODE" help:"How to get at an interface's packets: xdp or tc, in the kernel; afpacket, through packet sockets; auto, the best that interface and kernel offer (default auto)."`
+	Detach    bool     `help:"Take weir's programs off the interfaces (-i; all, without), hand on what is left in the kernel's flow table, and remove it."`
+
+	Prefix   []config.Prefix `sep:"none" placeholder:"CIDR" help:"Meter only packets from or to this network. Repeatable."`
+	Prefixes string          `placeholder:"FILE" help:"The same from a file: a network a line, # comments."`
 
 	Idle    *config.Duration `placeholder:"15s" help:"A flow without packets for so long is over; 0: never (default 15s). In files time is the capture's."`
 	Active  *config.Duration `placeholder:"30m" help:"A flow that goes on is reported so often; 0: never (default 30m)."`
@@ -48,32 +55,36 @@ func (c *meterCmd) Run(a *app) (err error) {
 	if err := c.check(conf, live); err != nil {
 		return err
 	}
+	text := strings.Join(c.Filter, " ")
 	var filter *capture.Expression
-	if text := strings.Join(c.Filter, " "); text != "" {
+	if text != "" {
 		if filter, err = capture.ParseExpression(text); err != nil {
 			return usageError{err}
 		}
 	}
+	prefixes, err := c.prefixes()
+	if err != nil {
+		return err
+	}
 
 	// Where records come from.
 	var sources []capture.Source
-	if live {
+	var list []host.Interface
+	if live && !c.Detach {
 		all, err := host.Interfaces()
 		if err != nil {
 			return err
 		}
-		list, err := host.Find(all, c.Interface)
-		if err != nil {
+		if list, err = host.Find(all, c.Interface); err != nil {
 			return err
 		}
-		sources, err = openInterfaces(list, conf, filter)
-		if err != nil {
+		c.choose(conf, text, prefixes)
+	} else if !c.Detach {
+		if sources, err = openFiles(c.Read); err != nil {
 			return err
 		}
-	} else if sources, err = openFiles(c.Read); err != nil {
-		return err
 	}
-	defer closeAll(sources)
+	defer func() { closeAll(sources) }()
 
 	// Where they go. Ends are in the order of the data.
 	var sinks []flow.Sink
@@ -87,7 +98,7 @@ func (c *meterCmd) Run(a *app) (err error) {
 		return err
 	}
 	defer func() { err = also(err, drain()) }()
-	if c.Output != "" || c.Write != "" || len(c.Export) == 0 && c.Store == "" {
+	if c.Output != "" || c.Write != "" || len(c.Export) == 0 && c.Store == "" && !c.Detach {
 		p, end, err := a.printer(c.Output, c.Write, live)
 		if err != nil {
 			return err
@@ -105,27 +116,28 @@ func (c *meterCmd) Run(a *app) (err error) {
 		p := start(behind, "store", failed, room.Store.Run)
 		sinks, ends = append(sinks, room.Store), append(ends, func() error { return also(p.stop(), room.end()) })
 	}
-	var mc meter.Config
+	if c.Detach {
+		return also(c.detach(a, conf, sinks, log), drain())
+	}
 	if live {
-		mc = liveMeter(conf, len(sources))
-	} else {
-		mc = meter.Config{Cache: cacheConfig(conf.Cache, 1), Workers: c.Workers}
+		return c.meterLive(a, conf, list, sinks, room, drain, log)
 	}
+	mc := meter.Config{Cache: cacheConfig(conf.Cache, 1), Workers: c.Workers}
 	if c.Sample != nil {
-		mc.Sample = meter.Sampling{N: c.Sample.Rate(), Random: live}
+		mc.Sample = meter.Sampling{N: c.Sample.Rate()}
 	}
-	if filter != nil && !live { // an interface has it in the kernel
+	if filter != nil {
 		mc.Filter = filter
 	}
+	if len(prefixes) > 0 {
+		mc.Chosen = meter.NewPrefixes(prefixes).Has
+	}
 	var exporter *export.Exporter
-	var own *ownTraffic
 	if len(c.Export) > 0 {
-		if exporter, err = c.exporter(mc, live, log); err != nil {
+		// Files can wait for a slow collector, and carry the capture's own time.
+		o := export.Options{Block: true, FollowRecords: true, Sampling: mc.Sample.N}
+		if exporter, err = c.exporter(o, log); err != nil {
 			return err
-		}
-		if live { // a capture may hold the like of them, and then means it
-			own = &ownTraffic{exporter: exporter}
-			mc.Own = own.is
 		}
 		sinks = append(sinks, exporter)
 	}
@@ -133,53 +145,176 @@ func (c *meterCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
-
-	run := func(ctx context.Context) error {
-		if own != nil {
-			own.look()
-			defer own.follow(ctx)()
-		}
-		if live {
-			return m.RunLive(ctx, sources...)
-		}
+	err = c.run(a.ctx, exporter, func(ctx context.Context) error {
 		defer a.progress(sources)()
 		return m.RunFiles(ctx, sources...)
-	}
-	if exporter != nil {
-		err = withExporter(a.ctx, exporter, run)
-	} else {
-		err = run(a.ctx)
-	}
+	})
 	if filter != nil && filter.Err() != nil {
 		fmt.Fprintf(a.stderr, "weir: some packets were not matched: %v\n", filter.Err())
 	}
-	err = also(err, drain())
-	if c.Summary {
-		s := m.Snapshot()
-		if room != nil { // records that the disk refused are known at the end
-			for _, l := range room.Losses() {
-				s.Lost[l.Reason] = meter.LossCount{Records: l.Records, Packets: l.Packets, Bytes: l.Bytes}
+	return c.end(a, also(err, drain()), m.Snapshot(), room, exporter)
+}
+
+// run meters, with an exporter behind it if there is one.
+func (c *meterCmd) run(ctx context.Context, e *export.Exporter, meter func(context.Context) error) error {
+	if e == nil {
+		return meter(ctx)
+	}
+	return withExporter(ctx, e, meter)
+}
+
+// end prints the summary, if it is wanted.
+func (c *meterCmd) end(a *app, err error, s meter.Snapshot, room *storeRoom, e *export.Exporter) error {
+	if !c.Summary {
+		return err
+	}
+	if room != nil { // records that the disk refused are known at the end
+		for _, l := range room.Losses() {
+			s.Lost[l.Reason] = meter.LossCount{Records: l.Records, Packets: l.Packets, Bytes: l.Bytes}
+		}
+	}
+	if len(c.Interface) > 0 { // never read, so beside the balance; their octets nobody knows
+		s.Lost[kernelDrop] = meter.LossCount{Packets: s.CaptureDrops}
+	}
+	return errors.Join(err, printJSON(a.stderr, summary(s.Summary, e)))
+}
+
+// choose lays the flags over what the configuration says of the interfaces, and
+// leaves no others.
+func (c *meterCmd) choose(conf *config.Config, filter string, prefixes []netip.Prefix) {
+	chosen := map[string]config.Interface{}
+	for _, name := range c.Interface {
+		i := conf.Interfaces[name]
+		i.Meter = true
+		i.Mode = cmp.Or(c.Mode, i.Mode, "auto")
+		i.Filter = cmp.Or(filter, i.Filter)
+		if len(prefixes) > 0 {
+			i.Prefixes = nil
+			for _, p := range prefixes {
+				i.Prefixes = append(i.Prefixes, config.Prefix(p))
 			}
 		}
-		if live { // never read, so beside the balance; their octets nobody knows
-			s.Lost[kernelDrop] = meter.LossCount{Packets: s.CaptureDrops}
+		if c.Sample != nil {
+			i.Sample = *c.Sample
 		}
-		err = errors.Join(err, printJSON(a.stderr, summary(s.Summary, exporter)))
+		chosen[name] = i
 	}
-	return err
+	conf.Interfaces = chosen
+}
+
+// prefixes are those of the flags.
+func (c *meterCmd) prefixes() ([]netip.Prefix, error) {
+	list := config.Netips(c.Prefix)
+	if c.Prefixes == "" {
+		return list, nil
+	}
+	more, err := config.LoadPrefixes(c.Prefixes)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return append(list, more...), nil
+}
+
+// meterLive meters interfaces until it is told to stop.
+func (c *meterCmd) meterLive(a *app, conf *config.Config, list []host.Interface, sinks []flow.Sink, room *storeRoom, drain func() error, log slogger) (err error) {
+	var sources []capture.Source
+	defer func() { closeAll(sources) }()
+	l, err := openLive(list, conf, func(list []host.Interface) ([]capture.Source, error) {
+		var err error
+		sources, err = openInterfaces(list, conf)
+		return sources, err
+	}, log)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	var exporter *export.Exporter
+	own := &ownTraffic{kernel: l.setOwn, log: log}
+	if len(c.Export) > 0 {
+		o := export.Options{Interfaces: interfaceNames, Sampling: l.config.Sample.N, SamplingRandom: true}
+		l.exportTo(&o)
+		if exporter, err = c.exporter(o, log); err != nil {
+			return err
+		}
+		own.exporter, l.config.Own = exporter, own.is
+		sinks = append(sinks, exporter)
+	}
+	node := meterNode(conf, log)
+	meter, err := l.into(node.tally.before(flow.Tee(sinks...)))
+	if err != nil {
+		return err
+	}
+	err = c.run(a.ctx, exporter, func(ctx context.Context) error {
+		if exporter != nil {
+			own.look()
+			defer own.follow(ctx)()
+		}
+		defer node.answering(ctx, l, exporter)()
+		return meter(ctx)
+	})
+	if err == nil && l.kernel != nil {
+		log.Info("the programs stay and go on counting; `weir meter --detach` removes them", "pins", l.kernel.Where())
+	}
+	return c.end(a, also(err, drain()), l.Snapshot(), room, exporter)
+}
+
+// detach removes what is in the kernel, and hands on what was counted there.
+func (c *meterCmd) detach(a *app, conf *config.Config, sinks []flow.Sink, log slogger) error {
+	var let meter.Count // go of, without anybody to take it
+	if len(sinks) == 0 && len(c.Export) == 0 {
+		sinks = append(sinks, flow.SinkFunc(func(batch []flow.Record) error {
+			for i := range batch {
+				let.Packets += batch[i].Packets
+				let.Bytes += batch[i].Bytes
+			}
+			return nil
+		}))
+	}
+	var exporter *export.Exporter
+	if len(c.Export) > 0 {
+		var err error
+		if exporter, err = c.exporter(export.Options{Interfaces: interfaceNames}, log); err != nil {
+			return err
+		}
+		sinks = append(sinks, exporter)
+	}
+	cc := cacheConfig(conf.Cache, 1)
+	var done datapath.Detached
+	err := c.run(a.ctx, exporter, func(context.Context) (err error) {
+		done, err = datapath.Detach(c.Interface, datapath.SweepConfig{Idle: cc.Idle, Active: cc.Active, TCPEnd: cc.TCPEnd}, hookOptions(), flow.Tee(sinks...), log)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(done.Interfaces) == 0 && len(c.Interface) > 0:
+		fmt.Fprintf(a.stderr, "weir: nothing of ours is attached to %s\n", strings.Join(c.Interface, ", "))
+	case len(done.Interfaces) == 0:
+		fmt.Fprintln(a.stderr, "weir: nothing of ours is attached")
+	default:
+		fmt.Fprintf(a.stderr, "weir: detached from %s\n", strings.Join(done.Interfaces, ", "))
+	}
+	if len(done.Left) > 0 {
+		fmt.Fprintf(a.stderr, "weir: %s: still attached, so the flow table stays\n", strings.Join(done.Left, ", "))
+	}
+	if let.Packets > 0 {
+		fmt.Fprintf(a.stderr, "weir: %d packets (%d octets) that had been counted went to nobody; -o, --export and --store take them\n", let.Packets, let.Bytes)
+	}
+	return nil
 }
 
 // check lays the flags over the configuration.
 func (c *meterCmd) check(conf *config.Config, live bool) error {
 	switch {
-	case c.Detach:
-		return usagef("--detach: this version leaves nothing at an interface")
-	case live == (len(c.Read) > 0):
+	case c.Detach && len(c.Read) > 0:
+		return usagef("--detach is about interfaces (-i IF), not files")
+	case !c.Detach && live == (len(c.Read) > 0):
 		return usagef("give capture files (-r FILE) or interfaces (-i IF), not both or neither")
-	case c.Mode == "xdp" || c.Mode == "tc":
-		return usagef("--mode %s is not in this version yet; accepted: auto, afpacket", c.Mode)
-	case c.Mode != "auto" && c.Mode != "afpacket":
-		return usagef("--mode %q: accepted: auto, afpacket", c.Mode)
+	case !slices.Contains([]string{"", "auto", "xdp", "tc", "afpacket"}, c.Mode):
+		return usagef("--mode %q: accepted: auto, xdp, tc, afpacket", c.Mode)
+	case c.Mode != "" && !live:
+		return usagef("--mode is about interfaces (-i IF)")
 	case c.Workers < 0:
 		return usagef("--workers %d: accepted: 1 or more; 0 for all cores", c.Workers)
 	case live && c.Workers > 0:
@@ -220,16 +355,9 @@ func (c *meterCmd) check(conf *config.Config, live bool) error {
 	return nil
 }
 
-// exporter joins the destinations. Files can wait for a slow collector and
-// carry the capture's own time; interfaces cannot and do not.
-func (c *meterCmd) exporter(mc meter.Config, live bool, log slogger) (*export.Exporter, error) {
-	o := export.Options{
-		Block: !live, FollowRecords: !live, Sampling: mc.Sample.N, SamplingRandom: mc.Sample.Random,
-		Log: log.With("component", "export"),
-	}
-	if live {
-		o.Interfaces = interfaceNames
-	}
+// exporter joins the destinations.
+func (c *meterCmd) exporter(o export.Options, log slogger) (*export.Exporter, error) {
+	o.Log = log.With("component", "export")
 	for _, to := range c.Export {
 		d, err := export.ParseDestination(to)
 		if err != nil {

@@ -28,7 +28,7 @@ func (n *node) openRings(list []host.Interface) ([]capture.Source, error) {
 			open = false
 		}
 		if !open {
-			sources, err := openInterfaces([]host.Interface{i}, n.conf, nil)
+			sources, err := openInterfaces([]host.Interface{i}, n.conf)
 			if err != nil {
 				return nil, err
 			}
