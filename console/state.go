@@ -33,6 +33,7 @@ type Interface struct {
 	Name     string `json:"name"`
 	Alias    string `json:"alias,omitempty"` // its description
 	Mode     string `json:"mode,omitempty"`  // afpacket, xdp, tc; empty: not metered here
+	Why      string `json:"why,omitempty"`   // this mode and not a better one
 	Speed    uint64 `json:"speed,omitempty"` // bit/s; 0: unknown
 
 	PacketsIn  uint64 `json:"packets_in"`
@@ -40,6 +41,9 @@ type Interface struct {
 	PacketsOut uint64 `json:"packets_out"`
 	BytesOut   uint64 `json:"bytes_out"`
 	Dropped    uint64 `json:"dropped"` // packets the kernel could not hand over
+	// Ignored counts packets that are in no flow, by reason, zeros left out;
+	// missing if they are counted for all interfaces together.
+	Ignored []Count `json:"ignored,omitempty"`
 }
 
 // Destination is where flow records are exported to.
@@ -54,11 +58,16 @@ type Destination struct {
 
 // Cache is the state of the flow cache.
 type Cache struct {
-	Entries  uint64 `json:"entries"`  // live now
-	Capacity uint64 `json:"capacity"` // 0: unknown
-	Created  uint64 `json:"created"`
-	Packets  uint64 `json:"packets"` // metered so far
-	Bytes    uint64 `json:"bytes"`
+	Entries    uint64 `json:"entries"`    // live now
+	Peak       uint64 `json:"peak"`       // the most there were
+	Capacity   uint64 `json:"capacity"`   // 0: unknown
+	Memory     uint64 `json:"memory"`     // octets of the table, when it is full; 0: unknown
+	Aggregates uint64 `json:"aggregates"` // overflow aggregates in use
+	Refused    uint64 `json:"refused"`    // packets counted in these, for want of an entry
+	Sweeps     uint64 `json:"sweeps"`     // passes over the table for what is due
+	Created    uint64 `json:"created"`
+	Packets    uint64 `json:"packets"` // metered so far
+	Bytes      uint64 `json:"bytes"`
 	// Expired counts records by why they left, zeros included.
 	Expired       []Count `json:"expired"`
 	IdleSeconds   float64 `json:"idle_seconds"`

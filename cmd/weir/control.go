@@ -11,7 +11,6 @@ import (
 	"weir/control"
 	"weir/export"
 	"weir/flow"
-	"weir/meter"
 )
 
 // What more a metering process may be able to tell than metering asks of all.
@@ -21,12 +20,6 @@ type (
 	// called one at a time.
 	walker interface {
 		Walk(ctx context.Context, yield func([]flow.Record) error) error
-	}
-	// hander knows what its records said since its counters began, if these
-	// outlive the process that handed the records on. For others the tally
-	// before their sink does.
-	hander interface {
-		Handed() meter.Count
 	}
 )
 
@@ -59,10 +52,14 @@ func (n *node) answering(ctx context.Context, m metering, e *export.Exporter) (e
 func (n *node) answerAt(ctx context.Context, level slog.Level) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", n.server())
-	tell := func(path, none string, value func() any) {
-		mux.HandleFunc("GET /control/"+path, func(w http.ResponseWriter, _ *http.Request) {
+	tell := func(path, none string, value func(context.Context) (any, error)) {
+		mux.HandleFunc("GET /control/"+path, func(w http.ResponseWriter, r *http.Request) {
+			v, err := value(r.Context())
+			if err != nil {
+				refuse(w, err)
+				return
+			}
 			w.Header().Set("Content-Type", "application/json")
-			v := value()
 			if v == nil {
 				w.WriteHeader(http.StatusNotFound)
 				v = map[string]string{"error": none}
@@ -72,36 +69,51 @@ func (n *node) answerAt(ctx context.Context, level slog.Level) error {
 			}
 		})
 	}
-	m, e, c := n.rooms()
-	tell("cache", "no interface is metered here", func() any {
-		if m == nil {
-			return nil
+	d := newDesk(n)
+	mux.HandleFunc("/control/flows", d.handle(d.flows))
+	mux.HandleFunc("/control/top", d.handle(d.top))
+	tell("cache", "no interface is metered here", func(context.Context) (any, error) {
+		if m, _, _ := n.rooms(); m == nil {
+			return nil, nil
 		}
-		return n.cache()
+		return n.cache(), nil
 	})
-	tell("export", "nothing is exported here", func() any {
-		if e == nil {
-			return nil
-		}
-		return map[string]any{"destinations": n.exports()}
+	tell("balance", "no interface is metered here", func(ctx context.Context) (any, error) {
+		lines, err := n.balance(ctx)
+		return map[string]any{"balance": lines}, err
 	})
-	tell("templates", "no collector runs here", func() any {
-		if c == nil {
-			return nil
+	tell("interfaces", "no interface is metered here, and no collector runs", func(context.Context) (any, error) {
+		if m, _, c := n.rooms(); m == nil && c == nil {
+			return nil, nil
 		}
+		return map[string]any{"interfaces": d.interfaces()}, nil
+	})
+	tell("export", "nothing is exported here", func(context.Context) (any, error) {
+		if _, e, _ := n.rooms(); e == nil {
+			return nil, nil
+		}
+		return map[string]any{"destinations": n.exports()}, nil
+	})
+	tell("templates", "no collector runs here", func(context.Context) (any, error) {
 		_, _, c := n.rooms()
-		return map[string]any{"templates": c.Templates()}
+		if c == nil {
+			return nil, nil
+		}
+		return map[string]any{"templates": c.Templates()}, nil
 	})
-	tell("store", "no store is kept here", func() any {
+	tell("store", "no store is kept here", func(context.Context) (any, error) {
 		if n.store == nil {
-			return nil
+			return nil, nil
 		}
 		s := n.store.Stats()
 		return map[string]any{
 			"dir": s.Dir, "records": s.Rows, "segments": s.Segments, "bytes": s.Bytes,
 			"durable": s.Durable, "buffered": s.Buffered, "failing": s.Failing,
-		}
+		}, nil
 	})
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	go d.watch(watching)
 	err := control.New(n.config().Control, mux, n.log.With("component", "control")).Run(ctx)
 	if err != nil {
 		n.log.Log(ctx, level, "weir show cannot ask this process", "error", err)

@@ -250,22 +250,6 @@ func (n *node) exporters() []console.Exporter {
 // the active timeout that dashboards use, and more than a template interval.
 const exporterLate = 2 * time.Minute
 
-func (n *node) cache() console.Cache {
-	m, _, _ := n.rooms()
-	if m == nil {
-		return console.Cache{}
-	}
-	s, conf := m.Snapshot().Cache, n.config().Cache
-	c := console.Cache{
-		Entries: s.Entries, Capacity: s.Capacity, Created: s.Created, Packets: s.Packets, Bytes: s.Bytes,
-		IdleSeconds: time.Duration(conf.Idle).Seconds(), ActiveSeconds: time.Duration(conf.Active).Seconds(),
-	}
-	for why := flow.EndIdle; why <= flow.EndResource; why++ {
-		c.Expired = append(c.Expired, console.Count{Name: why.String(), Count: s.Expired[why]})
-	}
-	return c
-}
-
 func (n *node) exports() []console.Destination {
 	_, e, _ := n.rooms()
 	if e == nil {

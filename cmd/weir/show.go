@@ -5,81 +5,309 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"weir/config"
 	"weir/control"
+	"weir/query"
 	"weir/rows"
 )
 
 type showCmd struct {
-	What   string `arg:"" help:"loss, cache, interfaces, export, exporters, templates or store."`
-	Output string `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson (default ${default})."`
+	What   string   `arg:"" help:"flows, top-talkers, cache, interfaces, loss, balance, export, exporters, templates or store."`
+	Filter []string `arg:"" optional:"" help:"Of flows, top-talkers and cache --cisco: which flows (see: weir help filter); all, if there is none."`
+
+	Number  *int   `short:"n" placeholder:"N" help:"Rows of flows and top-talkers; 0 for all flows (default: 10 for top-talkers, 100 for a table of flows, else all)."`
+	Order   string `short:"O" placeholder:"ORDER" help:"Sort flows and top-talkers by bytes, packets, pps, bps, bpp, duration, first, last; :a ascends (default bytes)."`
+	Stat    string `short:"s" sep:"none" placeholder:"STAT[:p][/ORDER]" help:"Of top-talkers: sums by srcip, dstip, ip, port, proto, as, if, …, instead of single flows."`
+	Cisco   bool   `help:"IOS's own layout: of cache, flows, top-talkers, interfaces, export."`
+	Verbose bool   `help:"With --cisco: two lines a flow, as show ip cache verbose flow."`
+	Output  string `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson (default ${default})."`
 }
 
-// view is one thing that `weir show` can show: a list of the API.
+// view is one thing that `weir show` can show: a list that the control socket
+// answers with.
 type view struct {
 	path    string   // of the control socket
 	list    string   // the answer's key that holds the rows; "": the answer is one row
 	columns []string // in this order
+	// Of tables that are too wide: the columns that go, first to last, and the
+	// one whose texts are cut before.
+	drop []string
+	cut  string
 }
 
 var views = map[string]view{
-	"loss":       {"/api/v1/losses", "losses", []string{"stage", "reason", "records", "packets", "bytes", "datagrams", "recent", "help"}},
-	"cache":      {"/control/cache", "", []string{"entries", "capacity", "created", "packets", "bytes", "idle_seconds", "active_seconds", "expired"}},
-	"interfaces": {"/api/v1/interfaces", "interfaces", []string{"exporter", "index", "name", "alias", "mode", "packets_in", "bytes_in", "packets_out", "bytes_out", "dropped"}},
-	"export":     {"/control/export", "destinations", []string{"address", "version", "records", "datagrams", "bytes", "failed"}},
-	"exporters":  {"/api/v1/exporters", "exporters", []string{"address", "name", "version", "domain", "datagrams", "records", "sequence_gaps", "sequence_lost", "sequence_unit", "sampling", "templates", "misses", "skew_seconds", "last_seen"}},
-	"templates":  {"/control/templates", "templates", []string{"addr", "port", "version", "domain", "id", "kind", "scope", "fields", "seen"}},
-	"store":      {"/control/store", "", []string{"dir", "records", "segments", "bytes", "durable", "buffered", "failing"}},
+	"loss": {"/api/v1/losses", "losses", []string{"stage", "reason", "records", "packets", "bytes", "datagrams", "recent", "help"},
+		[]string{"help", "recent", "datagrams"}, "help"},
+	"balance": {"/control/balance", "balance", []string{"part", "reason", "packets", "bytes", "help"}, []string{"help"}, "help"},
+	"cache": {"/control/cache", "", []string{"entries", "capacity", "created", "packets", "bytes", "idle_seconds", "active_seconds", "expired",
+		"peak", "refused", "aggregates", "memory", "sweeps"}, nil, ""},
+	"interfaces": {"/control/interfaces", "interfaces", []string{"exporter", "index", "name", "alias", "mode", "packets_in", "bytes_in", "packets_out", "bytes_out", "dropped",
+		"why", "ignored", "pps_in", "bps_in", "pps_out", "bps_out"},
+		[]string{"ignored", "alias", "why", "pps_out", "pps_in", "bps_out", "bps_in", "dropped", "packets_out", "packets_in", "exporter"}, "why"},
+	"export": {"/control/export", "destinations", []string{"address", "version", "records", "datagrams", "bytes", "failed"}, []string{"version", "bytes"}, ""},
+	"exporters": {"/api/v1/exporters", "exporters", []string{"address", "name", "version", "domain", "datagrams", "records", "sequence_gaps", "sequence_lost", "sequence_unit", "sampling", "templates", "misses", "skew_seconds", "last_seen"},
+		[]string{"name", "templates", "sequence_unit", "sampling", "sequence_gaps", "skew_seconds", "datagrams", "misses", "last_seen"}, ""},
+	"templates": {"/control/templates", "templates", []string{"addr", "port", "version", "domain", "id", "kind", "scope", "fields", "seen"},
+		[]string{"scope", "fields", "seen", "port"}, "fields"},
+	"store": {"/control/store", "", []string{"dir", "records", "segments", "bytes", "durable", "buffered", "failing"}, nil, ""},
 }
+
+// showable lists what can be shown, in the order in which it is told.
+var showable = []string{"flows", "top-talkers", "cache", "interfaces", "loss", "balance", "export", "exporters", "templates", "store"}
 
 func (c *showCmd) Run(a *app) error {
 	format, err := rows.ParseFormat(c.Output)
 	if err != nil {
 		return usageError{err}
 	}
-	if slices.Contains([]string{"flows", "top-talkers", "access-lists", "routes", "guard"}, c.What) {
+	if slices.Contains([]string{"access-lists", "routes", "guard"}, c.What) {
 		return usagef("show %s is not in this version yet", c.What)
 	}
-	v, ok := views[c.What]
-	if !ok {
-		names := slices.Sorted(maps.Keys(views))
+	if !slices.Contains(showable, c.What) {
 		hint := ""
-		if s := config.Suggest(c.What, names); s != "" {
+		if s := config.Suggest(c.What, showable); s != "" {
 			hint = fmt.Sprintf(" (did you mean %q?)", s)
 		}
-		return usagef("show %s: accepted: %s%s", c.What, strings.Join(names, ", "), hint)
+		return usagef("show %s: accepted: %s%s", c.What, strings.Join(showable, ", "), hint)
+	}
+	if err := c.check(); err != nil {
+		return err
 	}
 	conf, _, err := a.settings()
 	if err != nil {
 		return err
 	}
-	list, err := fetch(control.Client(conf.Control), v)
+	client := control.Client(conf.Control)
+	switch {
+	case c.aboutFlows():
+		return c.stream(a, client)
+	case c.Cisco:
+		return c.cisco(a, client)
+	}
+	if err := c.show(a, client, views[c.What], format); err != nil || c.What != "loss" || format != rows.Table {
+		return err
+	}
+	// For people, the ledger and the balance belong together; scripts ask for one.
+	lines, err := fetch(client, views["balance"])
+	if err != nil || len(lines) == 0 {
+		return nil // this process meters nothing
+	}
+	fmt.Fprintln(a.stdout)
+	return c.print(a, views["balance"], rows.Table, ignoredInOne(lines))
+}
+
+// ignoredInOne sums up the lines of what was ignored, by reasons that the ledger has.
+func ignoredInOne(lines []map[string]any) (out []map[string]any) {
+	var packets, bytes int64
+	for _, l := range lines {
+		switch l["part"] {
+		case "ignored":
+			for n, sum := range map[string]*int64{"packets": &packets, "bytes": &bytes} {
+				if v, ok := l[n].(json.Number); ok {
+					i, _ := v.Int64()
+					*sum += i
+				}
+			}
+			continue
+		case "difference":
+			out = append(out, map[string]any{"part": "ignored", "packets": json.Number(fmt.Sprint(packets)), "bytes": json.Number(fmt.Sprint(bytes)),
+				"help": "In no flow, by the reasons above (show balance has them apart)."})
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+// aboutFlows says whether the answer is a stream of flows or of sums of them.
+func (c *showCmd) aboutFlows() bool {
+	return c.What == "flows" || c.What == "top-talkers" || c.What == "cache" && c.Cisco
+}
+
+// check refuses flags that what is shown does not know.
+func (c *showCmd) check() error {
+	layouts := []string{"cache", "flows", "top-talkers", "interfaces", "export"}
+	switch {
+	case c.Cisco && !slices.Contains(layouts, c.What):
+		return usagef("--cisco: IOS has no layout of %s; accepted: %s", c.What, strings.Join(layouts, ", "))
+	case c.Cisco && c.Output != string(rows.Table):
+		return usagef("--cisco is a layout of its own: without -o %s", c.Output)
+	case c.Verbose && (!c.Cisco || c.What != "flows" && c.What != "cache"):
+		return usagef("--verbose goes with show flows --cisco and show cache --cisco")
+	case c.Stat != "" && c.What != "top-talkers":
+		return usagef("-s goes with show top-talkers")
+	case c.Number != nil && *c.Number < 0:
+		return usagef("-n %d: accepted: 0 (all) or more", *c.Number)
+	case !c.aboutFlows() && (len(c.Filter) > 0 || c.Number != nil || c.Order != ""):
+		return usagef("show %s takes no filter, -n or -O: they choose flows", c.What)
+	case c.What == "top-talkers" && c.Number != nil && *c.Number == 0, c.Number != nil && c.Order+c.Stat != "" && *c.Number == 0:
+		return usagef("-n 0: a sorted list has 1 to %d rows", query.MostSorted)
+	case c.Number != nil && *c.Number > query.MostSorted:
+		return usagef("-n %d: a sorted list has 1 to %d rows; 0 for all flows, unsorted", *c.Number, query.MostSorted)
+	case c.What != "top-talkers" && c.Order != "" && c.Number == nil && c.Output != string(rows.Table):
+		return usagef("-O: say how many with -n N, of 1 to %d; all flows come unsorted", query.MostSorted)
+	}
+	if _, err := query.Parse(strings.Join(c.Filter, " ")); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
+// stream copies an answer about flows as it comes.
+func (c *showCmd) stream(a *app, client *http.Client) (err error) {
+	form := url.Values{"filter": {strings.Join(c.Filter, " ")}, "order": {c.Order}, "stat": {c.Stat}, "format": {c.Output}}
+	switch {
+	case c.Number != nil && *c.Number == 0:
+		form.Set("limit", "-1")
+	case c.Number != nil:
+		form.Set("limit", strconv.Itoa(*c.Number))
+	}
+	if c.Verbose {
+		form.Set("format", formatVerbose)
+	} else if c.Cisco {
+		form.Set("format", formatCisco)
+	}
+	if width := terminalWidth(a.stdout); width > 0 {
+		form.Set("width", strconv.Itoa(width))
+	}
+	path := "/control/flows"
+	if c.What == "top-talkers" {
+		path = "/control/top"
+	}
+	request, err := http.NewRequestWithContext(a.ctx, http.MethodPost, "http://localhost"+path, strings.NewReader(form.Encode()))
 	if err != nil {
 		return err
 	}
-	w := rows.New(a.stdout, format, v.columns)
-	for _, object := range list {
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	client.Timeout = 0 // a long list takes as long as its reader
+	r, err := client.Do(request)
+	if err != nil {
+		return unwrapped(err)
+	}
+	defer r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		return refusal(r)
+	}
+	if _, err := io.Copy(a.stdout, r.Body); err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			err = errors.New("the running weir broke off its answer: it ended, or nobody read on for long; its log says why (--log debug)")
+		}
+		return err
+	}
+	matched, _ := strconv.ParseUint(r.Trailer.Get(trailerMatched), 10, 64)
+	given, _ := strconv.ParseUint(r.Trailer.Get(trailerGiven), 10, 64)
+	if c.What == "flows" && c.Number == nil && given < matched {
+		fmt.Fprintf(a.stderr, "weir: the first %d of %d flows, by %s; -n N shows N of them, -n 0 all\n", given, matched, orBytes(c.Order))
+	}
+	return nil
+}
+
+func orBytes(order string) string {
+	if order == "" {
+		return "bytes"
+	}
+	return order
+}
+
+// refusal is the error that an answer holds.
+func refusal(r *http.Response) error {
+	var object map[string]any
+	if err := json.NewDecoder(io.LimitReader(r.Body, 1<<20)).Decode(&object); err != nil {
+		return fmt.Errorf("the running weir answered %s with something else than JSON: %w", r.Request.URL.Path, err)
+	}
+	if r.StatusCode == http.StatusBadRequest {
+		return usagef("%v", object["error"])
+	}
+	if r.StatusCode == http.StatusMethodNotAllowed {
+		return errors.New("the running weir is older than this one and cannot tell: restart it")
+	}
+	return fmt.Errorf("the running weir says: %v", object["error"])
+}
+
+// unwrapped is an error of a client without the URL, which nobody typed.
+func unwrapped(err error) error {
+	if u := (*url.Error)(nil); errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// show prints a view.
+func (c *showCmd) show(a *app, client *http.Client, v view, format rows.Format) error {
+	list, err := fetch(client, v)
+	if err != nil {
+		return err
+	}
+	return c.print(a, v, format, list)
+}
+
+func (c *showCmd) print(a *app, v view, format rows.Format, list []map[string]any) error {
+	lines := make([][]any, len(list))
+	for i, object := range list {
 		if object["mode"] == nil && c.What == "interfaces" {
 			// Told by an exporter, not metered here: its counters are unknown.
 			for _, name := range []string{"packets_in", "bytes_in", "packets_out", "bytes_out", "dropped"} {
 				delete(object, name)
 			}
 		}
-		line := make([]any, len(v.columns))
-		for i, name := range v.columns {
-			line[i] = cell(object[name])
+		lines[i] = make([]any, len(v.columns))
+		for j, name := range v.columns {
+			if format == rows.Table {
+				lines[i][j] = plainCell(object[name])
+			} else {
+				lines[i][j] = cell(object[name])
+			}
 		}
+	}
+	width := terminalWidth(a.stdout)
+	switch {
+	case format == rows.Table && v.list == "": // one row: upright
+		var upright [][]any
+		for j, name := range v.columns {
+			upright = append(upright, []any{name, lines[0][j]})
+		}
+		return uprightTable(a.stdout, upright)
+	case format == rows.Table:
+		left, err := writeTable(a.stdout, v.columns, lines, width, v.drop, v.cut)
+		if len(left) > 0 {
+			fmt.Fprintf(a.stderr, "weir: no room here for %s; -o csv has all\n", strings.Join(left, ", "))
+		}
+		return err
+	}
+	w := rows.New(a.stdout, format, v.columns)
+	for _, line := range lines {
 		if err := w.Row(line); err != nil {
 			return err
 		}
 	}
 	return w.Close()
+}
+
+// uprightTable prints names and values, a pair a line.
+func uprightTable(w io.Writer, pairs [][]any) error {
+	longest := 0
+	for _, p := range pairs {
+		longest = max(longest, len(p[0].(string)))
+	}
+	for _, p := range pairs {
+		value := "-"
+		switch v := p[1].(type) {
+		case nil:
+		case string:
+			value = rows.Plain(v)
+		default:
+			value = fmt.Sprint(v)
+		}
+		if _, err := fmt.Fprintf(w, "%-*s  %s\n", longest, p[0], value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // maxAnswer bounds what is read from the control socket, in octets.
@@ -88,20 +316,17 @@ const maxAnswer = 256 << 20
 func fetch(c *http.Client, v view) ([]map[string]any, error) {
 	r, err := c.Get("http://localhost" + v.path)
 	if err != nil {
-		if u := (*url.Error)(nil); errors.As(err, &u) {
-			err = u.Err // without the URL, which nobody typed
-		}
-		return nil, err
+		return nil, unwrapped(err)
 	}
 	defer r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		return nil, refusal(r)
+	}
 	d := json.NewDecoder(io.LimitReader(r.Body, maxAnswer))
 	d.UseNumber()
 	var object map[string]any
 	if err := d.Decode(&object); err != nil {
 		return nil, fmt.Errorf("the running weir answered %s with something else than JSON: %w", v.path, err)
-	}
-	if r.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the running weir says: %v", object["error"])
 	}
 	if v.list == "" {
 		return []map[string]any{object}, nil
@@ -133,4 +358,25 @@ func cell(v any) any {
 		return nil
 	}
 	return rows.RawJSON(b)
+}
+
+// plainCell is cell for people: counts by name as words, an empty text as none.
+func plainCell(v any) any {
+	switch v := v.(type) {
+	case string:
+		if v == "" {
+			return nil
+		}
+	case []any:
+		var words []string
+		for _, x := range v {
+			count, ok := x.(map[string]any)
+			if !ok || count["name"] == nil || count["count"] == nil {
+				return cell(v)
+			}
+			words = append(words, fmt.Sprintf("%v %v", count["name"], count["count"]))
+		}
+		return strings.Join(words, ", ")
+	}
+	return cell(v)
 }

@@ -89,18 +89,25 @@ export interface Exporter {
   misses: number;
 }
 
+export interface Count {
+  name: string;
+  count: number;
+}
+
 export interface Interface {
   exporter?: string;
   index: number;
   name: string;
   alias?: string;
   mode?: string;
+  why?: string;
   speed?: number;
   packets_in: number;
   bytes_in: number;
   packets_out: number;
   bytes_out: number;
   dropped: number;
+  ignored?: Count[];
 }
 
 export interface Parts {
@@ -114,14 +121,14 @@ export interface Parts {
   metrics: boolean;
 }
 
-export interface Count {
-  name: string;
-  count: number;
-}
-
 export interface Cache {
   entries: number;
+  peak: number;
   capacity: number;
+  memory: number;
+  aggregates: number;
+  refused: number;
+  sweeps: number;
   created: number;
   packets: number;
   bytes: number;
