@@ -278,7 +278,7 @@ func (n *node) interfaces() []console.Interface {
 		}
 		for _, i := range m.Snapshot().Interfaces {
 			list = append(list, console.Interface{
-				Index: i.Index, Name: names[i.Index], Mode: "afpacket", Dropped: n.dropped(i.Index),
+				Index: i.Index, Name: names[i.Index], Mode: modeOf(m, i.Index), Dropped: n.dropped(i.Index),
 				PacketsIn: i.In.Packets, BytesIn: i.In.Bytes, PacketsOut: i.Out.Packets, BytesOut: i.Out.Bytes,
 			})
 		}
@@ -289,6 +289,16 @@ func (n *node) interfaces() []console.Interface {
 		}
 	}
 	return list
+}
+
+// modeOf is how an interface is metered.
+func modeOf(m metering, index uint32) string {
+	if l, ok := m.(*live); ok {
+		if p := l.plan(index); p != nil {
+			return string(p.Mode)
+		}
+	}
+	return ""
 }
 
 // dropped is how many packets of an interface the kernel could not hand over.

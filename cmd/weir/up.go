@@ -342,7 +342,7 @@ func (n *node) reload(ctx context.Context, failed chan<- error, load func() (*co
 			return c, m, nil
 		}
 	}
-	if n.gone.Load() || !reflect.DeepEqual([]any{next.Interfaces, next.Cache, next.Export, next.Collect}, []any{old.Interfaces, old.Cache, old.Export, old.Collect}) {
+	if n.gone.Load() || n.unhooked() || !reflect.DeepEqual([]any{next.Interfaces, next.Cache, next.Export, next.Collect}, []any{old.Interfaces, old.Cache, old.Export, old.Collect}) {
 		if m, err = n.exchangeMeter(ctx, failed, m, old); err != nil {
 			return c, m, err
 		}
@@ -356,6 +356,13 @@ func (n *node) reload(ctx context.Context, failed chan<- error, load func() (*co
 	n.mu.Unlock()
 	n.log.Info("configuration taken")
 	return c, m, nil
+}
+
+// unhooked says whether an interface has lost its programs since it was taken up.
+func (n *node) unhooked() bool {
+	m, _, _ := n.rooms()
+	l, ok := m.(*live)
+	return ok && l.kernel != nil && l.kernel.Gone()
 }
 
 // exchangeMeter stops the metering and starts it anew. Two at a time would
