@@ -374,7 +374,7 @@ func (d *Datapath) sweepConfig() SweepConfig {
 const watchEvery = 2 * time.Second
 
 // watch notes what changes around the table: interfaces that go, forwarding
-// that is switched on; and what this daemon has told, for the next.
+// that is switched on.
 func (d *Datapath) watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -385,7 +385,6 @@ func (d *Datapath) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		d.Snapshot()
 		gone, err := d.folder.Prune()
 		if err != nil {
 			d.log.Debug("pins", "error", err)

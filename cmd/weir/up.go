@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"weir/collect"
 	"weir/config"
+	"weir/hook"
 	"weir/host"
 	"weir/query"
 	"weir/store"
@@ -22,6 +24,7 @@ import (
 
 type upCmd struct {
 	Interface []string         `short:"i" sep:"none" placeholder:"IF" help:"Meter this interface (default: those that are up, have a route and are no part of a bridge or bond). Repeatable."`
+	Mode      string           `placeholder:"MODE" help:"How: auto, xdp, tc or afpacket, as with weir meter (default: as configured, auto). With -i."`
 	Listen    []string         `sep:"none" placeholder:"URL" help:"Receive at udp://[HOST]:PORT instead of at loopback's ports 2055, 4739, 6343 and 9995. Repeatable."`
 	Export    []string         `sep:"none" placeholder:"URL" help:"Export there too (see: weir help export). Repeatable."`
 	Store     string           `placeholder:"DIR" help:"Keep the flows there (default: as configured, /var/lib/weir)."`
@@ -64,10 +67,19 @@ func (c *upCmd) override(conf *config.Config, a *app) error {
 		conf.Control = a.control
 	}
 	if len(c.Interface) > 0 {
-		conf.Interfaces = map[string]config.Interface{}
+		chosen := map[string]config.Interface{}
 		for _, name := range c.Interface {
-			conf.Interfaces[name] = config.Interface{Meter: true}
+			i := conf.Interfaces[name]
+			i.Meter, i.Mode = true, cmp.Or(c.Mode, i.Mode, "auto")
+			chosen[name] = i
 		}
+		conf.Interfaces = chosen
+	}
+	if _, err := hook.ParseMode(c.Mode); err != nil {
+		return usagef("--%v", err)
+	}
+	if c.Mode != "" && len(c.Interface) == 0 {
+		return usagef("--mode is for the interfaces that are named (-i IF)")
 	}
 	if len(c.Listen) > 0 {
 		conf.Collect.Listen = c.Listen
