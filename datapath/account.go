@@ -138,7 +138,17 @@ func (d *Datapath) interfaces(flows *[2 * bpf.MaxPorts]bpf.Count, counters []bpf
 			}
 			return c
 		}
-		list = append(list, meter.Interface{Index: p.Ifindex, In: sum(2 * p.Number), Out: sum(2*p.Number + 1)})
+		i := meter.Interface{Index: p.Ifindex, In: sum(2 * p.Number), Out: sum(2*p.Number + 1), Ignored: map[string]meter.Count{}}
+		ignored := func(name string, why int) {
+			in, out := counters[2*p.Number][why], counters[2*p.Number+1][why]
+			i.Ignored[name] = meter.Count{Packets: in.Packets + out.Packets, Bytes: in.Bytes + out.Bytes}
+		}
+		for _, why := range packet.Reasons() {
+			ignored(why.String(), int(why))
+		}
+		ignored(notSampled, bpf.NotSampled)
+		ignored(ownExport, bpf.OwnExport)
+		list = append(list, i)
 	}
 	return list
 }

@@ -60,6 +60,28 @@ func (a *account) at(index uint32) *Interface {
 	return &a.interfaces[len(a.interfaces)-1]
 }
 
+// ignoredAt adds what is in no flow to the interface it was seen at: to be told
+// if the reader read from one alone, as each live source is.
+func (a *account) ignoredAt(list []Interface) {
+	if len(a.interfaces) != 1 {
+		return
+	}
+	i := slices.IndexFunc(list, func(i Interface) bool { return i.Index == a.interfaces[0].Index })
+	if list[i].Ignored == nil {
+		list[i].Ignored = map[string]Count{}
+	}
+	add := func(reason string, c Count) {
+		sum := list[i].Ignored[reason]
+		sum.plus(c)
+		list[i].Ignored[reason] = sum
+	}
+	for _, why := range packet.Reasons() {
+		add(why.String(), a.ignored[why])
+	}
+	add(notSampled, a.notSampled)
+	add(ownExport, a.ownExport)
+}
+
 // reader takes packets from a source, chooses, decodes and counts them.
 type reader struct {
 	account account

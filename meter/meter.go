@@ -84,6 +84,7 @@ type Summary struct {
 type Interface struct {
 	Index   uint32
 	In, Out Count
+	Ignored map[string]Count // what is in no flow, by reason; nil: not told apart by interface
 }
 
 // Snapshot is the state of a meter at one moment.
@@ -163,6 +164,9 @@ func (m *Meter) Snapshot() Snapshot {
 	s.Cache.Add(&m.merged)
 	s.Cache.Backwards = a.backwards
 	s.Interfaces = a.interfaces
+	for i := range m.accounts {
+		m.accounts[i].ignoredAt(s.Interfaces)
+	}
 	for _, stats := range m.drops {
 		_, drops := stats()
 		s.CaptureDrops += drops

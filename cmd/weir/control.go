@@ -11,6 +11,7 @@ import (
 	"weir/control"
 	"weir/export"
 	"weir/flow"
+	"weir/hook"
 )
 
 // What more a metering process may be able to tell than metering asks of all.
@@ -20,6 +21,10 @@ type (
 	// called one at a time.
 	walker interface {
 		Walk(ctx context.Context, yield func([]flow.Record) error) error
+	}
+	// planner knows how each interface is metered; nil: that one is not.
+	planner interface {
+		plan(ifindex uint32) *hook.Plan
 	}
 )
 

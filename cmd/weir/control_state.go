@@ -7,8 +7,11 @@ import (
 	"slices"
 	"time"
 
+	"weir/capture"
 	"weir/console"
 	"weir/flow"
+	"weir/hook"
+	"weir/host"
 	"weir/meter"
 )
 
@@ -28,6 +31,57 @@ func (n *node) cache() console.Cache {
 		c.Expired = append(c.Expired, console.Count{Name: why.String(), Count: s.Expired[why]})
 	}
 	return c
+}
+
+// interfaces are those metered here, and those that exporters told of.
+func (n *node) interfaces() []console.Interface {
+	m, _, c := n.rooms()
+	var list []console.Interface
+	if m != nil {
+		names := map[uint32]string{}
+		if all, err := host.Interfaces(); err == nil {
+			for _, i := range all {
+				names[i.Index] = i.Name
+			}
+		}
+		for _, i := range m.Snapshot().Interfaces {
+			x := console.Interface{
+				Index: i.Index, Name: names[i.Index], Mode: string(hook.AFPacket), Dropped: n.dropped(i.Index),
+				PacketsIn: i.In.Packets, BytesIn: i.In.Bytes, PacketsOut: i.Out.Packets, BytesOut: i.Out.Bytes,
+			}
+			if p, ok := m.(planner); ok {
+				if plan := p.plan(i.Index); plan != nil {
+					x.Mode, x.Why = string(plan.Mode), plan.Why
+				}
+			}
+			for _, reason := range slices.Sorted(maps.Keys(i.Ignored)) {
+				if c := i.Ignored[reason]; c.Packets > 0 {
+					x.Ignored = append(x.Ignored, console.Count{Name: reason, Count: c.Packets})
+				}
+			}
+			list = append(list, x)
+		}
+	}
+	if c != nil {
+		for _, i := range c.Interfaces() {
+			list = append(list, console.Interface{Exporter: i.Addr.Unmap().String(), Index: i.Index, Name: i.Name, Alias: i.Description})
+		}
+	}
+	return list
+}
+
+// dropped is how many packets of an interface the kernel could not hand over.
+func (n *node) dropped(index uint32) (packets uint64) {
+	n.mu.Lock()
+	sources := n.metered[index]
+	n.mu.Unlock()
+	for _, s := range sources {
+		if s, ok := s.(capture.Stats); ok {
+			_, drops := s.Stats()
+			packets += drops
+		}
+	}
+	return packets
 }
 
 // interfaceState is an interface with its rates, over half a minute to a minute;

@@ -18,7 +18,6 @@ import (
 	"weir/console"
 	"weir/export"
 	"weir/flow"
-	"weir/host"
 	"weir/meter"
 	"weir/metrics"
 	"weir/query"
@@ -264,55 +263,6 @@ func (n *node) exports() []console.Destination {
 		list = append(list, d)
 	}
 	return list
-}
-
-func (n *node) interfaces() []console.Interface {
-	m, _, c := n.rooms()
-	var list []console.Interface
-	if m != nil {
-		names := map[uint32]string{}
-		if all, err := host.Interfaces(); err == nil {
-			for _, i := range all {
-				names[i.Index] = i.Name
-			}
-		}
-		for _, i := range m.Snapshot().Interfaces {
-			list = append(list, console.Interface{
-				Index: i.Index, Name: names[i.Index], Mode: modeOf(m, i.Index), Dropped: n.dropped(i.Index),
-				PacketsIn: i.In.Packets, BytesIn: i.In.Bytes, PacketsOut: i.Out.Packets, BytesOut: i.Out.Bytes,
-			})
-		}
-	}
-	if c != nil {
-		for _, i := range c.Interfaces() {
-			list = append(list, console.Interface{Exporter: i.Addr.Unmap().String(), Index: i.Index, Name: i.Name, Alias: i.Description})
-		}
-	}
-	return list
-}
-
-// modeOf is how an interface is metered.
-func modeOf(m metering, index uint32) string {
-	if l, ok := m.(*live); ok {
-		if p := l.plan(index); p != nil {
-			return string(p.Mode)
-		}
-	}
-	return ""
-}
-
-// dropped is how many packets of an interface the kernel could not hand over.
-func (n *node) dropped(index uint32) (packets uint64) {
-	n.mu.Lock()
-	sources := n.metered[index]
-	n.mu.Unlock()
-	for _, s := range sources {
-		if s, ok := s.(capture.Stats); ok {
-			_, drops := s.Stats()
-			packets += drops
-		}
-	}
-	return packets
 }
 
 func (n *node) storeState() console.Store {
