@@ -50,6 +50,7 @@ func (n *node) interfaces() []console.Interface {
 				PacketsIn: i.In.Packets, BytesIn: i.In.Bytes, PacketsOut: i.Out.Packets, BytesOut: i.Out.Bytes,
 			}
 			if p, ok := m.(planner); ok {
+				x.Mode = ""
 				if plan := p.plan(i.Index); plan != nil {
 					x.Mode, x.Why = string(plan.Mode), plan.Why
 				}
