@@ -66,12 +66,12 @@ const (
 	headSize = tagEnd + 4
 )
 
-// The verifier bounds offsets into packets by 0xffff. maxOffset is for those
-// that are calculated, to which a size is added.
+// How far behind octets may be: directly, what the verifier lets an offset into
+// a packet be (0xffff), less a load's size and what data may be ahead of the
+// frame; by the helper, what that takes.
 const (
-	maxDirect = 0xffff
-	maxOffset = 0xfff0
-	maxHelper = 1<<31 - 1
+	maxDirect = 0xff00
+	maxHelper = 1<<31 - 8
 )
 
 // reading is how a copy of the filter reads octets.
@@ -301,7 +301,7 @@ func (r reading) analyse(raw []classic.RawInstruction) (all []before, unset uint
 			b.small = in.Op == clLdxMsh
 		}
 		if at, size, ok := fixedLoad(in); ok {
-			if !r.possible(at, size) {
+			if !r.possible(at) {
 				continue // ends here
 			}
 			if !r.helper {
@@ -346,9 +346,9 @@ func (r reading) needs(at, size uint32) uint32 {
 }
 
 // possible says whether octets so far behind can be there at all.
-func (r reading) possible(at, size uint32) bool {
+func (r reading) possible(at uint32) bool {
 	if r.helper {
-		return at < maxHelper-size
+		return at < maxHelper
 	}
-	return at < maxDirect-size
+	return at < maxDirect
 }

@@ -135,7 +135,7 @@ func (w *writer) instruction(i int, in classic.RawInstruction) {
 		w.load(i, w.a, at, size)
 	case clLdxMsh:
 		w.load(i, w.x, in.K, 1)
-		if w.possible(in.K, 1) {
+		if w.possible(in.K) {
 			w.emit(asm.And.Imm32(w.x, 15), asm.LSh.Imm32(w.x, 2))
 		}
 	case clLdWX:
@@ -303,7 +303,7 @@ func (w *writer) takeRead(to asm.Register, size uint32) {
 
 // load reads size octets at a fixed place.
 func (w *writer) load(i int, to asm.Register, at, size uint32) {
-	if !w.possible(at, size) {
+	if !w.possible(at) {
 		w.goTo(w.miss)
 		return
 	}
@@ -351,16 +351,15 @@ func (w *writer) loadIndexed(i int, k, size uint32) {
 		shift = tagSize
 	}
 	// What LDX MSH gives is so small that nothing overflows, and the verifier knows.
-	if !w.helper && w.before[i].small && k < maxOffset-clMaxMsh && (!w.tagged || k >= tagEnd) {
+	if !w.helper && w.before[i].small && k < maxDirect-clMaxMsh && (!w.tagged || k >= tagEnd) {
 		w.emit(asm.Mov.Reg(w.temp, w.x), asm.Add.Reg(w.temp, data), asm.Add.Imm(w.temp, int32(k-shift+size)))
 		w.jump(compareReg(asm.JGT, w.temp, dataEnd), w.miss)
 		w.take(w.a, w.temp, -int16(size), size)
 		return
 	}
-	w.emit(asm.Mov.Reg32(w.temp, w.x))
-	if k != 0 {
-		w.emit(asm.Add.Imm32(w.temp, int32(k)))
-	}
+	// Not X and then K: newer verifiers would remember how far it is from X, and
+	// take that for an offset into the packet.
+	w.emit(asm.Mov.Imm32(w.temp, int32(k)), asm.Add.Reg32(w.temp, w.x))
 	done := w.label()
 	if w.tagged {
 		behind := w.label()
@@ -378,7 +377,7 @@ func (w *writer) loadIndexed(i int, k, size uint32) {
 	if w.helper {
 		w.takeRead(w.a, size) // temp is R2
 	} else {
-		w.jump(compare(asm.JGT, w.temp, maxOffset), w.miss)
+		w.jump(compare(asm.JGT, w.temp, maxDirect), w.miss)
 		w.emit(asm.Add.Reg(w.temp, data), asm.Add.Imm(w.temp, int32(size)))
 		w.jump(compareReg(asm.JGT, w.temp, dataEnd), w.miss)
 		w.take(w.a, w.temp, -int16(size), size)
