@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 
+	"weir/hook"
 	"weir/host"
 	"weir/rows"
 )
@@ -22,7 +23,13 @@ func (c *doctorCmd) Run(a *app) error {
 	}
 	w := rows.New(a.stdout, format, []string{"check", "state", "found", "fix"})
 	failed := 0
-	for _, f := range host.Doctor(conf) {
+	found := host.Doctor(conf)
+	if list, err := chosen(conf); err == nil { // else the doctor has said so
+		found = append(found, hook.Findings(hookOptions(), list, func(name string) hook.Mode {
+			return hook.Mode(conf.Interfaces[name].Mode)
+		})...)
+	}
+	for _, f := range found {
 		if f.State == host.Fail {
 			failed++
 		}
