@@ -43,7 +43,7 @@ func (s *Sweeper) Adopt() error {
 	s.flush()
 	s.each(func(slot uint32, word *uint32) {
 		if atomic.LoadUint32(word)&bpf.StateMask == bpf.Dying {
-			why := flow.EndReason(atomic.LoadUint32(&s.set(slot).Note[slot%bpf.Ways]) & noteReason)
+			why := flow.EndReason(noteOn(s.note(slot), s.entry(slot)) & noteReason)
 			if why == flow.EndUnknown {
 				why = s.guess(slot, true)
 			}
@@ -55,8 +55,9 @@ func (s *Sweeper) Adopt() error {
 		return s.err
 	}
 	s.recount()
-	s.excessFrom = s.excess
-	s.aged, s.ticked = marks{s.created(), s.excess}, marks{s.created(), s.excess}
+	s.refused = 0 // since now
+	s.aged = marks{created: s.created()}
+	s.ticked = s.aged
 	s.adopted = true
 	s.publish(0)
 	return nil
@@ -109,7 +110,7 @@ func (s *Sweeper) sendAgain(slot uint32, dying bool) bool {
 	if now.Packets <= was.Packets {
 		return false
 	}
-	note := atomic.LoadUint32(&s.set(slot).Note[slot%bpf.Ways])
+	note := noteOn(s.note(slot), e)
 	r := record{
 		first: atomic.LoadUint64(&e.First), last: atomic.LoadUint64(&e.Last), facts: loadFacts(e),
 		now: now, was: was, incarnation: atomic.LoadUint32(&e.Incarnation) + 1,
@@ -128,12 +129,11 @@ func (s *Sweeper) sendAgain(slot uint32, dying bool) bool {
 // putBack gives an entry back what it forgot for a record that was not yet on
 // its way.
 func (s *Sweeper) putBack(slot uint32, dying bool) {
-	note := &s.set(slot).Note[slot%bpf.Ways]
-	n := atomic.LoadUint32(note)
-	if n == 0 || dying {
+	note, e := s.note(slot), s.entry(slot)
+	n := noteOn(note, e)
+	if dying || atomic.LoadUint32(note) == 0 {
 		return
 	}
-	e := s.entry(slot)
 	if first := noteTime(n, atomic.LoadUint64(&e.Last)); first != 0 {
 		for {
 			now := atomic.LoadUint64(&e.First)
@@ -180,6 +180,9 @@ func (s *Sweeper) recount() {
 		atomic.StoreUint32(&s.mem.Touched[i], 0)
 		s.pages[i].sets = s.allSets(i)
 		s.countPage(i, &s.pages[i])
+	}
+	for slot := s.firstCatchAll(); slot < s.slots(); slot++ {
+		s.tally(slot, atomic.LoadUint64(&s.entry(slot).Packets))
 	}
 	s.countAll()
 }

@@ -10,9 +10,10 @@ import (
 
 // Ageing: percent of the table's entries.
 const (
-	stagedPercent = 60
-	urgentPercent = 75
-	freePercent   = 15
+	stagedPercent  = 60
+	urgentPercent  = 75
+	crowdedPercent = 90
+	freePercent    = 15
 )
 
 // histogram counts flows by how long they have been idle: those with one packet,
@@ -43,17 +44,19 @@ const nobody = ages
 // not be refused. From the first mark on, the idle limit of entries with one
 // packet falls; from the second on a histogram of idle ages gives the cut that
 // frees a part of the table: entries with one packet first, then the others,
-// the longest idle ones first. So do entries with one packet when more than one
-// new flow in a thousand was refused.
+// the longest idle ones first. Between whole seconds the others stay, unless
+// the table is all but full: a working set that is too large for it is to be
+// reported once a second, not ten times. Entries with one packet also leave
+// when more than one new flow in a thousand was refused.
 //
 // If nothing was entered or refused since, the table is left alone: it cannot
 // have become fuller.
-func (s *Sweeper) age() {
+func (s *Sweeper) age(wholeSecond bool) {
 	if s.err != nil {
 		return
 	}
-	created, refused := s.created()-s.aged.created, s.excess-s.aged.excess
-	s.aged = marks{s.created(), s.excess}
+	created, refused := s.created()-s.aged.created, s.refused-s.aged.refused
+	s.aged = marks{s.created(), s.refused}
 	full := s.live >= s.urgent
 	refusing := refused*1000 > refused+created
 	switch {
@@ -65,7 +68,8 @@ func (s *Sweeper) age() {
 		limit := s.idle - s.idle/4*3/(s.urgent-s.staged)*(s.live-s.staged)
 		s.ageOut(cut{ageBin(limit) + 1, nobody})
 	default:
-		s.ageOut(s.findCut(s.mem.Flows*bpf.Ways*freePercent/100, full))
+		all := full && (wholeSecond || s.live >= s.crowded)
+		s.ageOut(s.findCut(s.mem.Flows*bpf.Ways*freePercent/100, all))
 	}
 	pressure := uint32(0)
 	if s.live >= s.urgent {
@@ -78,8 +82,9 @@ func (s *Sweeper) age() {
 	s.fast = refusing || s.live > s.staged || s.live+(s.created()-s.ticked.created) > s.staged
 }
 
-// findCut gives the cut that frees so many.
-func (s *Sweeper) findCut(need int, full bool) cut {
+// findCut gives the cut that frees so many, of all flows or of those with one
+// packet.
+func (s *Sweeper) findCut(need int, all bool) cut {
 	h := s.histogram
 	*h = histogram{}
 	for i := range s.pages {
@@ -93,7 +98,7 @@ func (s *Sweeper) findCut(need int, full bool) cut {
 	}
 	c := cut{nobody, nobody}
 	for class := range h {
-		if class == 1 && !full {
+		if class == 1 && !all {
 			break
 		}
 		for ; need > 0 && c[class] > 0; need -= int(h[class][c[class]]) {

@@ -56,7 +56,7 @@ func (s *Sweeper) delta(slot uint32, why flow.EndReason) {
 	}
 	first, facts := atomic.LoadUint64(&e.First), loadFacts(e)
 	s.at()
-	atomic.StoreUint32(&s.set(slot).Note[slot%bpf.Ways], makeNote(why, first, facts))
+	atomic.StoreUint32(s.note(slot), makeNote(e, why, first, facts))
 	s.at()
 	first = atomic.SwapUint64(&e.First, 0)
 	s.at()
@@ -73,7 +73,7 @@ func (s *Sweeper) delta(slot uint32, why flow.EndReason) {
 // kill takes an entry out. It is finished after a grace period.
 func (s *Sweeper) kill(slot uint32, word *uint32, why flow.EndReason) bool {
 	s.at()
-	atomic.StoreUint32(&s.set(slot).Note[slot%bpf.Ways], makeNote(why, 0, 0))
+	atomic.StoreUint32(s.note(slot), makeNote(s.entry(slot), why, 0, 0))
 	for {
 		w := atomic.LoadUint32(word)
 		if state := w & bpf.StateMask; state != bpf.New && state != bpf.Live {
@@ -171,8 +171,6 @@ func (s *Sweeper) flush() {
 	for i := range items {
 		it := &items[i]
 		set, e := s.set(it.slot), s.entry(it.slot)
-		s.at()
-		atomic.StoreUint32(&set.Note[it.slot%bpf.Ways], 0)
 		if it.sent {
 			s.at()
 			atomic.AddUint32(&e.Incarnation, 1)
@@ -184,6 +182,8 @@ func (s *Sweeper) flush() {
 				s.stats.Records++
 			}
 		}
+		s.at()
+		atomic.StoreUint32(s.note(it.slot), 0)
 		if it.final {
 			s.clear(it.slot, set, e)
 		}
@@ -197,6 +197,10 @@ func (s *Sweeper) flush() {
 func (s *Sweeper) clear(slot uint32, set *bpf.Set, e *bpf.Entry) {
 	c := bpf.Count{Packets: atomic.LoadUint64(&e.Packets), Bytes: atomic.LoadUint64(&e.Bytes)}
 	done, next := s.banks(slot, e)
+	if s.kind(slot) == kindAggregate {
+		s.tally(slot, c.Packets)
+		s.counted[slot-uint32(s.mem.Flows)*bpf.Ways] = 0
+	}
 	if c.Packets != 0 {
 		if was := load(done); c.Bytes > was.Bytes {
 			// No program that ended in its own time leaves this behind.

@@ -31,8 +31,8 @@
 //	word       = DYING, grace period         (an entry that leaves)
 //	next.bytes, next.packets = the counters  from here on it is on its way
 //	sink.WriteRecords, sink.Sync
-//	note       = 0
 //	incarnation + 1                          from here on it has been handed on
+//	note       = 0                           (it is of the incarnation before)
 //
 // bank[incarnation&1] is what was handed on before, next is the other bank.
 // Something is on its way if and only if next counts more packets than that:

@@ -73,21 +73,32 @@ func resetFacts(e *bpf.Entry) bpf.Facts {
 }
 
 // A note is what a record on its way says that the entry no longer does: three
-// bits of reason, eight of TCP flags, and of the first packet's time as many as
-// there is room for, which the last packet's completes.
+// bits of reason, one that tells which incarnation it is of (it means nothing
+// once that is committed), eight of TCP flags, and of the first packet's time as
+// many as there is room for, which the last packet's completes.
 const (
 	noteReason = 1<<3 - 1
-	noteFlags  = 3
-	noteFirst  = 11
-	noteUnit   = 26 // 67 ms, for 39 hours
+	noteOf     = 3
+	noteFlags  = 4
+	noteFirst  = 12
+	noteUnit   = 26 // 67 ms, for 19 hours
 	noteUnits  = 1<<(32-noteFirst) - 1
 )
 
-func makeNote(why flow.EndReason, first uint64, f bpf.Facts) uint32 {
-	return uint32(why) | uint32(f.TCPFlags())<<noteFlags | uint32(first>>noteUnit&noteUnits)<<noteFirst
+func makeNote(e *bpf.Entry, why flow.EndReason, first uint64, f bpf.Facts) uint32 {
+	return uint32(why) | atomic.LoadUint32(&e.Incarnation)&1<<noteOf | uint32(f.TCPFlags())<<noteFlags | uint32(first>>noteUnit&noteUnits)<<noteFirst
 }
 
-// first is the time of the first packet, at most the note's unit too early; 0 if
+// noteOn is the note of an entry, 0 if there is none.
+func noteOn(note *uint32, e *bpf.Entry) uint32 {
+	n := atomic.LoadUint32(note)
+	if n>>noteOf&1 != atomic.LoadUint32(&e.Incarnation)&1 {
+		return 0
+	}
+	return n
+}
+
+// noteTime is the time of the first packet, at most the note's unit too early; 0 if
 // there was none.
 func noteTime(note uint32, last uint64) uint64 {
 	n := uint64(note >> noteFirst)

@@ -37,9 +37,9 @@ func (s *Sweeper) sweep() {
 	s.flush() // deltas need no grace
 	s.countAll()
 	s.freeStuck()
-	s.age()
+	s.age(true)
 	s.finish()
-	s.ticked = marks{created: s.created(), excess: s.excess}
+	s.ticked = marks{s.created(), s.refused}
 	s.publish(1)
 }
 
@@ -53,7 +53,7 @@ func (s *Sweeper) press() {
 		}
 	}
 	s.countAll()
-	s.age()
+	s.age(false)
 	s.finish()
 	s.publish(0)
 }
@@ -203,13 +203,10 @@ func (s *Sweeper) lookAggregates(set *bpf.Set, slot uint32, p *page) (due uint64
 			continue
 		}
 		e := &set.Entry[way]
-		packets := atomic.LoadUint64(&e.Packets)
-		if s.isOver(slot+uint32(way), e) && s.kill(slot+uint32(way), word, flow.EndResource) {
-			s.excessGone += packets
-			continue
+		s.tally(slot+uint32(way), atomic.LoadUint64(&e.Packets))
+		if !s.isOver(slot+uint32(way), e) || !s.kill(slot+uint32(way), word, flow.EndResource) {
+			p.aggregates++
 		}
-		p.aggregates++
-		p.excess += packets
 	}
 	return due
 }
@@ -217,9 +214,21 @@ func (s *Sweeper) lookAggregates(set *bpf.Set, slot uint32, p *page) (due uint64
 // lookCatchAll is look for a port's last resort, which stays.
 func (s *Sweeper) lookCatchAll(slot uint32) {
 	e := s.entry(slot)
-	if atomic.LoadUint64(&e.Packets) != 0 && s.isOver(slot, e) {
+	packets := atomic.LoadUint64(&e.Packets)
+	if packets == 0 {
+		return
+	}
+	s.tally(slot, packets)
+	if s.isOver(slot, e) {
 		s.report(slot, e, atomic.LoadUint64(&e.First), flow.EndResource)
 	}
+}
+
+// tally counts what of an aggregate's packets has not been counted as refused.
+func (s *Sweeper) tally(slot uint32, packets uint64) {
+	c := &s.counted[slot-uint32(s.mem.Flows)*bpf.Ways]
+	s.refused += packets - *c
+	*c = packets
 }
 
 func (s *Sweeper) isOver(slot uint32, e *bpf.Entry) bool {
@@ -246,7 +255,7 @@ func (s *Sweeper) countPage(i int, p *page) {
 					p.live++
 				} else {
 					p.aggregates++
-					p.excess += atomic.LoadUint64(&set.Entry[way].Packets)
+					s.tally(uint32(at*bpf.Ways+way), atomic.LoadUint64(&set.Entry[way].Packets))
 				}
 			}
 		}
@@ -255,15 +264,11 @@ func (s *Sweeper) countPage(i int, p *page) {
 
 // countAll sums up what the pages hold.
 func (s *Sweeper) countAll() {
-	s.live, s.aggregates, s.excess = 0, 0, s.excessGone
+	s.live, s.aggregates = 0, 0
 	for i := range s.pages {
 		p := &s.pages[i]
 		s.live += uint64(p.live)
 		s.aggregates += uint64(p.aggregates)
-		s.excess += p.excess
-	}
-	for slot := s.firstCatchAll(); slot < s.slots(); slot++ {
-		s.excess += atomic.LoadUint64(&s.entry(slot).Packets)
 	}
 }
 
@@ -317,5 +322,5 @@ func (s *Sweeper) publish(sweeps uint64) {
 	s.stats.Sweeps += sweeps
 	s.stats.Created, s.stats.Entries, s.stats.Aggregates = s.created(), s.live, s.aggregates
 	s.stats.Peak = max(s.stats.Peak, s.live)
-	s.stats.Refused = s.excess - s.excessFrom
+	s.stats.Refused = s.refused
 }

@@ -70,15 +70,15 @@ type Sweeper struct {
 	now            uint64 // ns of the kernel's clock at which is decided
 	again          uint64 // when pressure may be looked at again
 	fast           bool   // then, rather than at the next second
-	staged, urgent uint64 // flows from which the idle limit falls; from which there is pressure
+	staged, urgent uint64 // flows from which the idle limit falls; from which there is pressure;
+	crowded        uint64 // from which nobody is spared
 	live           uint64 // flows, as last counted
 	left           uint64 // flows taken out since Adopt
 	aggregates     uint64
-	excess         uint64 // packets that aggregates and catch-alls have counted; only its growth means something
-	excessGone     uint64 // of aggregates taken out
-	excessFrom     uint64 // at Adopt
-	aged           marks  // when ageing was last decided
-	ticked         marks  // at the last whole second
+	refused        uint64   // packets that found no place since Adopt
+	counted        []uint64 // of the packets of each aggregate and catch-all, those that are in refused
+	aged           marks    // when ageing was last decided
+	ticked         marks    // at the last whole second
 	histogram      *histogram
 
 	dying   []uint32 // slots taken out, with their reason; they wait for the grace period
@@ -111,7 +111,6 @@ type page struct {
 	due        uint64 // ns before which nothing in them is due, unless they are touched
 	live       uint16
 	aggregates uint16
-	excess     uint64 // packets of the aggregates
 }
 
 // item is an entry of the sub-batch.
@@ -124,7 +123,7 @@ type item struct {
 }
 
 // marks are sums at some tick, to know what came since.
-type marks struct{ created, excess uint64 }
+type marks struct{ created, refused uint64 }
 
 // NewSweeper checks cfg. Records go to sink; if it is a flow.Syncer, what it was
 // given is forgotten only after Sync.
@@ -162,7 +161,9 @@ func NewSweeper(cfg SweepConfig, kernel Kernel, sink flow.Sink) (*Sweeper, error
 		pages:     make([]page, pages),
 		staged:    entries * stagedPercent / 100,
 		urgent:    entries * urgentPercent / 100,
+		crowded:   entries * crowdedPercent / 100,
 		histogram: new(histogram),
+		counted:   make([]uint64, (m.Aggregates+bpf.CatchAllSets)*bpf.Ways),
 		dying:     make([]uint32, 0, min(graceSize, uint64(len(m.Sets))*bpf.Ways)),
 		claimed:   make([]uint32, 0, maxClaimed),
 		stuck:     make([]uint32, 0, maxClaimed),
@@ -285,6 +286,7 @@ func (s *Sweeper) DrainAll(why flow.EndReason) error {
 	}
 	// Programs that still run may be about to enter something.
 	if s.grace() {
+		s.recount()
 		s.each(func(slot uint32, word *uint32) {
 			if state := atomic.LoadUint32(word) & bpf.StateMask; state == bpf.New || state == bpf.Live {
 				reason := why
@@ -304,6 +306,7 @@ func (s *Sweeper) DrainAll(why flow.EndReason) error {
 		s.err = failed
 	}
 	s.recount()
+	s.publish(0)
 	return s.err
 }
 
@@ -345,6 +348,7 @@ func (s *Sweeper) slots() uint32         { return s.firstCatchAll() + bpf.CatchA
 
 func (s *Sweeper) set(slot uint32) *bpf.Set     { return &s.mem.Sets[slot/bpf.Ways] }
 func (s *Sweeper) entry(slot uint32) *bpf.Entry { return &s.set(slot).Entry[slot%bpf.Ways] }
+func (s *Sweeper) note(slot uint32) *uint32     { return &s.set(slot).Note[slot%bpf.Ways] }
 
 // fail notes the first error.
 func (s *Sweeper) fail(err error) {
