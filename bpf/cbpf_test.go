@@ -254,7 +254,7 @@ func expressions(t testing.TB) []string {
 		t.Fatalf("only %d expressions", len(all))
 	}
 	return append(all, "vlan and vlan and vlan 7", "ether[14:4] & 0x0fff0000 = 0x00050000", "ether[10:4] > 5", "ether[15:2] = 0x0508", "ether[13] = 0 and ether[12] = 0x81",
-		"ether[ip[0]:4] != 0", "ether[ether[15] & 15 + 4] > 3", "ether[ether[14] & 15:4] > 0xffff", "ether[ether[14] & 15:2] > 255", "ether[40000] = 0 or udp", "ether[0x20000:4] = 1 or tcp", "ether[ip[2:2] << 16] = 0 or udp",
+		"ether[ip[0]:4] != 0", "ether[ether[15] & 15 + 4] > 3", "ether[ether[14] & 15:4] > 0xffff", "ether[ether[14] & 15:2] > 255", "ether[15:4] >= 0", "ether[(ether[15] & 15) + 10:4] >= 0", "ether[(ether[15] & 15) + 13:2] > 9", "ether[40000] = 0 or udp", "ether[0x20000:4] = 1 or tcp", "ether[ip[2:2] << 16] = 0 or udp",
 		"inbound and tcp", "outbound or ip6", "ip[4] << ip[5] != 0", "1 << ip[8] & 0x7ff = 0", "ip[ip[0]-0x46:2] > 1", "len < 19 or len > 60", "net ::/0 or net 0.0.0.0/0")
 }
 
@@ -344,6 +344,11 @@ func frames(t testing.TB, n int) [][]byte {
 	whole := inner(append(bytes(12), 0x81, 0, 0, 5))
 	for i := range whole {
 		all = append(all, whole[:i])
+	}
+	for length := 16; length < 24; length++ { // hardly anything behind the tag
+		for _, id := range []byte{0, 1, 5, 7} {
+			all = append(all, append(bytes(12), 0x81, 0, 0, id, 0x88, 0xcc, 1, 2, 3, 4, 5, 6)[:length])
+		}
 	}
 	return append(all, corpus(t, n/2)...)
 }
