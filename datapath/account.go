@@ -18,15 +18,48 @@ import (
 
 // begin takes up the account where the last daemon left it.
 func (d *Datapath) begin(s *Sweeper) {
-	m := d.kernel().Memory().Meta
+	m := d.kernel().Memory()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for i := range m.Retired {
-		d.base.Packets += m.Retired[i].Packets
-		d.base.Bytes += m.Retired[i].Bytes
-	}
-	d.told = m.Told
+	d.base = handedOn(m)
+	d.told = m.Meta.Told
 	d.sweeper = s
+}
+
+// handedOn sums up what records have told since the table was made: all that
+// left it, and the part of what is in it that was reported. Nobody else may be
+// handing on.
+func handedOn(m *bpf.Memory) (sum bpf.Count) {
+	retired := m.Meta.Retired
+	if l := &m.Meta.Leaving; l[0] != 0 { // a daemon was killed while an entry left
+		port, slot := l[0]>>32, l[0]&(1<<32-1)-1
+		if port < uint64(len(retired)) && slot < uint64(len(m.Sets)*bpf.Ways) && atomic.LoadUint64(&m.Sets[slot/bpf.Ways].Entry[slot%bpf.Ways].Packets) != 0 {
+			retired[port] = bpf.Count{Packets: l[1], Bytes: l[2]}
+		}
+	}
+	for i := range retired {
+		sum.Packets += retired[i].Packets
+		sum.Bytes += retired[i].Bytes
+	}
+	for i := range m.Sets {
+		set := &m.Sets[i]
+		for way := range set.Entry {
+			switch atomic.LoadUint32(&set.Word[way]) & bpf.StateMask {
+			case bpf.Free, bpf.Claimed:
+				if i < m.Flows+m.Aggregates { // the catch-alls have no words
+					continue
+				}
+			}
+			e := &set.Entry[way]
+			if atomic.LoadUint64(&e.Packets) == 0 {
+				continue // it is being cleared, and in retired
+			}
+			done := &m.Sides[i*bpf.Ways+way].Bank[atomic.LoadUint32(&e.Incarnation)&1]
+			sum.Packets += done.Packets
+			sum.Bytes += done.Bytes
+		}
+	}
+	return sum
 }
 
 // end makes the account final: what the programs count from now on is the next
@@ -34,7 +67,7 @@ func (d *Datapath) begin(s *Sweeper) {
 func (d *Datapath) end() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.last, d.at = d.account(false), time.Now()
+	d.last, d.at = d.account(true), time.Now()
 	d.ended = true
 }
 
@@ -46,16 +79,16 @@ func (d *Datapath) Snapshot() meter.Snapshot {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.ended && time.Since(d.at) > accountAge && d.sweeper != nil {
-		d.last, d.at = d.account(true), time.Now()
+		d.last, d.at = d.account(false), time.Now()
 	}
 	s := d.last
 	s.Ignored, s.Flows.Expired, s.Lost = maps.Clone(s.Ignored), maps.Clone(s.Flows.Expired), maps.Clone(s.Lost)
 	return s
 }
 
-// account adds up what was counted since the last daemon told; cached: with
-// what is in the table and has not left.
-func (d *Datapath) account(cached bool) meter.Snapshot {
+// account adds up what was counted since the last daemon told. When all has been
+// handed on, the packets that were counted since are the next daemon's.
+func (d *Datapath) account(ended bool) meter.Snapshot {
 	var s meter.Snapshot
 	mem := d.kernel().Memory()
 	counters, err := d.kernel().Counters()
@@ -64,26 +97,23 @@ func (d *Datapath) account(cached bool) meter.Snapshot {
 		return d.last
 	}
 	var ports [2 * bpf.MaxPorts]bpf.Count
-	if cached {
-		d.sweeper.Ports(&ports)
-	} else {
-		ports = mem.Meta.Retired
-	}
-	var total bpf.Counters
-	for i := range counters {
-		for why, c := range counters[i] {
-			total[why].Packets += c.Packets
-			total[why].Bytes += c.Bytes
-		}
-	}
+	d.sweeper.Ports(&ports)
+	total := allPorts(counters)
+	var all bpf.Count
 	for i := range ports {
-		s.Metered.Packets += ports[i].Packets
-		s.Metered.Bytes += ports[i].Bytes
+		all.Packets += ports[i].Packets
+		all.Bytes += ports[i].Bytes
 	}
-	s.Metered.Packets -= d.base.Packets
-	s.Metered.Bytes -= d.base.Bytes
+	if ended {
+		all = handedOn(mem)
+	}
+	s.Metered = meter.Count{
+		Packets: all.Packets - d.base.Packets + d.before.count.Packets,
+		Bytes:   all.Bytes - d.base.Bytes + d.before.count.Bytes,
+	}
 	since := func(why int) meter.Count {
-		return meter.Count{Packets: total[why].Packets - d.told[why].Packets, Bytes: total[why].Bytes - d.told[why].Bytes}
+		now, was, other := &total[why], &d.told[why], &d.before.ignored[why]
+		return meter.Count{Packets: now.Packets - was.Packets + other.Packets, Bytes: now.Bytes - was.Bytes + other.Bytes}
 	}
 	s.Ignored = make(map[string]meter.Count)
 	s.Count = s.Metered
@@ -105,6 +135,7 @@ func (d *Datapath) account(cached bool) meter.Snapshot {
 	}
 
 	s.Cache = d.sweeper.Stats()
+	s.Cache.Add(&d.before.stats)
 	s.Cache.Packets, s.Cache.Bytes = s.Metered.Packets, s.Metered.Bytes
 	s.Cache.Refused = since(bpf.Refused).Packets
 	s.Flows.Created = s.Cache.Created
@@ -116,6 +147,16 @@ func (d *Datapath) account(cached bool) meter.Snapshot {
 	s.Lost = map[string]meter.LossCount{cache.SinkFailed: meter.LossCount(s.Cache.Lost)}
 	s.Interfaces = d.interfaces(&ports, counters)
 	return s
+}
+
+func allPorts(counters []bpf.Counters) (total bpf.Counters) {
+	for i := range counters {
+		for why, c := range counters[i] {
+			total[why].Packets += c.Packets
+			total[why].Bytes += c.Bytes
+		}
+	}
+	return total
 }
 
 // interfaces is each interface's traffic since the table was made.

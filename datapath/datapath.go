@@ -55,6 +55,7 @@ type Datapath struct {
 	mu      sync.Mutex
 	sweeper *Sweeper // nil before Run
 	ended   bool
+	before  drained      // from old
 	base    bpf.Count    // handed on before this process began
 	told    bpf.Counters // counted before it began, and told by another
 	last    meter.Snapshot
@@ -338,7 +339,7 @@ func (d *Datapath) Close() error {
 // on counting. Records go to sink.
 func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 	for _, t := range d.old {
-		if err := t.empty(d.sweepConfig(), sink); err != nil {
+		if err := t.empty(d.sweepConfig(), sink, &d.before); err != nil {
 			return err
 		}
 	}

@@ -59,7 +59,7 @@ func Detach(names []string, cfg SweepConfig, o hook.Options, sink flow.Sink, log
 			log.Warn("a flow table cannot be read, what it holds is dropped", "table", t.dir, "error", err)
 			continue
 		}
-		if err := t.empty(cfg, sink); err != nil {
+		if err := t.empty(cfg, sink, new(drained)); err != nil {
 			return d, err
 		}
 	}

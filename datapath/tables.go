@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"weir/bpf"
+	"weir/cache"
 	"weir/flow"
 )
 
@@ -75,9 +76,18 @@ func (t *table) remove() error {
 	return errors.Join(err, os.Remove(t.dir))
 }
 
-// empty hands on all flows of a table that is not used any more, and removes it.
-func (t *table) empty(cfg SweepConfig, sink flow.Sink) error {
-	m := t.maps.Memory().Meta
+// drained is what was handed on of tables that are not used any more.
+type drained struct {
+	count   bpf.Count
+	ignored bpf.Counters // and what had not been told of these
+	stats   cache.Stats
+}
+
+// empty hands on all flows of a table that is not used any more, adds them to
+// an account, and removes it.
+func (t *table) empty(cfg SweepConfig, sink flow.Sink, into *drained) error {
+	mem := t.maps.Memory()
+	m, before := mem.Meta, handedOn(mem)
 	cfg.Key, cfg.Sampling = flow.KeyMask(m.KeyMode), max(m.Sample, 1)
 	s, err := NewSweeper(cfg, t.maps, sink)
 	if err != nil {
@@ -88,6 +98,19 @@ func (t *table) empty(cfg SweepConfig, sink flow.Sink) error {
 	}
 	if err := s.DrainAll(flow.EndForced); err != nil {
 		return err
+	}
+	after, all := handedOn(mem), s.Stats()
+	into.count.Packets += after.Packets - before.Packets
+	into.count.Bytes += after.Bytes - before.Bytes
+	all.Entries, all.Peak, all.Capacity, all.Memory, all.Sweeps = 0, 0, 0, 0, 0
+	into.stats.Add(&all)
+	counters, err := t.maps.Counters()
+	if err != nil {
+		return err
+	}
+	for why, c := range allPorts(counters) {
+		into.ignored[why].Packets += c.Packets - m.Told[why].Packets
+		into.ignored[why].Bytes += c.Bytes - m.Told[why].Bytes
 	}
 	return t.remove()
 }
