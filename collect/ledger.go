@@ -58,15 +58,23 @@ func (c *Collector) Interfaces() []wire.InterfaceName {
 // Losses is the ledger: all reasons, zeros included, always in the same order.
 func (c *Collector) Losses() []flow.Loss {
 	var drops, truncated, panics, refused, misframed uint64
+	var again flow.Loss
+	repeated := func(r *repeats) {
+		again.Records += r.records.Load()
+		again.Packets += r.packets.Load()
+		again.Bytes += r.octets.Load()
+	}
 	for _, l := range c.udp {
 		l.countDrops()
 		drops += l.drops.Load()
 		truncated += l.truncated.Load()
 		panics += l.panics.Load()
+		repeated(l.repeats)
 	}
 	for _, s := range c.tcp {
 		refused += s.refused.Load()
 		misframed += s.misframed.Load()
+		repeated(s.repeats)
 	}
 	var records, datagrams wire.SequenceInfo
 	var wires wire.Counts
@@ -84,6 +92,7 @@ func (c *Collector) Losses() []flow.Loss {
 		{Reason: "panic", Datagrams: panics, Help: "datagrams that a defect of the decoder kept from being read: please report them"},
 		{Reason: "connections", Datagrams: refused, Help: "TCP connections refused for there were too many"},
 		{Reason: "framing", Datagrams: misframed, Help: "TCP connections that ended within a message, or carried something that is no IPFIX"},
+		{Reason: "repeated", Records: again.Records, Packets: again.Packets, Bytes: again.Bytes, Help: "not a loss: records that a weir sent again after it was killed, told by their flow ids, and that were here already"},
 	}
 	for i := range all {
 		all[i].Stage = "collect"

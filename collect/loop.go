@@ -25,6 +25,8 @@ type loop struct {
 	mu  sync.Mutex // held while decoding a burst, and to look at dec
 	dec *wire.Decoder
 
+	repeats *repeats
+
 	datagrams, octets atomic.Uint64
 	truncated         atomic.Uint64
 	drops             atomic.Uint64 // by the kernel
@@ -42,7 +44,8 @@ func (c *Collector) newLoop(conn *net.UDPConn, where, index, of int) (*loop, err
 	}
 	return &loop{
 		c: c, conn: conn, rx: rx, where: where, index: index, of: of, granted: bufferOf(conn),
-		dec: wire.NewDecoder(wire.Options{Limits: c.limits(of), MaxSkew: c.opt.MaxSkew}),
+		dec:     wire.NewDecoder(wire.Options{Limits: c.limits(of), MaxSkew: c.opt.MaxSkew}),
+		repeats: newRepeats((maxWindows + of - 1) / of),
 	}, nil
 }
 
@@ -122,12 +125,14 @@ func (l *loop) drain(batch *wire.Batch) (*wire.Batch, error) {
 
 func (l *loop) decode(batch *wire.Batch, n int, now time.Time) {
 	received := now.UnixNano()
-	octets := 0
+	octets, from := 0, len(batch.Records)
 	l.mu.Lock()
 	for i := 0; i < n; {
 		i = l.some(batch, i, n, received, &octets)
 	}
 	l.mu.Unlock()
+	l.repeats.learn(batch.Templates, received)
+	l.repeats.drop(batch, from)
 	for i := range batch.Templates {
 		if batch.Templates[i].Action != wire.Refreshed {
 			l.c.learned.Store(true)

@@ -67,6 +67,7 @@ func (c *Collector) Take(old *Collector) error {
 				return fmt.Errorf("listen %s: %w", e.url, err)
 			}
 			l.lastDrops = o.endDrops()
+			l.repeats.take(o.repeats)
 			c.udp = append(c.udp, l)
 		}
 	}

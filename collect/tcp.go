@@ -23,10 +23,11 @@ type tcpServer struct {
 	e  endpoint
 	ln net.Listener
 
-	mu    sync.Mutex
-	dec   *wire.Decoder
-	conns map[net.Conn]bool
-	end   time.Time // when to stop reading at the latest; zero: nobody asked
+	mu      sync.Mutex
+	dec     *wire.Decoder
+	repeats *repeats
+	conns   map[net.Conn]bool
+	end     time.Time // when to stop reading at the latest; zero: nobody asked
 
 	messages, octets   atomic.Uint64
 	refused, misframed atomic.Uint64
@@ -45,7 +46,8 @@ func (c *Collector) newTCP(e endpoint) (*tcpServer, error) {
 	}
 	return &tcpServer{
 		c: c, e: e, ln: ln, conns: map[net.Conn]bool{},
-		dec: wire.NewDecoder(wire.Options{Limits: c.limits(1), MaxSkew: c.opt.MaxSkew}),
+		dec:     wire.NewDecoder(wire.Options{Limits: c.limits(1), MaxSkew: c.opt.MaxSkew}),
+		repeats: newRepeats(maxWindows),
 	}, nil
 }
 
@@ -153,8 +155,11 @@ func (s *tcpServer) serve(conn net.Conn) {
 		}
 		s.mu.Lock()
 		now := time.Now().UnixNano()
+		from := len(batch.Records)
 		s.dec.Decode(batch, src, now, msg)
 		s.dec.Expire(now)
+		s.repeats.learn(batch.Templates, now)
+		s.repeats.drop(batch, from)
 		s.mu.Unlock()
 		batch.Templates = batch.Templates[:0]
 		r.Discard(n)
