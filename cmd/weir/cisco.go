@@ -23,9 +23,15 @@ import (
 // ciscoFlows answers with `show ip cache [verbose] flow`.
 func (d *desk) ciscoFlows(ctx context.Context, m metering, q flowQuestion, out *answer) error {
 	w := bufio.NewWriterSize(out, 64<<10)
-	since, t := d.node.tally.read()
-	ciscoCache(w, d.node.cache(), t, since, time.Now())
 	memory := query.NewMemory(walkOf(m))
+	active, err := countFlows(ctx, memory)
+	if err != nil {
+		return err
+	}
+	since, t := d.node.tally.read()
+	c := d.node.cache()
+	c.Entries = active // of now, as the flows below
+	ciscoCache(w, c, t, since, time.Now())
 	lines := &ciscoLines{w: w, names: interfaceNameTable(), verbose: q.format == formatVerbose}
 	lines.head()
 	var given, matched uint64
@@ -60,6 +66,14 @@ func (d *desk) ciscoFlows(ctx context.Context, m metering, q flowQuestion, out *
 	out.told(matched, given)
 	return nil
 }
+
+// countFlows counts the flows that are in the cache.
+func countFlows(ctx context.Context, m *query.Memory) (uint64, error) {
+	t, err := m.Stream(ctx, everything, flow.SinkFunc(func([]flow.Record) error { return nil }))
+	return t.Flows, err
+}
+
+var everything, _ = query.Parse("")
 
 // ciscoCache prints what stands before the flows.
 func ciscoCache(w io.Writer, c console.Cache, t tallied, since, now time.Time) {
@@ -312,11 +326,11 @@ func (d *desk) ciscoTop(ctx context.Context, memory *query.Memory, q flowQuestio
 	if q.filter.All() {
 		fmt.Fprintf(w, "%d of %d top talkers shown. %d flows processed.\n", len(list), q.limit, total.Flows)
 	} else {
-		processed, err := memory.Stream(ctx, everything, flow.SinkFunc(func([]flow.Record) error { return nil }))
+		processed, err := countFlows(ctx, memory)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "%d of %d top talkers shown. %d of %d flows matched.\n", len(list), q.limit, total.Flows, max(total.Flows, processed.Flows))
+		fmt.Fprintf(w, "%d of %d top talkers shown. %d of %d flows matched.\n", len(list), q.limit, total.Flows, max(total.Flows, processed))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -324,8 +338,6 @@ func (d *desk) ciscoTop(ctx context.Context, memory *query.Memory, q flowQuestio
 	out.told(total.Flows, uint64(len(list)))
 	return nil
 }
-
-var everything, _ = query.Parse("")
 
 // ciscoNames are IOS's headings of `show ip flow top N aggregate FIELD`.
 var ciscoNames = map[string]string{

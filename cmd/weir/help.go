@@ -48,8 +48,12 @@ var examples = map[string]string{
   weir query -A srcip4/24,proto -O bytes -o csv   aggregated
   weir query -t -6h --series 5m -A proto -o json  bins over time
   weir query -o extended 'bytes > 1M'             nfdump's layouts: line, long, extended, fmt:…`,
-	"show": `  weir show loss                                 what was lost at each stage, zeros included
-  weir show exporters -o json                    who sends to us, and how well`,
+	"show": `  weir show flows                                 the largest flows in the cache, now
+  weir show flows -o csv 'proto tcp and port 443' all that match, for a script
+  weir show top-talkers -s srcip -n 20            who sends most of what is in the cache
+  weir show cache --cisco                         show ip cache flow, as on IOS
+  weir show loss                                  what was lost at each stage, zeros included
+  weir show exporters -o json                     who sends to us, and how well`,
 	"doctor": `  weir doctor                                    each finding with its fix`,
 	"config": `  weir config example > weir.yaml                start from a commented file
   weir config check weir.yaml                    file:line:col for each mistake`,
