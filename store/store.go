@@ -21,6 +21,12 @@
 // So a crash loses at most the last Cut and the time of one write. Later Run
 // merges the small segments of an hour into large ones, sorted, in one
 // replacement of the catalogue.
+//
+// A Store is no flow.Syncer. Whoever syncs does so after every few hundred
+// records, thousands of times a second when much is due: a segment each would be
+// a sync of the disk each, and files without number, while waiting for the cut
+// would hold up the flow table for seconds. What a crash may lose stays what it
+// is for records from elsewhere: those of the last Cut.
 package store
 
 import (
