@@ -2,18 +2,14 @@ package bpf
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"testing"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	classic "golang.org/x/net/bpf"
-	"golang.org/x/sys/unix"
 
 	"weir/capture"
 	"weir/packet"
@@ -117,80 +113,6 @@ func randomProgram(r *rand.Rand, n int) []classic.RawInstruction {
 	return raw
 }
 
-// holdTogether tries a program on a frame, in the kernel and here, at both hooks.
-func holdTogether(t *testing.T, raw []classic.RawInstruction, reach int, all ...[]byte) {
-	t.Helper()
-	for _, c := range []struct {
-		view
-		aside bool
-	}{{view{xdp: true}, false}, {view{}, false}, {view{egress: true}, true}} {
-		if err := validate(raw, c.view); err != nil {
-			if strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "instruction") {
-				t.Fatalf("refused with %q", err)
-			}
-			if c.xdp {
-				continue // which lacks some
-			}
-			return
-		}
-		tr := translation{assembler: assembler{reach: reach}, view: c.view, raw: raw, aside: c.aside}
-		code := tr.run()
-		if err := wellFormed(code); err != nil {
-			t.Fatalf("%v\n%s%v", err, list(raw), code)
-		}
-		if os.Geteuid() != 0 {
-			continue
-		}
-		shift := int32(0)
-		if c.xdp {
-			shift = shifted
-		}
-		spec := harness(c.view, shift)
-		splice(spec, code)
-		p, err := ebpf.NewProgramWithOptions(spec, ebpf.ProgramOptions{LogDisabled: true})
-		if len(raw) > 60 && errors.Is(err, unix.E2BIG) {
-			t.Logf("%d instructions are too much for the verifier", len(raw))
-			continue
-		}
-		if err != nil {
-			_, err = ebpf.NewProgram(spec)
-			t.Fatalf("%+v\n%s", err, list(raw))
-		}
-		for _, frame := range all {
-			verify := func(how string, in []byte, with *tag) {
-				ask := func(k uint32) uint32 {
-					switch {
-					case k == clIfindex:
-						return 1 // test runs are on lo
-					case k == clPktType && c.egress:
-						return 4
-					case k == clPktType && !c.xdp:
-						return packetType(in)
-					case k == clProtocol && len(in) >= shifted:
-						return testProtocol(in)
-					}
-					return 0
-				}
-				want := interpret(raw, frame, uint32(len(frame)), ask) != 0
-				if got := matches(t, p, in, with, 0); got != want {
-					t.Fatalf("%s, %+v: %v, want %v, on %x\n%s%v", how, c.view, got, want, frame, list(raw), code)
-				}
-			}
-			if c.xdp {
-				verify("XDP", append(make([]byte, shifted), frame...), nil)
-				continue
-			}
-			if len(frame) >= shifted && runsInTC(frame) {
-				verify("TC", frame, nil)
-			}
-			if rest, tag := untag(frame); tag != nil && runsInTC(rest) {
-				verify("TC, tag taken off", rest, tag)
-			}
-		}
-		p.Close()
-	}
-}
-
 // packetType is what a test run takes a frame for, whose device is lo.
 func packetType(frame []byte) uint32 {
 	switch {
@@ -216,33 +138,40 @@ func testProtocol(frame []byte) uint32 {
 	return 4 // ETH_P_802_2
 }
 
-// TestRandomPrograms: any program that is valid does in the kernel what it does
-// here. Where jumps have to go by way of others, too.
+// TestRandomPrograms: any program that is valid does translated what it does here,
+// also where jumps have to go by way of others.
 func TestRandomPrograms(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Log("not tried: the programs in the kernel, which takes them from root only")
-	} else {
-		needKernel(t)
-	}
 	r := rand.New(rand.NewPCG(8, 15))
 	all := frames(t, 200)
-	some := func() [][]byte {
-		out := make([][]byte, 8)
-		for i := range out {
-			out[i] = all[r.IntN(len(all))]
-		}
-		return out
-	}
-	for i := range 1200 {
+	for i := range 6000 {
 		reach := maxReach
 		if i%3 == 0 {
 			reach = 300 + r.IntN(300)
 		}
-		holdTogether(t, randomProgram(r, 1+r.IntN(40)), reach, some()...)
+		n := 1 + r.IntN(40)
+		if i%50 == 0 {
+			n = 400
+		}
+		raw := randomProgram(r, n)
+		q := question{"random", raw, interpreted(raw)}
+		for range 3 {
+			q.hold(t, all[r.IntN(len(all))], reach)
+		}
 	}
-	for range 12 {
-		holdTogether(t, randomProgram(r, 250), 2000, some()...)
+}
+
+// TestRandomProgramsInKernel: and the verifier takes it, and the kernel agrees.
+func TestRandomProgramsInKernel(t *testing.T) {
+	r := rand.New(rand.NewPCG(16, 23))
+	all := make([]question, 5*maxFilters)
+	for i := range all {
+		raw := randomProgram(r, 1+r.IntN(40))
+		for validate(raw, view{xdp: true}) != nil {
+			raw = randomProgram(r, 20)
+		}
+		all[i] = question{fmt.Sprintf("random %d", i), raw, interpreted(raw)}
 	}
+	inKernel(t, all, frames(t, 100))
 }
 
 // TestFarJumps: a program as long as one may be, whose translation is longer
@@ -264,7 +193,10 @@ func TestFarJumps(t *testing.T) {
 	frame[23], other[23] = 6, 17
 	tagged := make([]byte, 64)
 	tagged[12], tagged[23] = 0x81, 6
-	holdTogether(t, raw, maxReach, frame, other, tagged, frame[:20])
+	q := question{"far", raw, interpreted(raw)}
+	for _, f := range [][]byte{frame, other, tagged, frame[:20]} {
+		q.hold(t, f, maxReach)
+	}
 	tr := translation{assembler: assembler{reach: maxReach}, raw: raw}
 	if n := len(tr.run()); n <= math.MaxInt16 {
 		t.Errorf("only %d instructions", n)
@@ -316,7 +248,7 @@ func FuzzTranslate(f *testing.F) {
 	for _, expr := range expressions(f) {
 		for _, link := range []packet.LinkType{packet.LinkEthernet, packet.LinkNetwork} {
 			if p, err := capture.CompileFilter(expr, packet.LinkNetwork); err == nil {
-				if raw, err := p.Program(link); err == nil && len(raw) <= 120 {
+				if raw, err := p.Program(link); err == nil && len(raw) < 200 {
 					f.Add(encode(raw), frame)
 				}
 			}
@@ -327,13 +259,21 @@ func FuzzTranslate(f *testing.F) {
 		f.Add(encode(randomProgram(r, 12)), frame)
 	}
 	f.Fuzz(func(t *testing.T, program, frame []byte) {
-		if len(program) > 8*120 || len(frame) > 300 { // what takes the verifier long is not what is sought
+		if len(program) > 8*(clMaxProgram+1) || len(frame) > 1<<16 {
 			return
 		}
 		var raw []classic.RawInstruction
 		for ; len(program) >= 8; program = program[8:] {
 			raw = append(raw, classic.RawInstruction{Op: binary.LittleEndian.Uint16(program), Jt: program[2], Jf: program[3], K: binary.LittleEndian.Uint32(program[4:])})
 		}
-		holdTogether(t, raw, 200+len(frame), frame)
+		err := validate(raw, view{})
+		if err != nil {
+			if strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "instruction") {
+				t.Fatalf("refused with %q", err)
+			}
+			return
+		}
+		q := question{"fuzzed", raw, interpreted(raw)}
+		q.hold(t, frame, 300+len(frame)%maxReach)
 	})
 }

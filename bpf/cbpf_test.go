@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,21 +23,15 @@ import (
 	"weir/packet"
 )
 
-// The harness is a program that answers as the filter does. It differs from the
-// real ones in nothing that the filter can see.
+// shifted is how many octets are put before a frame that XDP programs do not
+// look at: the kernel tests with no frame shorter than that.
+const shifted = 14
 
-const (
-	passed  = 2
-	refused = 1
-	// shifted frames have so many octets before them that the filter does not
-	// see: the kernel tests with no frame shorter than that.
-	shifted = 14
-)
-
-// harness is a program of the given view, with a place for a filter.
-func harness(v view, shift int32) *ebpf.ProgramSpec {
+// harness is a program that asks up to 32 filters, and answers with one bit for
+// each. To the filters it is as the real ones are.
+func harness(v view, shift int32, filters []asm.Instructions) *ebpf.ProgramSpec {
 	p := &ebpf.ProgramSpec{Name: "harness", Type: ebpf.SchedCLS, License: "GPL"}
-	in := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)}
+	in := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1), asm.Mov.Imm(asm.R7, 0)}
 	at := [2]int16{76, 80}
 	if v.xdp {
 		p.Type = ebpf.XDP
@@ -50,35 +45,46 @@ func harness(v view, shift int32) *ebpf.ProgramSpec {
 			asm.LoadMem(asm.R3, asm.R6, 8, asm.Word), asm.JEq.Imm(asm.R3, 0, "untagged"),
 			asm.And.Imm(asm.R3, 0xffff), asm.LoadMem(asm.R2, asm.R6, 48, asm.Word), asm.FnSkbVlanPush.Call())
 	}
-	in = append(in, asm.LoadMem(asm.R2, asm.R6, at[0], asm.Word).WithSymbol("untagged"), asm.LoadMem(asm.R3, asm.R6, at[1], asm.Word))
-	if shift != 0 {
-		in = append(in, asm.Add.Imm(asm.R2, shift))
+	ask := func(i int) string { return fmt.Sprintf("ask%d", i) }
+	for i := range filters {
+		first := asm.LoadMem(asm.R2, asm.R6, at[0], asm.Word).WithSymbol(ask(i))
+		if i == 0 {
+			first = first.WithSymbol("untagged")
+		}
+		in = append(in, first, asm.LoadMem(asm.R3, asm.R6, at[1], asm.Word))
+		if shift != 0 {
+			in = append(in, asm.Add.Imm(asm.R2, shift))
+		}
+		in = append(in, asm.Mov.Reg(asm.R1, asm.R6),
+			asm.Instruction{OpCode: asm.OpCode(asm.JumpClass).SetJumpOp(asm.Call), Src: asm.PseudoCall, Constant: -1}.WithReference(fmt.Sprintf("filter%d", i)),
+			asm.JEq.Imm(asm.R0, 0, ask(i+1)), asm.Or.Imm32(asm.R7, int32(uint32(1)<<i)))
 	}
-	p.Instructions = append(in,
-		asm.Mov.Reg(asm.R1, asm.R6),
-		asm.Instruction{OpCode: asm.OpCode(asm.JumpClass).SetJumpOp(asm.Call), Src: asm.PseudoCall, Constant: -1}.WithReference(filterFunction),
-		asm.JEq.Imm(asm.R0, 0, "no"), asm.Mov.Imm(asm.R0, passed), asm.Return(),
-		asm.Mov.Imm(asm.R0, refused).WithSymbol("no"), asm.Return(),
-		asm.Mov.Imm(asm.R0, 1).WithSymbol(filterFunction), asm.Return())
+	in = append(in, asm.Mov.Reg32(asm.R0, asm.R7).WithSymbol(ask(len(filters))), asm.Return())
+	for i, f := range filters {
+		in = append(in, f[0].WithSymbol(fmt.Sprintf("filter%d", i)))
+		in = append(in, f[1:]...)
+	}
+	p.Instructions = in
 	return p
 }
 
+const maxFilters = 32
+
+// needKernel ends tests that cannot be done here.
 func needKernel(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("skipped: filters are tried in the kernel, which takes programs from root only")
+		t.Skip("skipped: the kernel takes programs and maps from root only")
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// loadFilter loads a translated program in a harness.
-func loadFilter(t testing.TB, code asm.Instructions, v view, shift int32) *ebpf.Program {
+// loadHarness loads a harness; the kernel must take every filter.
+func loadHarness(t testing.TB, v view, shift int32, filters []asm.Instructions) *ebpf.Program {
 	t.Helper()
-	spec := harness(v, shift)
-	splice(spec, code)
-	p, err := ebpf.NewProgram(spec)
+	p, err := ebpf.NewProgram(harness(v, shift, filters))
 	if err != nil {
 		var ve *ebpf.VerifierError
 		if errors.As(err, &ve) {
@@ -93,9 +99,9 @@ func loadFilter(t testing.TB, code asm.Instructions, v view, shift int32) *ebpf.
 // tag is what is in skb->vlan_tci.
 type tag struct{ protocol, tci uint16 }
 
-// matches runs a harness on a frame; linear: of how many octets the first
-// buffer is, 0: all.
-func matches(t testing.TB, p *ebpf.Program, frame []byte, with *tag, linear int) bool {
+// answers runs a harness on a frame; linear: of how many octets the first buffer
+// is, 0: all.
+func answers(t testing.TB, p *ebpf.Program, frame []byte, with *tag, linear int) uint32 {
 	t.Helper()
 	run := &ebpf.RunOptions{Data: frame}
 	switch {
@@ -109,11 +115,11 @@ func matches(t testing.TB, p *ebpf.Program, frame []byte, with *tag, linear int)
 		binary.NativeEndian.PutUint32(xdp[4:], uint32(linear))
 		run.Context = xdp[:]
 	}
-	ret, err := p.Run(run)
-	if err != nil || ret != passed && ret != refused {
-		t.Fatalf("run on %d octets (%d in the first buffer): %d, %v", len(frame), linear, ret, err)
+	bits, err := p.Run(run)
+	if err != nil {
+		t.Fatalf("run on %d octets (%d in the first buffer): %v", len(frame), linear, err)
 	}
-	return ret == passed
+	return bits
 }
 
 // interpret runs classic BPF as the kernel does.
@@ -411,87 +417,240 @@ func untag(frame []byte) ([]byte, *tag) {
 	return append(append([]byte{}, frame[:12]...), frame[16:]...), &tag{p, binary.BigEndian.Uint16(frame[14:])}
 }
 
-// TestFilterInKernel: for every expression and frame the kernel says what Go says,
-// at every hook, however the frame lies in memory.
-func TestFilterInKernel(t *testing.T) {
-	needKernel(t)
-	all := frames(t, 300)
-	tags, pieces := 0, 0
+// question is a classic program, and what it says in Go.
+type question struct {
+	name  string
+	raw   []classic.RawInstruction
+	match func(frame []byte, ask func(uint32) uint32) bool
+}
+
+func questions(t testing.TB) (all []question) {
 	for _, expr := range expressions(t) {
-		f, err := capture.CompileFilter(expr, packet.LinkEthernet)
-		sent := strings.Contains(expr, "bound") // known of live interfaces only
-		if err != nil && !sent {
-			t.Fatalf("%q: %v", expr, err)
+		link := packet.LinkEthernet
+		asks := strings.Contains(expr, "bound") // which interfaces know, and files do not
+		if asks {
+			link = packet.LinkNetwork
 		}
-		if sent {
-			if f, err = capture.CompileFilter(expr, packet.LinkNetwork); err != nil {
-				t.Fatal(err)
-			}
+		f, err := capture.CompileFilter(expr, link)
+		if err != nil {
+			t.Fatalf("%q: %v", expr, err)
 		}
 		raw, err := f.Program(packet.LinkEthernet)
 		if err != nil {
 			t.Fatalf("%q: %v", expr, err)
 		}
-		load := func(v view, shift int32, helper bool) *ebpf.Program {
-			tr := translation{assembler: assembler{reach: maxReach}, view: v, raw: raw, aside: helper}
-			if err := validate(raw, v); err != nil {
-				t.Fatalf("%q: %v", expr, err)
-			}
-			return loadFilter(t, tr.run(), v, shift)
+		q := question{name: expr, raw: raw}
+		q.match = func(frame []byte, _ func(uint32) uint32) bool { return f.Match(frame, uint32(len(frame))) }
+		if asks {
+			q.match = interpreted(raw)
 		}
-		xdp, cut := load(view{xdp: true}, 0, false), load(view{xdp: true}, shifted, false)
-		parts, partsHelper := load(view{xdp: true, pieces: true}, 0, false), load(view{xdp: true, pieces: true}, 0, true)
-		in, out := load(view{}, 0, false), load(view{egress: true}, 0, false)
-		helper := load(view{}, 0, true)
-		for i, frame := range all {
-			want, wantOut := false, false
-			if sent {
-				answer := func(v uint32) func(uint32) uint32 { return func(uint32) uint32 { return v } }
-				want = interpret(raw, frame, uint32(len(frame)), answer(0)) != 0
-				wantOut = interpret(raw, frame, uint32(len(frame)), answer(4)) != 0
-			} else {
-				want = f.Match(frame, uint32(len(frame)))
-				wantOut = want
-			}
-			verify := func(how string, got, want bool) {
-				if got != want {
-					t.Errorf("%q, frame %d, %s: %v, want %v\n%x\n%s", expr, i, how, got, want, frame, list(raw))
-				}
-			}
-			verify("XDP", matches(t, cut, append(make([]byte, shifted), frame...), nil, 0), want)
-			if len(frame) >= shifted {
-				verify("XDP, whole", matches(t, xdp, frame, nil, 0), want)
-				if runsInTC(frame) {
-					verify("TC ingress", matches(t, in, frame, nil, 0), want)
-					verify("TC egress", matches(t, out, frame, nil, 0), wantOut)
-					verify("TC, by the helper", matches(t, helper, frame, nil, 0), want)
-				}
-				verify("XDP, by the helper", matches(t, partsHelper, frame, nil, 0), want)
-				linear := shifted + i%(len(frame)-shifted+1)
-				if splitsFrames(t, parts) {
-					verify(fmt.Sprintf("XDP, %d octets in the first buffer", linear), matches(t, parts, frame, nil, linear), want)
-					pieces++
-				}
-			}
-			if rest, tag := untag(frame); tag != nil && runsInTC(rest) {
-				verify("TC ingress, tag taken off", matches(t, in, rest, tag, 0), want)
-				verify("TC egress, tag taken off", matches(t, out, rest, tag, 0), wantOut)
-				verify("TC, tag taken off, by the helper", matches(t, helper, rest, tag, 0), want)
-				tags++
-			}
-			if t.Failed() {
-				return
-			}
+		all = append(all, q)
+	}
+	return all
+}
+
+func interpreted(raw []classic.RawInstruction) func([]byte, func(uint32) uint32) bool {
+	return func(frame []byte, ask func(uint32) uint32) bool {
+		return interpret(raw, frame, uint32(len(frame)), ask) != 0
+	}
+}
+
+// translateTo is translate with what tests may change.
+func translateTo(t testing.TB, raw []classic.RawInstruction, v view, reach int, aside bool) asm.Instructions {
+	t.Helper()
+	if err := validate(raw, v); err != nil {
+		t.Fatalf("%v\n%s", err, list(raw))
+	}
+	tr := translation{assembler: assembler{reach: reach}, view: v, raw: raw, aside: aside}
+	code := tr.run()
+	if err := wellFormed(code); err != nil {
+		t.Fatalf("%v\n%s%v", err, list(raw), code)
+	}
+	return code
+}
+
+// lays are the ways in which a frame may lie in memory.
+var lays = []struct {
+	name string
+	view
+	aside, tagged bool
+}{
+	{"XDP", view{xdp: true}, false, false},
+	{"XDP, several buffers", view{xdp: true, pieces: true}, false, false},
+	{"XDP, by the helper", view{xdp: true, pieces: true}, true, false},
+	{"TC ingress", view{}, false, false},
+	{"TC egress", view{egress: true}, false, false},
+	{"TC, by the helper", view{}, true, false},
+	{"TC ingress, tag taken off", view{}, false, true},
+	{"TC egress, tag taken off", view{egress: true}, false, true},
+	{"TC, tag taken off, by the helper", view{}, true, true},
+}
+
+// askedOf answers what is not in a frame, as machine does.
+func askedOf(v view) func(uint32) uint32 {
+	return func(k uint32) uint32 {
+		switch {
+		case k == clIfindex:
+			return 1
+		case k == clPktType && v.egress:
+			return packetOutgoing
+		case k == clPktType && !v.xdp:
+			return packetTypeHere
+		case k == clProtocol:
+			return 0x86dd
 		}
-		for _, p := range []*ebpf.Program{xdp, cut, parts, partsHelper, in, out, helper} {
-			p.Close()
+		return 0
+	}
+}
+
+// hold runs translations of a question on a frame, in every way that it may
+// lie in memory, cut at a few places into what can be read directly and what cannot.
+func (q *question) hold(t testing.TB, frame []byte, reach int) {
+	t.Helper()
+	for _, l := range lays {
+		if err := validate(q.raw, l.view); err != nil {
+			continue
+		}
+		q.holdAs(t, frame, l.view, translateTo(t, q.raw, l.view, reach, l.aside), l.name, l.tagged)
+	}
+}
+
+func (q *question) holdAs(t testing.TB, frame []byte, v view, code asm.Instructions, how string, tagged bool) (ran bool) {
+	t.Helper()
+	in := frame
+	var taken *tag
+	if tagged {
+		if in, taken = untag(frame); taken == nil {
+			return false
 		}
 	}
-	t.Logf("%d frames; with tags taken off %d runs, in pieces %d", len(all), tags, pieces)
+	want := q.match(frame, askedOf(v))
+	cuts := []int{len(in)}
+	if v.pieces || !v.xdp {
+		cuts = append(cuts, 0, len(in)/2, min(len(in), 14+len(in)*7%50))
+	}
+	for _, linear := range cuts {
+		m := machine{view: v, frame: in, linear: linear, tag: taken}
+		got, err := m.run(code)
+		if err != nil || (got != 0) != want {
+			t.Fatalf("%q, %s, %d octets in the first buffer: %d, %v; want %v\n%x\n%s%v", q.name, how, linear, got, err, want, in, list(q.raw), code)
+		}
+	}
+	return true
+}
+
+// TestFilterAsInGo: for every expression and frame the translation says what Go
+// says, at every hook, however the frame lies in memory.
+func TestFilterAsInGo(t *testing.T) {
+	all := frames(t, 300)
+	tags := 0
+	for _, q := range questions(t) {
+		for _, l := range lays {
+			code := translateTo(t, q.raw, l.view, maxReach, l.aside)
+			for _, frame := range all {
+				if q.holdAs(t, frame, l.view, code, l.name, l.tagged) && l.tagged {
+					tags++
+				}
+			}
+		}
+	}
 	if tags == 0 {
 		t.Error("no frame had a tag")
 	}
 }
+
+// TestFilterWithoutLink: the same where packets begin with the IP header.
+func TestFilterWithoutLink(t *testing.T) {
+	all := frames(t, 200)
+	compiled := 0
+	for _, expr := range expressions(t) {
+		f, err := capture.CompileFilter(expr, packet.LinkNetwork)
+		if err != nil {
+			t.Fatalf("%q: %v", expr, err)
+		}
+		raw, err := f.Program(packet.LinkNetwork)
+		var fe *capture.FilterError
+		if errors.As(err, &fe) && fe.Link {
+			continue
+		}
+		if err != nil {
+			t.Fatalf("%q: %v", expr, err)
+		}
+		compiled++
+		q := question{expr, raw, interpreted(raw)}
+		for _, v := range []view{{noLink: true}, {noLink: true, egress: true}} {
+			code := translateTo(t, raw, v, maxReach, false)
+			for _, frame := range all {
+				q.holdAs(t, frame[min(14, len(frame)):], v, code, "TC, no link header", false)
+			}
+		}
+	}
+	if compiled < 90 {
+		t.Errorf("only %d expressions can be asked", compiled)
+	}
+}
+
+// inKernel holds questions to the kernel, maxFilters at a time.
+func inKernel(t *testing.T, all []question, frames [][]byte) {
+	needKernel(t)
+	tags, pieces := 0, 0
+	for part := range slices.Chunk(all, maxFilters) {
+		for _, l := range []struct {
+			view
+			aside bool
+			shift int32
+		}{{view{xdp: true}, false, shifted}, {view{xdp: true, pieces: true}, false, 0}, {view{}, false, 0}, {view{egress: true}, true, 0}} {
+			codes := make([]asm.Instructions, len(part))
+			for i, q := range part {
+				codes[i] = translateTo(t, q.raw, l.view, maxReach, l.aside)
+			}
+			p := loadHarness(t, l.view, l.shift, codes)
+			for _, frame := range frames {
+				verify := func(in []byte, taken *tag, linear int) {
+					got := answers(t, p, in, taken, linear)
+					for i, q := range part {
+						ask := func(k uint32) uint32 {
+							switch {
+							case k == clPktType && !l.xdp && !l.egress:
+								return packetType(in)
+							case k == clProtocol:
+								return testProtocol(in)
+							}
+							return askedOf(l.view)(k)
+						}
+						if want := q.match(frame, ask); want != (got>>i&1 != 0) {
+							t.Fatalf("%q, %+v, tag %v, %d octets in the first buffer: %v, want %v\n%x\n%s%v", q.name, l, taken, linear, !want, want, frame, list(q.raw), codes[i])
+						}
+					}
+				}
+				switch {
+				case l.shift != 0:
+					verify(append(make([]byte, shifted), frame...), nil, 0)
+					continue
+				case len(frame) < shifted:
+					continue
+				case l.pieces && splitsFrames(t, p):
+					verify(frame, nil, shifted+len(frame)*7%(len(frame)-shifted+1))
+					pieces++
+				case l.xdp || runsInTC(frame):
+					verify(frame, nil, 0)
+				}
+				if rest, taken := untag(frame); taken != nil && !l.xdp && runsInTC(rest) {
+					verify(rest, taken, 0)
+					tags++
+				}
+			}
+			p.Close()
+		}
+	}
+	t.Logf("%d frames; with tags taken off %d runs, in pieces %d", len(frames), tags, pieces)
+	if tags == 0 {
+		t.Error("no frame had a tag")
+	}
+}
+
+// TestFilterInKernel: for every expression and frame the kernel says what Go says.
+func TestFilterInKernel(t *testing.T) { inKernel(t, questions(t), frames(t, 300)) }
 
 var canSplit struct {
 	sync.Once
