@@ -88,21 +88,17 @@ func (s *Sweeper) findCut(need int, all bool) cut {
 	h := s.histogram
 	*h = histogram{}
 	for i := range s.pages {
-		s.eachFlow(i, func(_ uint32, word *uint32, w uint32, e *bpf.Entry) {
-			class := 1
-			if w&bpf.NewBit != 0 {
-				class = 0
-			}
-			h[class][ageBin(s.idleAge(e))]++
+		s.eachFlow(i, func(_ uint32, word *uint32, e *bpf.Entry) {
+			h[class(word)][ageBin(s.idleAge(e))]++
 		})
 	}
 	c := cut{nobody, nobody}
-	for class := range h {
-		if class == 1 && !all {
+	for k := range h {
+		if k == 1 && !all {
 			break
 		}
-		for ; need > 0 && c[class] > 0; need -= int(h[class][c[class]]) {
-			c[class]--
+		for ; need > 0 && c[k] > 0; need -= int(h[k][c[k]]) {
+			c[k]--
 		}
 	}
 	return c
@@ -133,11 +129,8 @@ func (s *Sweeper) ageOut(c cut) {
 	}
 	for i := range s.pages {
 		p := &s.pages[i]
-		s.eachFlow(i, func(slot uint32, word *uint32, w uint32, e *bpf.Entry) {
-			from := c[1]
-			if w&bpf.NewBit != 0 {
-				from = c[0]
-			}
+		s.eachFlow(i, func(slot uint32, word *uint32, e *bpf.Entry) {
+			from := c[class(word)]
 			if from < nobody && ageBin(s.idleAge(e)) >= from && s.kill(slot, word, flow.EndResource) {
 				// It may have come after it was counted.
 				s.live -= min(s.live, 1)
@@ -150,19 +143,22 @@ func (s *Sweeper) ageOut(c cut) {
 	}
 }
 
-// eachFlow visits the flows of a page.
-func (s *Sweeper) eachFlow(i int, visit func(slot uint32, word *uint32, w uint32, e *bpf.Entry)) {
+// eachFlow visits the flows of a page, as far as its sets are known.
+func (s *Sweeper) eachFlow(i int, visit func(slot uint32, word *uint32, e *bpf.Entry)) {
 	for sets := s.pages[i].sets; sets != 0; sets &= sets - 1 {
 		at := i*pageSets + bits.TrailingZeros64(sets)
 		if at >= s.mem.Flows {
 			return
 		}
 		set := &s.mem.Sets[at]
-		for way := range set.Word {
-			w := atomic.LoadUint32(&set.Word[way])
-			if state := w & bpf.StateMask; state == bpf.New || state == bpf.Live {
-				visit(uint32(at*bpf.Ways+way), &set.Word[way], w, &set.Entry[way])
-			}
+		for live, _ := inUse(set); live != 0; live &= live - 1 {
+			way := bits.TrailingZeros8(live)
+			visit(uint32(at*bpf.Ways+way), &set.Word[way], &set.Entry[way])
 		}
 	}
+}
+
+// class is 0 for a flow that has counted one packet, else 1.
+func class(word *uint32) int {
+	return int(^atomic.LoadUint32(word) & bpf.NewBit / bpf.NewBit)
 }

@@ -109,7 +109,7 @@ func TestConservation(t *testing.T) {
 			if err := s.Adopt(); err != nil {
 				t.Fatal(err)
 			}
-			sent := drive(t, w, s, uint64(sets*bpf.Ways*load.percent/100), few(400_000))
+			sent := drive(t, w, s, uint64(sets*bpf.Ways*load.percent/100), few(200_000))
 			if err := s.DrainAll(flow.EndForced); err != nil {
 				t.Fatal(err)
 			}

@@ -142,9 +142,9 @@ func killAtEach(t *testing.T, aggregates int, late bool) (stores int) {
 	}
 	for stores = 0; ; stores += step {
 		// The second daemon is killed at each of its first stores with the
-		// first's every eleventh, else not at all.
+		// first's every twenty-third, else not at all.
 		again := -1
-		if stores%11 == 0 {
+		if stores%23 == 0 {
 			again = 0
 		}
 		for ; ; again++ {

@@ -218,8 +218,11 @@ func (w *twin) claim(at uint32, f *frame, facts bpf.Facts, closing uint32, live 
 			continue
 		}
 		e := &s.Entry[i]
-		e.Packets, e.Bytes, e.Key, e.Closing = 1, uint64(f.length), f.key, closing
-		e.First, e.Last, e.Facts, e.Output = now, now, facts, f.output
+		e.Packets, e.Bytes, e.Key, e.Closing, e.Output = 1, uint64(f.length), f.key, closing, f.output
+		// The sweeper reads these ahead, and forgets what it need not know.
+		atomic.StoreUint64(&e.First, now)
+		atomic.StoreUint64(&e.Last, now)
+		atomic.StoreUint64((*uint64)(&e.Facts), uint64(facts))
 		if !atomic.CompareAndSwapUint32(&s.Word[i], bpf.Claimed, live|bpf.NewBit) {
 			return false
 		}
