@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -28,8 +29,14 @@ func (e *SyntaxError) Error() string {
 }
 
 // Pretty is Error with the line of the filter below and a mark under the place.
+// Control characters are shown as dots.
 func (e *SyntaxError) Pretty() string {
-	line := strings.Split(e.Source, "\n")[e.Line-1]
+	line := strings.Map(func(r rune) rune {
+		if r != '\t' && (unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r)) {
+			return '·'
+		}
+		return r
+	}, strings.Split(e.Source, "\n")[e.Line-1])
 	pad := []rune(line)
 	pad = pad[:min(e.Col-1, len(pad))]
 	for i, r := range pad {

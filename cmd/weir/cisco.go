@@ -306,7 +306,7 @@ func (l *ciscoLines) count(r *flow.Record) string {
 
 // ciscoNumber takes five columns: thousands as K, millions as M, and so on.
 func ciscoNumber(n uint64) string {
-	if n < 10_000 {
+	if n < 100_000 {
 		return fmt.Sprint(n)
 	}
 	for _, unit := range []string{"K", "M", "G", "T", "P"} {
