@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -42,6 +43,7 @@ func familyOf(s string) uint8 {
 
 // fakeMeter has the flows that a test gives it.
 type fakeMeter struct {
+	mu       sync.Mutex // of the snapshot
 	flows    []flow.Record
 	snapshot meter.Snapshot
 	broken   error // of a walk, after the first flows
@@ -49,9 +51,14 @@ type fakeMeter struct {
 	at       chan struct{} // if set, a walk waits here for its end
 }
 
-func (f *fakeMeter) Snapshot() meter.Snapshot { return f.snapshot }
+func (f *fakeMeter) Snapshot() meter.Snapshot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.snapshot
+}
+
 func (f *fakeMeter) Losses() []flow.Loss {
-	return []flow.Loss{{Stage: "packet", Reason: "arp", Packets: f.snapshot.Ignored["arp"].Packets, Help: "no IP"}}
+	return []flow.Loss{{Stage: "packet", Reason: "arp", Packets: f.Snapshot().Ignored["arp"].Packets, Help: "no IP"}}
 }
 
 func (f *fakeMeter) Entries(context.Context) ([]flow.Record, error) { return f.flows, nil }
@@ -366,9 +373,11 @@ func TestShowBalance(t *testing.T) {
 		{Has: flow.HasSrc | flow.HasPackets | flow.HasBytes, Packets: 5, Bytes: 500},
 		{Has: flow.HasPackets | flow.HasBytes, Packets: 2, Bytes: 200}, // an overflow aggregate
 	}
+	m.mu.Lock()
 	m.snapshot.Count = meter.Count{Packets: 41, Bytes: 4100}
 	m.snapshot.Ignored = map[string]meter.Count{"arp": {Packets: 1, Bytes: 100}}
 	m.snapshot.Lost = map[string]meter.LossCount{cache.SinkFailed: {Records: 1, Packets: 3, Bytes: 300}}
+	m.mu.Unlock()
 	check := func(difference string) {
 		t.Helper()
 		var got []string
@@ -601,16 +610,12 @@ func TestFlowTableFits(t *testing.T) {
 // Names that came from elsewhere cannot drive a terminal.
 func TestShowIsSafe(t *testing.T) {
 	m := &fakeMeter{flows: someFlows(20)}
-	socket, n := running(t, m)
+	socket, _ := running(t, m)
 	evil := "\x1b]0;owned\a\u202e\u009bm,\"\n"
 	for i := range m.flows {
 		m.flows[i].Elements = flow.AppendJSONText([]byte(`{"x":`), evil)
 		m.flows[i].Elements = append(m.flows[i].Elements, '}')
 	}
-	m.snapshot.Ignored = map[string]meter.Count{}
-	n.mu.Lock()
-	n.conf.Control = evil
-	n.mu.Unlock()
 	for _, args := range [][]string{{"flows"}, {"flows", "-o", "csv"}, {"flows", "-o", "json"}, {"flows", "-o", "ndjson"}, {"top-talkers"}, {"interfaces"}, {"interfaces", "--cisco"}, {"loss"}, {"cache"}} {
 		for _, r := range mustShow(t, socket, args...) {
 			if r < 0x20 && r != '\n' || r >= 0x7f && r < 0xa0 || r == 0x202e {
