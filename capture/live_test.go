@@ -17,6 +17,7 @@ import (
 	"weir/capture"
 	"weir/flow"
 	"weir/packet"
+	"weir/test/kernel"
 )
 
 // namespace puts the test's thread into a network of its own with a pair of
@@ -202,6 +203,7 @@ func TestLiveCooked(t *testing.T) {
 	if err := netlink.LinkSetUp(l); err != nil {
 		t.Fatal(err)
 	}
+	kernel.Programs(t) // a socket filter is one
 	filter, err := capture.CompileFilter("udp port 9 and inbound", packet.LinkNetwork)
 	if err != nil {
 		t.Fatal(err)
@@ -224,6 +226,7 @@ func TestLiveCooked(t *testing.T) {
 // TestLiveFilter: the kernel passes what the expression says, with a tag in the
 // frame or taken off it.
 func TestLiveFilter(t *testing.T) {
+	kernel.Programs(t) // a socket filter is one
 	_, b := namespace(t)
 	frames := [][]byte{
 		udp4("10.0.0.1", "10.0.0.2", 1, 53, 0),

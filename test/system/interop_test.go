@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"weir/test/kernel"
 )
 
 // interopCaptures are those that go to peers: some of the corpus, or in the
@@ -93,6 +95,7 @@ func TestInteropNfcapd(t *testing.T) {
 func TestInteropTshark(t *testing.T) {
 	t.Parallel()
 	need(t, "tshark", "tcpdump")
+	kernel.Programs(t) // tcpdump's filter is one
 	list := interopCaptures(t)
 	for _, version := range []string{"5", "9", "10"} {
 		t.Run("v"+version, func(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"weir/test/kernel"
 )
 
 // byFlow adds up records by the flow they are of.
@@ -99,6 +101,7 @@ func TestLiveIsExact(t *testing.T) {
 
 // A filter expression runs in the kernel: what it does not match is not read.
 func TestLiveFilter(t *testing.T) {
+	kernel.Programs(t) // a socket filter is one
 	t.Parallel()
 	frames := mixed(5000, rand.New(rand.NewPCG(3, 4)))
 	for _, c := range []struct {
