@@ -49,8 +49,12 @@ type Datapath struct {
 	probe  *hook.Features
 	folder *hook.Folder
 	groups []*group // programs, by what they choose; all share the first's table
+	made   *table   // the one in use, if it was not there
 	old    []*table // tables of another size or key, to be emptied
 	plans  []*hook.Plan
+
+	life   sync.RWMutex // held by who reads the table; Close waits for it
+	closed bool
 
 	mu      sync.Mutex
 	sweeper *Sweeper // nil before Run
@@ -139,12 +143,31 @@ func (d *Datapath) open() error {
 		return d.spare(err)
 	}
 	if err := d.attach(); err != nil {
+		d.undo(own)
 		return err
 	}
 	if d.any() {
 		return d.detachOthers()
 	}
 	return nil
+}
+
+// undo takes off what this process has attached, after an error; own is what
+// was there before. If that was nothing, the table goes too.
+func (d *Datapath) undo(own []hook.Attachment) {
+	for _, p := range d.plans {
+		if !slices.ContainsFunc(own, func(a hook.Attachment) bool { return a.Ifindex == p.Ifindex }) {
+			if err := d.folder.Detach(p.Ifindex); err != nil {
+				d.log.Warn("taking programs off again", "interface", p.Interface, "error", err)
+			}
+			ports{d.kernel().Memory().Control}.quiet(p.Ifindex)
+		}
+	}
+	if d.made != nil && len(own) == 0 {
+		if err := d.made.remove(); err != nil {
+			d.log.Warn("removing the flow table again", "error", err)
+		}
+	}
 }
 
 // load loads the programs over the table that is there, or over a new one. One
@@ -192,6 +215,7 @@ func (d *Datapath) load() error {
 			t.remove()
 			return err
 		}
+		d.made = t
 	}
 	return nil
 }
@@ -325,6 +349,9 @@ func (d *Datapath) SetOwn(keys []bpf.Own) error { return d.kernel().SetOwn(keys)
 
 // Close lets go of all. What is attached stays attached, and counts.
 func (d *Datapath) Close() error {
+	d.life.Lock()
+	defer d.life.Unlock()
+	d.closed = true
 	d.closeGroups()
 	for _, t := range d.old {
 		t.close()
@@ -338,12 +365,12 @@ func (d *Datapath) Close() error {
 // Run meters until ctx ends: then what is counted leaves, and the programs go
 // on counting. Records go to sink.
 func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
-	for _, t := range d.old {
-		if err := t.empty(d.sweepConfig(), sink, &d.before); err != nil {
+	for ; len(d.old) > 0; d.old = d.old[1:] {
+		if err := d.old[0].empty(d.sweepConfig(), sink, &d.before); err != nil {
 			return err
 		}
+		d.old[0].close()
 	}
-	d.old = nil
 	s, err := NewSweeper(d.sweepConfig(), d.kernel(), sink)
 	if err != nil {
 		return err
@@ -407,6 +434,7 @@ func (d *Datapath) lose(ifindex uint32, name string) {
 	known := d.gone[ifindex]
 	d.gone[ifindex] = true
 	d.mu.Unlock()
+	ports{d.kernel().Memory().Control}.quiet(ifindex) // what comes in there is counted where it leaves
 	if p := d.plan(ifindex); p != nil && !known {
 		d.log.Warn("an interface is gone, or somebody took our program off it: no longer metered; SIGHUP takes it up again", "interface", p.Interface)
 	}
@@ -426,19 +454,29 @@ func (d *Datapath) Gone() bool {
 }
 
 // Walk shows the flows that are in the table, in batches that are valid during
-// the call.
+// the call. It ends when the table is closed.
 func (d *Datapath) Walk(ctx context.Context, yield func([]flow.Record) error) error {
+	d.life.RLock()
+	defer d.life.RUnlock()
 	s := d.sweeping()
-	if s == nil {
+	if d.closed || s == nil {
 		return nil
 	}
 	return s.Walk(func(batch []flow.Record) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return yield(batch)
+		d.life.RUnlock() // nobody who reads slowly holds up a Close
+		err := yield(batch)
+		d.life.RLock()
+		if err == nil && d.closed {
+			err = errClosed
+		}
+		return err
 	})
 }
+
+var errClosed = errors.New("the metering has stopped")
 
 // Entries copies out the flows that are in the table.
 func (d *Datapath) Entries(ctx context.Context) ([]flow.Record, error) {

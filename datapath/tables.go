@@ -63,9 +63,9 @@ func (t *table) close() {
 	}
 }
 
-// remove unpins the table. Its memory goes when nobody has it open.
+// remove unpins the table. Its memory goes when nobody has it open; who has
+// opened it closes it.
 func (t *table) remove() error {
-	t.close()
 	entries, err := os.ReadDir(t.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -84,7 +84,7 @@ type drained struct {
 }
 
 // empty hands on all flows of a table that is not used any more, adds them to
-// an account, and removes it.
+// an account, and unpins it.
 func (t *table) empty(cfg SweepConfig, sink flow.Sink, into *drained) error {
 	mem := t.maps.Memory()
 	m, before := mem.Meta, handedOn(mem)

@@ -270,18 +270,23 @@ func (c *meterCmd) detach(a *app, conf *config.Config, sinks []flow.Sink, log sl
 			return nil
 		}))
 	}
+	d, err := datapath.OpenDetacher(hookOptions(), log.With("component", "datapath"))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
 	var exporter *export.Exporter
 	if len(c.Export) > 0 {
-		var err error
-		if exporter, err = c.exporter(export.Options{Interfaces: interfaceNames}, log); err != nil {
+		o := export.Options{Interfaces: interfaceNames, Sampling: d.Sampling(), SamplingRandom: true, Boot: d.Born(), Memory: d.ExportMemory()}
+		if exporter, err = c.exporter(o, log); err != nil {
 			return err
 		}
 		sinks = append(sinks, exporter)
 	}
 	cc := cacheConfig(conf.Cache, 1)
 	var done datapath.Detached
-	err := c.run(a.ctx, exporter, func(context.Context) (err error) {
-		done, err = datapath.Detach(c.Interface, datapath.SweepConfig{Idle: cc.Idle, Active: cc.Active, TCPEnd: cc.TCPEnd}, hookOptions(), flow.Tee(sinks...), log)
+	err = c.run(a.ctx, exporter, func(context.Context) (err error) {
+		done, err = d.Run(c.Interface, datapath.SweepConfig{Idle: cc.Idle, Active: cc.Active, TCPEnd: cc.TCPEnd}, flow.Tee(sinks...))
 		return err
 	})
 	if err != nil {
