@@ -36,6 +36,7 @@ type Options struct {
 	FollowRecords bool
 
 	// Boot is when the exporter began, the base of sysUptime. Zero: New's time.
+	// With Memory it must be the same in every process.
 	Boot time.Time
 	// Sampling is announced to collectors: one packet in so many is looked at.
 	// 0 and 1: all. A record's own Sampling, if it has one, wins.
@@ -49,9 +50,10 @@ type Options struct {
 	// began (IE 164, 165). Nil: not announced.
 	Ignored func() (packets, octets uint64)
 
-	// Memory keeps the sequence numbers where the next process finds them, such
-	// as a page of a pinned map: MemoryWords of it, zero at first. Its form is
-	// in memory.go. One exporter at a time uses it. Nil: none.
+	// Memory keeps the sequence numbers, and where sysUptime begins, for the next
+	// process to find, such as in a page of a pinned map: MemoryWords of it,
+	// zero at first, in the form that memory.go tells. It is used until Run has
+	// returned, by one exporter at a time. Nil: none.
 	Memory []uint64
 
 	Log *slog.Logger

@@ -227,7 +227,9 @@ func (s *sender) begin(now time.Time) {
 		st.seq = seq
 	}
 	s.mu.Lock()
-	s.slot, s.newest = slot, st.seq
+	if s.newest = st.seq; !s.closed {
+		s.slot = slot
+	}
 	s.mu.Unlock()
 }
 

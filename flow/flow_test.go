@@ -3,6 +3,7 @@ package flow
 import (
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -177,3 +178,33 @@ func TestCSVIsTheColumns(t *testing.T) {
 		}
 	})
 }
+
+// A Tee gives to its sinks in turn until one errs, and syncs all that can be.
+func TestTee(t *testing.T) {
+	var calls []string
+	sink := func(name string, err error) SinkFunc {
+		return func([]Record) error { calls = append(calls, name); return err }
+	}
+	bad := errors.New("bad")
+	said := func(want string, err, wantErr error) {
+		t.Helper()
+		if got := strings.Join(calls, " "); got != want || err != wantErr {
+			t.Errorf("calls %q, %v; want %q, %v", got, err, want, wantErr)
+		}
+		calls = nil
+	}
+	first, second := &syncer{SinkFunc: sink("a", nil)}, &syncer{SinkFunc: sink("c", nil)}
+	first.sync = func() error { calls = append(calls, "sync a"); return bad }
+	second.sync = func() error { calls = append(calls, "sync c"); return errors.New("later") }
+	tee := Tee(first, sink("b", nil), Tee(second))
+	said("a b c", tee.WriteRecords(nil), nil)
+	said("sync a sync c", tee.(Syncer).Sync(), bad)
+	said("a b", Tee(first, sink("b", bad), second).WriteRecords(nil), bad)
+}
+
+type syncer struct {
+	SinkFunc
+	sync func() error
+}
+
+func (s *syncer) Sync() error { return s.sync() }

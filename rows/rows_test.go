@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -109,3 +111,44 @@ func TestPlainEscapesWhatATerminalObeys(t *testing.T) {
 		}
 	}
 }
+
+// What was printed is out after Sync, in every format, and is what Close would
+// have left had it been the end, but for what ends the output.
+func TestFlowsSync(t *testing.T) {
+	records := make([]flow.Record, 3)
+	for i := range records {
+		records[i] = flow.Record{Packets: uint64(i), Bytes: 64, Has: flow.HasPackets | flow.HasBytes}
+	}
+	for _, f := range []Format{Table, CSV, JSON, NDJSON} {
+		var b bytes.Buffer
+		p := NewFlows(&b, f, false)
+		var sink flow.Syncer = p
+		for i := range records {
+			if err := sink.WriteRecords(records[i : i+1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if b.Len() > 0 {
+			t.Errorf("%s: %q before Sync", f, b.String())
+		}
+		if err := sink.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		synced := b.String()
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if end := strings.TrimPrefix(b.String(), synced); len(synced) == 0 || end != "" && (f != JSON || end != "\n]\n") {
+			t.Errorf("%s: %q after Sync, then %q", f, synced, end)
+		}
+	}
+	p := NewFlows(full{}, CSV, false)
+	if err := errors.Join(p.WriteRecords(records), p.Sync()); err == nil {
+		t.Error("Sync does not say that the disk is full")
+	}
+}
+
+// full is a disk that is.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
