@@ -42,15 +42,20 @@ func (e *spotError) Unwrap() error { return e.err }
 // Attach carries out a plan; where programs of ours are attached already it
 // swaps them in place, and no packet passes unseen. It returns what came of the
 // plan: with Want Auto, what cannot be had is replaced by the next best, down to
-// AFPacket, and Why says so. After an error, and with AFPacket, no program of
-// ours is left on the interface that was not there before.
+// AFPacket, and Why says so. With AFPacket no program of ours is left on the
+// interface, after an error none that was not there before.
 //
 // A change between XDP and TC ingress leaves a moment in which neither counts,
 // rather than both.
 func (f *Folder) Attach(p *Plan, progs Programs) (*Plan, error) {
 	for {
 		if p.Mode == AFPacket {
-			return p, f.Detach(p.Ifindex)
+			if err := f.Detach(p.Ifindex); err != nil {
+				return nil, err
+			}
+			done := *p
+			done.Notes = nil // what they say of an earlier weir is settled
+			return &done, nil
 		}
 		err := f.carryOut(p, progs)
 		if err == nil {

@@ -120,5 +120,7 @@ func TestXDPNotToBeHadIsFoundOutByTrying(t *testing.T) {
 	if _, err := f.Attach(plan, s.programs()); err == nil || !strings.Contains(err.Error(), "use --mode tc, or auto") {
 		t.Errorf("explicit xdp: %v", err)
 	}
-	t.Log(err)
+	if list, err := f.List(); err != nil || !strings.HasPrefix(attachments(list), "br0:egress/tcx=our_egress br0:ingress/tcx") {
+		t.Errorf("after an attempt that failed: %s, %v", attachments(list), err)
+	}
 }

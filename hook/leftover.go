@@ -3,13 +3,14 @@ package hook
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/pin"
 	"golang.org/x/sys/unix"
 
 	"weir/bpf"
@@ -20,9 +21,9 @@ type Leftover struct {
 	Name    string // of the folder, for people
 	Hooks   int    // pins of programs, which are attached to nothing any more
 	Maps    int
-	Flows   uint64 // in the table
-	Packets uint64 // of these flows, never handed on
-	Err     error  // why the table could not be read; nil if there is none
+	Flows   uint64 // in its tables, with packets never handed on
+	Packets uint64 // those
+	Err     error  // why not all could be read
 
 	cookie uint64
 }
@@ -32,7 +33,7 @@ func (l Leftover) String() string {
 	s := fmt.Sprintf("%s: %d hooks, %d maps", l.Name, l.Hooks, l.Maps)
 	switch {
 	case l.Err != nil:
-		s += fmt.Sprintf("; what its table holds cannot be read (%v)", l.Err)
+		s += fmt.Sprintf("; not all of it can be read: %v", l.Err)
 	case l.Flows > 0:
 		s += fmt.Sprintf("; %d flows, %d packets of them never handed on", l.Flows, l.Packets)
 	}
@@ -43,78 +44,90 @@ func (l Leftover) String() string {
 // them, no interface has a program of theirs, and no process is in a namespace
 // with their cookie, nor has one a name.
 func Leftovers(o Options) ([]Leftover, error) {
-	var found []Leftover
-	err := eachLeftover(o, func(p place, cookie uint64) error {
-		l := Leftover{Name: p.name, cookie: cookie}
-		l.count(p.path)
-		found = append(found, l)
-		return nil
-	})
-	return found, err
-}
-
-// Sweep removes a leftover, if it still is one.
-func Sweep(o Options, l Leftover) error {
-	return eachLeftover(o, func(p place, cookie uint64) error {
-		if cookie != l.cookie {
-			return nil
-		}
-		f := &Folder{place: p}
-		if err := f.take(false); err != nil {
-			return err
-		}
-		return f.Remove()
-	})
-}
-
-func eachLeftover(o Options, fn func(p place, cookie uint64) error) error {
-	root, err := findBPFFS(false)
+	all, err := allFolders(o)
 	if errors.Is(err, errNoBPFFS) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer root.close()
-	base := place{path: filepath.Join(root.path, weirPath), name: filepath.Join(root.name, weirPath)}
-	if o.Dir != "" {
-		base = place{path: filepath.Clean(o.Dir), name: filepath.Clean(o.Dir)}
-	}
-	entries, err := os.ReadDir(base.path)
+	defer all.close()
+	entries, err := os.ReadDir(all.path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var known map[uint64]bool
+	known, err := knownNamespaces()
+	if err != nil {
+		return nil, err
+	}
+	var found []Leftover
 	for _, e := range entries {
 		cookie, ok := namespaceOf(e.Name())
-		if !ok {
+		path := filepath.Join(all.path, e.Name())
+		if !ok || known[cookie] || inUse(path) {
 			continue
 		}
-		p := place{path: filepath.Join(base.path, e.Name()), name: filepath.Join(base.name, e.Name())}
-		if _, held := holder(p.path); held {
-			continue
-		}
-		if known == nil {
-			if known, err = knownNamespaces(); err != nil {
-				return err
-			}
-		}
-		if known[cookie] || attachedSomewhere(p.path) {
-			continue
-		}
-		if err := fn(p, cookie); err != nil {
-			return err
-		}
+		l := Leftover{Name: filepath.Join(all.name, e.Name()), cookie: cookie}
+		l.count(path)
+		found = append(found, l)
 	}
-	return nil
+	return found, nil
 }
 
-// attachedSomewhere says whether a folder has a link to an interface, or one
-// that cannot be read.
-func attachedSomewhere(dir string) bool {
+// Open holds a leftover, so that what its tables hold can be handed on, if it
+// still is one. Remove of the Folder ends it.
+func (l Leftover) Open(o Options) (*Folder, error) {
+	p, err := allFolders(o)
+	if err != nil {
+		return nil, err
+	}
+	p.path, p.name = filepath.Join(p.path, namespaceFolder(l.cookie)), l.Name
+	f := &Folder{place: *p}
+	known, err := knownNamespaces()
+	if err == nil && (known[l.cookie] || inUse(p.path)) {
+		err = fmt.Errorf("%s is in use again", l.Name)
+	}
+	if err == nil {
+		err = f.take(false)
+	}
+	if err != nil {
+		f.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Sweep removes a leftover, if it still is one, with all it holds.
+func Sweep(o Options, l Leftover) error {
+	f, err := l.Open(o)
+	if err != nil {
+		return err
+	}
+	return f.Remove()
+}
+
+// allFolders is where the folders of all network namespaces are.
+func allFolders(o Options) (*place, error) {
+	if o.Dir != "" {
+		return &place{path: filepath.Clean(o.Dir), name: filepath.Clean(o.Dir)}, nil
+	}
+	p, err := findBPFFS(false)
+	if err != nil {
+		return nil, err
+	}
+	p.path, p.name = filepath.Join(p.path, weirPath), filepath.Join(p.name, weirPath)
+	return p, nil
+}
+
+// inUse says whether somebody holds a folder, or it has a link to an interface,
+// or one that cannot be read.
+func inUse(dir string) bool {
+	if _, held := holder(dir); held {
+		return true
+	}
 	all, err := readPins(dir, false)
 	if err != nil {
 		return true
@@ -129,79 +142,81 @@ func attachedSomewhere(dir string) bool {
 
 // count looks at what is pinned.
 func (l *Leftover) count(dir string) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		l.Err = err
-		return
-	}
-	for _, e := range entries {
-		if !e.IsDir() {
-			l.Maps++
-		}
-	}
-	links, _ := os.ReadDir(filepath.Join(dir, linksFolder))
-	for _, e := range links {
-		if !e.IsDir() {
+	l.Err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() || strings.HasSuffix(path, newMark):
+		case filepath.Base(filepath.Dir(path)) == linksFolder:
 			l.Hooks++
+		default:
+			l.Maps++
+			if d.Name() == "table" {
+				return l.flows(filepath.Dir(path))
+			}
 		}
-	}
-	l.Flows, l.Packets, l.Err = tableHolds(dir)
+		return nil
+	})
 }
 
-// tableHolds counts the flows of a pinned table, and the packets of theirs that
-// its daemon has not handed on. No table holds nothing.
-func tableHolds(dir string) (flows, packets uint64, err error) {
-	sets, closeTable, err := mapPinned[bpf.Set](filepath.Join(dir, "table"))
-	if errors.Is(err, os.ErrNotExist) {
-		return 0, 0, nil
-	}
+// flows counts those of a table, and the packets of theirs that its daemon has
+// not handed on. The maps are only read.
+func (l *Leftover) flows(dir string) error {
+	metas, unmap, err := mapped[bpf.Meta](filepath.Join(dir, "meta"))
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
-	defer closeTable()
-	sides, closeSides, err := mapPinned[bpf.Side](filepath.Join(dir, "side"))
+	layout := metas[0].Layout
+	unmap()
+	if layout != bpf.Layout {
+		return fmt.Errorf("%s: its layout is %d, this weir knows %d", dir, layout, bpf.Layout)
+	}
+	sets, unmap, err := mapped[bpf.Set](filepath.Join(dir, "table"))
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
-	defer closeSides()
+	defer unmap()
+	sides, unmap, err := mapped[bpf.Side](filepath.Join(dir, "side"))
+	if err != nil {
+		return err
+	}
+	defer unmap()
+	if len(sides) < len(sets)*bpf.Ways {
+		return fmt.Errorf("%s: %d slots, but %d sides", dir, len(sets)*bpf.Ways, len(sides))
+	}
 	for i := range sets {
 		for way := range bpf.Ways {
 			state := atomic.LoadUint32(&sets[i].Word[way]) & bpf.StateMask
+			if i < len(sets)-bpf.CatchAllSets && (state == bpf.Free || state == bpf.Claimed) { // catch-alls have no words
+				continue
+			}
 			e := &sets[i].Entry[way]
 			seen := atomic.LoadUint64(&e.Packets)
-			if state == bpf.Free && i < len(sets)-bpf.CatchAllSets || state == bpf.Claimed || seen == 0 {
-				continue // the catch-alls have no words
-			}
-			slot := i*bpf.Ways + way
-			if slot >= len(sides) {
-				return flows, packets, fmt.Errorf("%d sides for %d sets", len(sides), len(sets))
-			}
-			if done := sides[slot].Bank[e.Incarnation&1].Packets; seen > done {
-				flows++
-				packets += seen - done
+			if done := sides[i*bpf.Ways+way].Bank[e.Incarnation&1].Packets; seen > done {
+				l.Flows++
+				l.Packets += seen - done
 			}
 		}
 	}
-	return flows, packets, nil
+	return nil
 }
 
-// mapPinned maps an array into memory, for reading. Its values must have the
+// mapped maps a pinned array into memory, to be read. Its values must have the
 // size of a T.
-func mapPinned[T any](path string) (values []T, unmap func(), err error) {
-	p, err := pin.Load(path, &ebpf.LoadPinOptions{ReadOnly: true})
+func mapped[T any](path string) (values []T, unmap func(), err error) {
+	m, err := ebpf.LoadPinnedMap(path, nil) // what is opened for reading only cannot be mapped
 	if err != nil {
 		return nil, nil, err
 	}
-	defer p.Close() // the mapping keeps it
-	m, ok := p.(*ebpf.Map)
-	var v T
-	if !ok || m.Type() != ebpf.Array || m.ValueSize() != uint32(unsafe.Sizeof(v)) {
-		return nil, nil, fmt.Errorf("%s has another layout", filepath.Base(path))
+	defer m.Close() // the mapping keeps it
+	size := int(unsafe.Sizeof(*new(T)))
+	if m.Type() != ebpf.Array || int(m.ValueSize()) != size || m.MaxEntries() == 0 {
+		return nil, nil, fmt.Errorf("%s has another layout than this weir's", path)
 	}
-	size := int(m.MaxEntries()) * int(unsafe.Sizeof(v))
-	mem, err := unix.Mmap(m.FD(), 0, (size+os.Getpagesize()-1)&^(os.Getpagesize()-1), unix.PROT_READ, unix.MAP_SHARED)
+	page := os.Getpagesize()
+	mem, err := unix.Mmap(m.FD(), 0, (int(m.MaxEntries())*size+page-1)&^(page-1), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: mmap: %w", filepath.Base(path), err)
+		return nil, nil, fmt.Errorf("%s: mmap: %w", path, err)
 	}
 	return unsafe.Slice((*T)(unsafe.Pointer(&mem[0])), m.MaxEntries()), func() { unix.Munmap(mem) }, nil
 }

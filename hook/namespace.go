@@ -132,14 +132,13 @@ func knownNamespaces() (map[uint64]bool, error) {
 		}
 		paths = append(paths, found...)
 	}
-	cookies := map[uint64]bool{}
+	own, _, err := netns()
+	if err != nil {
+		return nil, err
+	}
+	cookies := map[uint64]bool{own: true}
 	seen := map[uint64]bool{}
-	err := onThread(func() error {
-		own, _, err := netns()
-		if err != nil {
-			return err
-		}
-		cookies[own] = true
+	err = onThread(func() error {
 		for _, p := range paths {
 			var st unix.Stat_t
 			if unix.Stat(p, &st) != nil || seen[st.Ino] {

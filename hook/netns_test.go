@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -78,12 +79,27 @@ func helperDo(verb string, args []string) error {
 		}
 		fmt.Printf("in %s, found %q\n", name, attachments(list))
 		return nil
-	case "open":
-		f, err := Open(Options{})
+	case "bpffs": // find it, after what the arguments do to this mount namespace
+		for _, a := range args {
+			if err := mountsAs(a); err != nil {
+				return err
+			}
+		}
+		p, err := findBPFFS(true)
 		if err != nil {
 			return err
 		}
-		return f.Close()
+		defer p.close()
+		if err := os.Mkdir(filepath.Join(p.path, "sample"), 0o700); err != nil {
+			return err
+		}
+		fmt.Printf("at %s, plain %v, warning %q\n", p.name, p.path == bpffsPath, p.warning)
+		return nil
+	case "findings":
+		for _, f := range Findings(Options{}, nil, nil) {
+			fmt.Printf("%s: %s: %s [%s]\n", f.Check, f.State, f.Found, f.Fix)
+		}
+		return nil
 	case "detach":
 		if err := DetachAll(Options{}); err != nil {
 			return err
@@ -92,6 +108,32 @@ func helperDo(verb string, args []string) error {
 		return nil
 	}
 	return errors.New("unknown stage " + verb)
+}
+
+// mountsAs makes this process's mount namespace a special one.
+func mountsAs(what string) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	switch what {
+	case "own": // a bpffs that nobody else sees
+		return mountBPFFS()
+	case "none": // none, as under `ip netns exec`
+		for isBPFFS(bpffsPath) {
+			if err := unix.Unmount(bpffsPath, unix.MNT_DETACH); err != nil {
+				return err
+			}
+		}
+		return nil
+	case "alone": // no other process can be seen
+		for _, pid := range elders() {
+			if err := unix.Mount("tmpfs", fmt.Sprintf("/proc/%d", pid), "tmpfs", 0, ""); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return errors.New("unknown: " + what)
 }
 
 // plainPrograms pass everything; their names end with a word.
@@ -190,6 +232,17 @@ func TestPinsOutliveTheProcessUnderIPNetnsExec(t *testing.T) {
 	if !isBPFFS(bpffsPath) {
 		t.Error("the bpffs was not mounted where process 1 sees it")
 	}
+	// Who looks at the program from outside sees whose it is.
+	if pins, _ := filepath.Glob(bpffsPath + "/weir/v1/netns-*/links/*-xdp"); len(pins) != 1 {
+		t.Errorf("pins: %v", pins)
+	} else {
+		o := Other{Point: AtXDP, How: Link, Program: pinnedProgram(pins[0]), Name: "our_attach"}
+		o.Describe()
+		if o.Pinned != pins[0] || !strings.Contains(o.String(), fmt.Sprintf("(pid %d)", first.Process.Pid)) {
+			t.Errorf("described: %s", o)
+		}
+		t.Log(o)
+	}
 	// A second one is told who is there.
 	if got := run(t, "r1", "attach va"); !strings.Contains(got, fmt.Sprintf("process %d", first.Process.Pid)) {
 		t.Errorf("a second process: %s", got)
@@ -222,4 +275,60 @@ func TestPinsOutliveTheProcessUnderIPNetnsExec(t *testing.T) {
 	if rest := pinsLeft(); len(rest) > 0 {
 		t.Errorf("left: %v", rest)
 	}
+}
+
+// The bpffs that is found is the one that lives longest.
+func TestBPFFSOfWhom(t *testing.T) {
+	for _, c := range []struct {
+		before     string // what process 1, the test, has
+		words      string
+		want       string
+		mountedFor bool // process 1 has one afterwards, and the sample is in it
+	}{
+		{"none", "", `at /sys/fs/bpf, plain false, warning ""`, true},
+		{"one", "", `at /sys/fs/bpf, plain true, warning ""`, true},
+		{"none", "own", `at /sys/fs/bpf, plain false, warning ""`, true},
+		{"one", "own", `at /sys/fs/bpf, plain false, warning ""`, true},
+		{"one", "none", `at /sys/fs/bpf, plain false, warning ""`, true},
+		{"none", "alone", `at /sys/fs/bpf, plain true, warning "the bpffs at /sys/fs/bpf may be of this process's mount namespace alone`, false},
+		{"one", "none alone", `at /sys/fs/bpf, plain true, warning "the bpffs at /sys/fs/bpf may be of this process's mount namespace alone`, false},
+	} {
+		t.Run(c.before+" here, there "+c.words, func(t *testing.T) {
+			network(t)
+			for isBPFFS(bpffsPath) {
+				if err := unix.Unmount(bpffsPath, unix.MNT_DETACH); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.before == "one" {
+				if err := mountBPFFS(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			child := exec.Command("/proc/self/exe")
+			child.Env = append(os.Environ(), stage+"=bpffs "+c.words)
+			child.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+			out, err := child.CombinedOutput()
+			if err != nil || !strings.HasPrefix(string(out), c.want) {
+				t.Errorf("%s, %v; want %s", out, err, c.want)
+			}
+			if _, err := os.Stat(filepath.Join(bpffsPath, "sample")); (err == nil) != c.mountedFor {
+				t.Errorf("in the bpffs of process 1: %v", err)
+			}
+			os.Remove(filepath.Join(bpffsPath, "sample"))
+		})
+	}
+}
+
+// Without privileges there is nothing to find, and it is said.
+func TestFindingsWithoutPrivileges(t *testing.T) {
+	needRoot(t)
+	child := exec.Command("/proc/self/exe")
+	child.Env = append(os.Environ(), stage+"=findings")
+	child.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534, NoSetGroups: true}}
+	out, err := child.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "programs: warn: the kernel takes none: no CAP_BPF, no CAP_NET_ADMIN; interfaces are metered by AF_PACKET [run as root") {
+		t.Errorf("%v: %s", err, out)
+	}
+	t.Logf("%s", out)
 }

@@ -72,7 +72,7 @@ type facts struct {
 	told     bool     // the kernel told of features
 	members  []string // of a bond: interfaces whose driver would run the program
 	on       []attached
-	own      []Attachment // ours, on this interface
+	own      []Attachment // ours, alive, on this interface
 }
 
 // tentative is a note of plans that Attach has not seen through yet.
@@ -88,17 +88,22 @@ const maxOneBuffer = 3000
 // mode that cannot be had is an error that says why and what to do.
 func (k *Features) Plan(i host.Interface, want Mode, own []Attachment) (*Plan, error) {
 	p := &Plan{Interface: i.Name, Ifindex: i.Index, Want: want, kernel: k}
+	for _, a := range own {
+		if a.Ifindex == i.Index && a.Alive {
+			p.facts.own = append(p.facts.own, a)
+		}
+	}
 	if want == AFPacket {
-		p.Mode, p.Why = AFPacket, "as asked"
-		return p, nil
+		return p.sockets("as asked"), nil
 	}
 	if k.Refused != nil {
 		return p.without(k.Refused.Error())
 	}
-	f, err := look(k, i, own)
+	f, err := look(k, i)
 	if err != nil {
 		return nil, err
 	}
+	f.own = p.facts.own
 	p.facts, p.Driver, p.NoLink = f, f.driver, f.link == RawIP
 	if f.link == Unknown {
 		return p.without(fmt.Sprintf("the link type of %s frames (ARPHRD %d) is not one that programs in the kernel read", f.kind, f.arphrd))
@@ -140,8 +145,16 @@ func (p *Plan) without(why string) (*Plan, error) {
 	if p.Want != Auto {
 		return nil, fmt.Errorf("%s: mode %s is not to be had: %s; use --mode afpacket, or auto", p.Interface, p.Want, why)
 	}
+	return p.sockets(why), nil
+}
+
+// sockets makes it a plan for AF_PACKET.
+func (p *Plan) sockets(why string) *Plan {
 	p.Mode, p.Why, p.Spots, p.Notes = AFPacket, why, nil, nil
-	return p, nil
+	if len(p.facts.own) > 0 {
+		p.Notes = []string{"programs of an earlier weir still count here, unless they are taken off: weir meter --detach -i " + p.Interface}
+	}
+	return p
 }
 
 // placed looks at who else is where the plan goes.
@@ -175,7 +188,7 @@ func (k *Features) tcHow() How {
 }
 
 // look gathers what decides about an interface.
-func look(k *Features, i host.Interface, own []Attachment) (facts, error) {
+func look(k *Features, i host.Interface) (facts, error) {
 	f := facts{name: i.Name, index: i.Index, kind: i.Kind, driver: driver(i.Name), mtu: i.MTU}
 	if f.driver == "" {
 		f.driver = i.Driver
@@ -203,19 +216,14 @@ func look(k *Features, i host.Interface, own []Attachment) (facts, error) {
 	if f.on, err = onInterface(i.Index); err != nil {
 		return f, fmt.Errorf("%s: %w", i.Name, err)
 	}
-	for _, a := range own {
-		if a.Ifindex == i.Index {
-			f.own = append(f.own, a)
-		}
-	}
 	return f, nil
 }
 
 // xdp says why XDP it is, or why not.
 func (f *facts) xdp(k *Features) (why, not string) {
-	name := f.kind
+	name, device := f.kind, f.kind
 	if f.driver != "" {
-		name = "driver " + f.driver
+		name, device = "driver "+f.driver, f.driver
 	}
 	if k.options.Generic {
 		why = "generic, on demand: slow"
@@ -229,7 +237,7 @@ func (f *facts) xdp(k *Features) (why, not string) {
 	case f.loopback && !k.options.Generic:
 		return "", "lo has no XDP"
 	case f.link == RawIP:
-		return "", f.kind + " has no Ethernet header, XDP is not to be had"
+		return "", device + " has no Ethernet header, XDP is not to be had"
 	case len(f.members) > 0:
 		return "", fmt.Sprintf("the XDP program of a %s runs in its members (%s) and sees their names", f.kind, strings.Join(f.members, ", "))
 	case f.told && f.features&xdpBasic == 0 && !k.options.Generic:
@@ -251,7 +259,7 @@ func (f *facts) xdp(k *Features) (why, not string) {
 // holds says whether a program of ours is alive at a point.
 func (f *facts) holds(point Point) bool {
 	for _, a := range f.own {
-		if a.Point == point && a.Alive {
+		if a.Point == point {
 			return true
 		}
 	}

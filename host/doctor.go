@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -57,7 +59,7 @@ func kernel() Finding {
 func btf() Finding {
 	const path = "/sys/kernel/btf/vmlinux"
 	if _, err := os.Stat(path); err != nil {
-		return Finding{"BTF", Warn, path + " is not there", "the kernel datapath wants a kernel built with CONFIG_DEBUG_INFO_BTF; metering by AF_PACKET does without"}
+		return Finding{"BTF", OK, path + " is not there: weir does without", ""}
 	}
 	return Finding{"BTF", OK, path, ""}
 }
@@ -100,33 +102,38 @@ func privileges() Finding {
 	return f
 }
 
-func interfaces(c *config.Config) []Finding {
+// Chosen are the interfaces that would be metered by the configuration, by
+// name, and what is wrong with its choice.
+func Chosen(c *config.Config) (chosen []Interface, found []Finding) {
 	all, err := Interfaces()
 	if err != nil {
-		return []Finding{{"interfaces", Fail, err.Error(), "run with access to netlink"}}
+		return nil, []Finding{{"interfaces", Fail, err.Error(), "run with access to netlink"}}
 	}
-	var chosen []Interface
 	if len(c.Interfaces) == 0 {
 		chosen = Default(all)
 		if len(chosen) == 0 {
-			return []Finding{{"interfaces", Warn, "none is up with a route", "name those to meter: weir up -i IF, or interfaces: in the configuration"}}
+			return nil, []Finding{{"interfaces", Warn, "none is up with a route", "name those to meter: weir up -i IF, or interfaces: in the configuration"}}
 		}
 	}
-	var found []Finding
-	for name, set := range c.Interfaces {
+	for _, name := range slices.Sorted(maps.Keys(c.Interfaces)) {
 		i, err := Find(all, []string{name})
 		if err != nil {
 			found = append(found, Finding{"interface " + name, Fail, err.Error(), "correct interfaces: in the configuration"})
-		} else if set.Meter {
+		} else if c.Interfaces[name].Meter {
 			chosen = append(chosen, i...)
 		}
 	}
+	return chosen, found
+}
+
+func interfaces(c *config.Config) []Finding {
+	chosen, found := Chosen(c)
 	for _, i := range chosen {
 		f := Finding{Check: "interface " + i.Name, State: OK, Found: i.Kind}
 		if i.Driver != "" {
 			f.Found += ", driver " + i.Driver
 		}
-		f.Found += ", MTU " + strconv.Itoa(i.MTU) + ", metered by AF_PACKET"
+		f.Found += ", MTU " + strconv.Itoa(i.MTU)
 		if !i.Up {
 			f.State, f.Fix = Warn, "it is down: ip link set "+i.Name+" up"
 		}
