@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weir/packet"
+	"weir/test/kernel"
 )
 
 // words are what expressions are made of.
@@ -96,6 +97,7 @@ func FuzzFilter(f *testing.F) {
 
 // TestKernelTakes: what is compiled for interfaces passes the kernel's checks.
 func TestKernelTakes(t *testing.T) {
+	kernel.Programs(t)
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if err != nil {
 		t.Fatal(err)
