@@ -244,10 +244,17 @@ func (d *Datapath) loadGroups(dir string) error {
 		}
 		d.groups = append(d.groups, &group{in.Filter, in.Prefixes, k})
 	}
+	if d.kernel().Memory().Meta.Sample == 0 { // it is new
+		d.sample()
+	}
+	return nil
+}
+
+// sample tells the programs how many packets to look at.
+func (d *Datapath) sample() {
 	m := d.kernel().Memory()
 	m.Control.Sample, m.Control.SampleRest = bpf.SampleThreshold(d.o.Sampling)
 	m.Meta.Sample = max(d.o.Sampling, 1)
-	return nil
 }
 
 func (d *Datapath) closeGroups() {
@@ -371,7 +378,17 @@ func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 		}
 		d.old[0].close()
 	}
-	s, err := NewSweeper(d.sweepConfig(), d.kernel(), sink)
+	cfg := d.sweepConfig()
+	if was := d.kernel().Memory().Meta.Sample; was != cfg.Sampling {
+		// What was counted at the old rate is told at the old rate.
+		cfg.Sampling = was
+		if err := d.before.take(cfg, d.kernel(), sink, (*Sweeper).Drain); err != nil {
+			return err
+		}
+		d.sample()
+		cfg.Sampling = max(d.o.Sampling, 1)
+	}
+	s, err := NewSweeper(cfg, d.kernel(), sink)
 	if err != nil {
 		return err
 	}

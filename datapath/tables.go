@@ -76,34 +76,43 @@ func (t *table) remove() error {
 	return errors.Join(err, os.Remove(t.dir))
 }
 
-// drained is what was handed on of tables that are not used any more.
+// drained is what was handed on before a process sweeps the table that it uses.
 type drained struct {
 	count   bpf.Count
-	ignored bpf.Counters // and what had not been told of these
+	ignored bpf.Counters // of tables that are gone: what had not been told of these
 	stats   cache.Stats
+}
+
+// take hands on what a table holds, as drain does it, and adds it up.
+func (d *drained) take(cfg SweepConfig, k Kernel, sink flow.Sink, drain func(*Sweeper, flow.EndReason) error) error {
+	before := handedOn(k.Memory())
+	s, err := NewSweeper(cfg, k, sink)
+	if err != nil {
+		return err
+	}
+	if err := s.Adopt(); err != nil {
+		return err
+	}
+	if err := drain(s, flow.EndForced); err != nil {
+		return err
+	}
+	after, all := handedOn(k.Memory()), s.Stats()
+	d.count.Packets += after.Packets - before.Packets
+	d.count.Bytes += after.Bytes - before.Bytes
+	all.Created -= all.Entries // those that stay are found again
+	all.Entries, all.Peak, all.Capacity, all.Memory, all.Aggregates, all.Sweeps = 0, 0, 0, 0, 0, 0
+	d.stats.Add(&all)
+	return nil
 }
 
 // empty hands on all flows of a table that is not used any more, adds them to
 // an account, and unpins it.
 func (t *table) empty(cfg SweepConfig, sink flow.Sink, into *drained) error {
-	mem := t.maps.Memory()
-	m, before := mem.Meta, handedOn(mem)
+	m := t.maps.Memory().Meta
 	cfg.Key, cfg.Sampling = flow.KeyMask(m.KeyMode), max(m.Sample, 1)
-	s, err := NewSweeper(cfg, t.maps, sink)
-	if err != nil {
+	if err := into.take(cfg, t.maps, sink, (*Sweeper).DrainAll); err != nil {
 		return fmt.Errorf("%s: %w", t.dir, err)
 	}
-	if err := s.Adopt(); err != nil {
-		return err
-	}
-	if err := s.DrainAll(flow.EndForced); err != nil {
-		return err
-	}
-	after, all := handedOn(mem), s.Stats()
-	into.count.Packets += after.Packets - before.Packets
-	into.count.Bytes += after.Bytes - before.Bytes
-	all.Entries, all.Peak, all.Capacity, all.Memory, all.Sweeps = 0, 0, 0, 0, 0
-	into.stats.Add(&all)
 	counters, err := t.maps.Counters()
 	if err != nil {
 		return err
