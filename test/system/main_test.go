@@ -4,6 +4,8 @@
 //
 // What needs root, or a peer (nfcapd, softflowd, tshark), is skipped by name
 // where it is not to be had. WEIR_SOAK and WEIR_INTEROP ask for the long forms.
+// WEIR_BINARIES=DIR has weir, genflow and genpcap in DIR, for a machine without
+// a compiler; WEIR_SLOW=N gives everything N times as long.
 package system
 
 import (
@@ -11,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -34,8 +37,15 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	weir, genflow, genpcap = filepath.Join(dir, "weir"), filepath.Join(dir, "genflow"), filepath.Join(dir, "genpcap")
+	at := dir
+	if built := os.Getenv("WEIR_BINARIES"); built != "" {
+		at = built
+	}
+	weir, genflow, genpcap = filepath.Join(at, "weir"), filepath.Join(at, "genflow"), filepath.Join(at, "genpcap")
 	for out, pkg := range map[string]string{weir: "./cmd/weir", genflow: "./bench/gen/genflow", genpcap: "./bench/gen/genpcap"} {
+		if at != dir {
+			break
+		}
 		if out == weir && os.Getenv("WEIR_BINARY") != "" {
 			weir = os.Getenv("WEIR_BINARY")
 			continue
@@ -48,5 +58,10 @@ func run(m *testing.M) int {
 			return 1
 		}
 	}
-	return m.Run()
+	status := m.Run()
+	if left := leftBehind(); len(left) > 0 {
+		fmt.Fprintf(os.Stderr, "left behind: %s\n", strings.Join(left, ", "))
+		return 1
+	}
+	return status
 }

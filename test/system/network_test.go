@@ -31,7 +31,12 @@ func namespace(t testing.TB) string {
 	if out, err := exec.Command("ip", "netns", "add", name).CombinedOutput(); err != nil {
 		t.Skipf("skipped: no network namespace: %v: %s", err, out)
 	}
-	t.Cleanup(func() { exec.Command("ip", "netns", "del", name).Run() })
+	folder := pinFolder(t, name)
+	cookies.Store(folder, nil)
+	t.Cleanup(func() {
+		os.RemoveAll(folder) // the pins; with them go the programs
+		exec.Command("ip", "netns", "del", name).Run()
+	})
 	must(t, name, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6; ip link set lo up")
 	return name
 }

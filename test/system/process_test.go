@@ -118,7 +118,7 @@ func (p *process) wait(t testing.TB) int {
 	t.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(60 * time.Second):
+	case <-time.After(60 * time.Second * slow):
 		p.cmd.Process.Signal(syscall.SIGQUIT) // a Go program says where it stands
 		time.Sleep(time.Second)
 		t.Fatalf("%s does not end:\n%s", p.name, tail(p.stderr.String(), 20000))
@@ -142,9 +142,19 @@ func (p *process) kill(t testing.TB) {
 	p.wait(t)
 }
 
+// slow is how much more time everything gets on a slow (emulated) machine.
+var slow = func() time.Duration {
+	n, err := strconv.Atoi(os.Getenv("WEIR_SLOW"))
+	if err != nil || n < 1 {
+		return 1
+	}
+	return time.Duration(n)
+}()
+
 // until polls.
 func until(t testing.TB, patience time.Duration, what string, done func() bool) {
 	t.Helper()
+	patience *= slow
 	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		if done() {
 			return
@@ -176,7 +186,7 @@ func doWith(t testing.TB, ns string, stdin []byte, args ...string) result {
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &errs
 	cmd.Env = environment(t.TempDir())
-	timer := time.AfterFunc(120*time.Second, func() { cmd.Process.Signal(syscall.SIGQUIT) })
+	timer := time.AfterFunc(120*time.Second*slow, func() { cmd.Process.Signal(syscall.SIGQUIT) })
 	defer timer.Stop()
 	err := cmd.Run()
 	var exit *exec.ExitError
