@@ -31,7 +31,6 @@ const shifted = 14
 // each. To the filters it is as the real ones are.
 func harness(v view, shift int32, filters []asm.Instructions) *ebpf.ProgramSpec {
 	p := &ebpf.ProgramSpec{Name: "harness", Type: ebpf.SchedCLS, License: "GPL"}
-	in := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1), asm.Mov.Imm(asm.R7, 0)}
 	at := [2]int16{76, 80}
 	if v.xdp {
 		p.Type = ebpf.XDP
@@ -39,15 +38,19 @@ func harness(v view, shift int32, filters []asm.Instructions) *ebpf.ProgramSpec 
 		if v.pieces {
 			p.Flags |= bpfXDPHasFrags
 		}
-	} else {
+	}
+	// The verifier must not tell apart what the filters said, or it would follow
+	// 2^32 ways: R8 is a number that it does not know.
+	in := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1), asm.Mov.Imm(asm.R7, 0),
+		asm.LoadMem(asm.R8, asm.R6, at[1], asm.Word), asm.LoadMem(asm.R2, asm.R6, at[0], asm.Word), asm.Sub.Reg(asm.R8, asm.R2)}
+	if !v.xdp {
 		// mark: the tag that is to be in skb->vlan_tci, if it is not 0; cb[0]: its protocol.
 		in = append(in,
 			asm.LoadMem(asm.R3, asm.R6, 8, asm.Word), asm.JEq.Imm(asm.R3, 0, "untagged"),
 			asm.And.Imm(asm.R3, 0xffff), asm.LoadMem(asm.R2, asm.R6, 48, asm.Word), asm.FnSkbVlanPush.Call())
 	}
-	ask := func(i int) string { return fmt.Sprintf("ask%d", i) }
 	for i := range filters {
-		first := asm.LoadMem(asm.R2, asm.R6, at[0], asm.Word).WithSymbol(ask(i))
+		first := asm.LoadMem(asm.R2, asm.R6, at[0], asm.Word)
 		if i == 0 {
 			first = first.WithSymbol("untagged")
 		}
@@ -57,9 +60,11 @@ func harness(v view, shift int32, filters []asm.Instructions) *ebpf.ProgramSpec 
 		}
 		in = append(in, asm.Mov.Reg(asm.R1, asm.R6),
 			asm.Instruction{OpCode: asm.OpCode(asm.JumpClass).SetJumpOp(asm.Call), Src: asm.PseudoCall, Constant: -1}.WithReference(fmt.Sprintf("filter%d", i)),
-			asm.JEq.Imm(asm.R0, 0, ask(i+1)), asm.Or.Imm32(asm.R7, int32(uint32(1)<<i)))
+			asm.Xor.Reg32(asm.R0, asm.R8), asm.Xor.Reg32(asm.R0, asm.R8),
+			asm.Mov.Reg32(asm.R1, asm.R0), asm.Neg.Imm32(asm.R1, 0), asm.Or.Reg32(asm.R0, asm.R1), asm.RSh.Imm32(asm.R0, 31), // 1 if it is not 0
+			asm.LSh.Imm32(asm.R0, int32(i)), asm.Or.Reg32(asm.R7, asm.R0))
 	}
-	in = append(in, asm.Mov.Reg32(asm.R0, asm.R7).WithSymbol(ask(len(filters))), asm.Return())
+	in = append(in, asm.Mov.Reg32(asm.R0, asm.R7), asm.Return())
 	for i, f := range filters {
 		in = append(in, f[0].WithSymbol(fmt.Sprintf("filter%d", i)))
 		in = append(in, f[1:]...)

@@ -344,7 +344,9 @@ func (w *writer) loadHead(to asm.Register, at, size uint32) {
 	}
 }
 
-// loadIndexed reads size octets at X + k, modulo 2^32, into A.
+// loadIndexed reads size octets at X + k, modulo 2^32, into A. The offset is
+// masked where it is in bounds already: verifiers that know too much of it get
+// lost on ways that cannot be gone (X is a multiple of 4 and between 13 and 15).
 func (w *writer) loadIndexed(i int, k, size uint32) {
 	shift := uint32(0)
 	if w.tagged {
@@ -368,7 +370,9 @@ func (w *writer) loadIndexed(i int, k, size uint32) {
 			w.emit(asm.LoadMem(asm.R1, w.ctx, skbLen, asm.Word), asm.Add.Imm(asm.R1, int32(tagSize-size)))
 			w.jump(compareReg(asm.JGT, w.temp, asm.R1), w.no)
 		}
-		w.emit(asm.Add.Reg(w.temp, asm.RFP))
+		// To the stack's pointer, not the other way round: the verifier of 6.1
+		// would forget whose stack it is.
+		w.emit(asm.And.Imm(w.temp, tagEnd-1), asm.Mov.Reg(w.spare, w.temp), asm.Mov.Reg(w.temp, asm.RFP), asm.Add.Reg(w.temp, w.spare))
 		w.takeOctets(w.a, w.temp, w.head, size)
 		w.goTo(done)
 		w.bind(behind)
@@ -378,7 +382,7 @@ func (w *writer) loadIndexed(i int, k, size uint32) {
 		w.takeRead(w.a, size) // temp is R2
 	} else {
 		w.jump(compare(asm.JGT, w.temp, maxDirect), w.miss)
-		w.emit(asm.Add.Reg(w.temp, data), asm.Add.Imm(w.temp, int32(size)))
+		w.emit(asm.And.Imm(w.temp, 0xffff), asm.Add.Reg(w.temp, data), asm.Add.Imm(w.temp, int32(size)))
 		w.jump(compareReg(asm.JGT, w.temp, dataEnd), w.miss)
 		w.take(w.a, w.temp, -int16(size), size)
 	}
