@@ -150,6 +150,14 @@ const (
 	extDestination = 60
 )
 
+// Limits, as in network.go. A packet has at most five of these headers (RFC 8200
+// section 4.1), and the jumbo payload option (RFC 2675) has the first place in
+// its header or, behind a router alert, the second.
+const (
+	maxExtensions = 8 // the next one is the packet's protocol
+	maxOptions    = 8 // of a hop-by-hop header, each octet of Pad1 being one
+)
+
 // decodeIPv6 reads an IPv6 packet (RFC 8200) that starts at b[0]; rest as in
 // decodeIPv4.
 func decodeIPv6(b []byte, rest uint32, vlan uint16, in *Info) Reason {
@@ -195,7 +203,7 @@ func decodeExtensions(b []byte, rest uint32, proto uint8, length uint32, in *Inf
 	end := int(min(uint32(len(b)), length))
 	off := 40
 walk:
-	for off+2 <= end {
+	for n := 0; n < maxExtensions && off+2 <= end; n++ {
 		size := (int(b[off+1]) + 1) * 8
 		switch proto {
 		case extHopByHop, extRouting, extDestination:
@@ -228,7 +236,7 @@ func jumboLength(b []byte) uint32 {
 		return 40
 	}
 	opts := b[42:min(len(b), 40+(int(b[41])+1)*8)]
-	for len(opts) >= 2 {
+	for n := 0; n < maxOptions && len(opts) >= 2; n++ {
 		if opts[0] == 0 { // Pad1
 			opts = opts[1:]
 			continue

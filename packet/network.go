@@ -15,10 +15,17 @@ type Layer struct {
 	End       int    // the same, of its end as a link header's length tells it, which may be beyond the frame; 0: untold
 }
 
-// maxHeaders bounds the link headers in front of one IP header. Four tags in
-// front of a pseudowire with four tags of its own are possible; thirty-two
-// headers are an attack.
-const maxHeaders = 32
+// Limits on what is read in front of one IP header. The kernel's twin
+// (bpf/parse.h) has the same, so that both always agree; what it can check in
+// advance has an end.
+const (
+	// Four tags in front of a pseudowire with four tags of its own are possible;
+	// more than thirty-two headers are an attack. Each tag, label, Ethernet,
+	// 802.2 and PPP header counts.
+	maxHeaders = 32
+	maxOctets  = 4096 // in front of the last link header
+	maxTries   = 4    // pseudowires within each other that are tried
+)
 
 // Network finds the outermost IP header of a frame. With a Reason other than
 // Decoded the frame has none that can be found, and Offset says how far the
@@ -32,9 +39,16 @@ func Network(link LinkType, data []byte) (Layer, Reason) {
 // walker stands at at.Offset in b. Each of its methods reads the header of its
 // name there, moves on behind it and goes on with what it announces.
 type walker struct {
-	b     []byte
-	at    Layer
-	steps int
+	b       []byte
+	at      Layer
+	headers int // that were read
+	tries   int // pseudowires that are being tried
+}
+
+// deep counts one more header, and says whether that is one too many.
+func (w *walker) deep() bool {
+	w.headers++
+	return w.headers > maxHeaders || w.at.Offset > maxOctets
 }
 
 // need says whether n octets are left.
@@ -57,9 +71,6 @@ func (w *walker) limit(n int) {
 func (w *walker) skip(n int) { w.at.Offset += n }
 
 func (w *walker) link(link LinkType) Reason {
-	if w.steps++; w.steps > maxHeaders {
-		return TooDeep
-	}
 	switch link {
 	case LinkEthernet:
 		return w.ethernet()
@@ -144,14 +155,14 @@ func (w *walker) rawIP() Reason {
 // ethernet reads an Ethernet II or 802.3 header, or a Cisco ISL header and the
 // frame in it.
 func (w *walker) ethernet() Reason {
+	if w.deep() {
+		return TooDeep
+	}
 	if !w.need(etherLen) {
 		return TruncatedLink
 	}
 	b := w.rest()
 	if len(b) >= 26 && (b[0] == 1 || b[0] == 3) && [4]byte(b[1:5]) == [4]byte{0, 0x0c, 0, 0} && [3]byte(b[14:17]) == [3]byte{0xaa, 0xaa, 3} {
-		if w.steps++; w.steps > maxHeaders {
-			return TooDeep
-		}
 		w.skip(26)
 		return w.ethernet()
 	}
@@ -162,25 +173,29 @@ func (w *walker) ethernet() Reason {
 // etherType follows tags until the network layer. At each turn the walker is
 // just behind an EtherType.
 func (w *walker) etherType(t uint16) Reason {
-	for ; w.steps < maxHeaders; w.steps++ {
+	for {
 		w.at.EtherType = t
-		b := w.rest()
-		size := 0 // of a header that ends in the next EtherType
 		switch t {
 		case typeIPv4, typeIPv6:
 			return w.ip(t)
+		case typeMPLS, typeMPLSMulti:
+			return w.mpls()
+		}
+		if w.deep() {
+			return TooDeep
+		}
+		b := w.rest()
+		size := 0 // of a header that ends in the next EtherType
+		switch t {
 		case typeVLAN, typeProvider, typeQinQ:
 			size = 4
 			if len(b) >= size && w.at.VLAN == 0 {
 				w.at.VLAN = be.Uint16(b)&flow.VLANMask | flow.KeyTagged
 			}
-		case typeMPLS, typeMPLSMulti:
-			return w.mpls()
 		case typePPPoE: // version, type, code, session, length
 			if len(b) < 6 {
 				return TruncatedLink
 			}
-			w.steps++
 			w.skip(6)
 			w.limit(int(be.Uint16(b[4:])))
 			return w.pppProtocol()
@@ -211,23 +226,18 @@ func (w *walker) etherType(t uint16) Reason {
 			if len(b) < 6 {
 				return TruncatedLink
 			}
-			w.steps++
 			// The option length in fours has five bits, across two octets.
 			return w.after(6+int(be.Uint16(b)>>6&0x1f)*4, w.ethernet)
 		case typeFabric:
-			w.steps++
 			return w.after(2, w.ethernet)
 		case typeBridged:
-			w.steps++
 			return w.ethernet()
 		case typeJumboLLC:
-			w.steps++
 			return w.llc()
 		case typeARP, typeRARP:
 			return ARP
 		default:
 			if t <= maxLLCLength {
-				w.steps++
 				w.limit(int(t))
 				return w.llc()
 			}
@@ -239,7 +249,6 @@ func (w *walker) etherType(t uint16) Reason {
 		t = be.Uint16(b[size-2:])
 		w.skip(size)
 	}
-	return TooDeep
 }
 
 // nsh reads a network service header (RFC 8300): its length in fours in the low
@@ -254,7 +263,6 @@ func (w *walker) nsh() Reason {
 		return TruncatedLink
 	}
 	w.skip(size)
-	w.steps++
 	switch b[3] {
 	case 1:
 		return w.ip(typeIPv4)
@@ -270,7 +278,7 @@ func (w *walker) nsh() Reason {
 
 // llc reads an 802.2 header, with SNAP where it says so (RFC 1042).
 func (w *walker) llc() Reason {
-	if w.steps > maxHeaders {
+	if w.deep() {
 		return TooDeep
 	}
 	b := w.rest()
@@ -293,11 +301,9 @@ func (w *walker) llc() Reason {
 			return LLC
 		}
 		w.skip(8)
-		w.steps++
 		return w.etherType(pid)
 	case [3]byte{0, 0x80, 0xc2}: // bridged (RFC 2684): 802.3 with or without FCS
 		if pid == 1 || pid == 7 {
-			w.steps++
 			return w.after(10, w.ethernet)
 		}
 	}
@@ -311,7 +317,7 @@ func (w *walker) llc() Reason {
 // to an IP header.
 func (w *walker) mpls() Reason {
 	for {
-		if w.steps++; w.steps > maxHeaders {
+		if w.deep() {
 			return TooDeep
 		}
 		if !w.need(4) {
@@ -350,16 +356,18 @@ func (w *walker) mpls() Reason {
 
 // pseudowire tries an Ethernet frame n octets on. If it does not lead to an IP
 // header of the version it announces, the walker stays where it was (but for
-// the steps it made, so that tries within tries end).
+// the headers it counted, so that tries within tries end).
 func (w *walker) pseudowire(n int) bool {
-	if w.steps++; w.steps > maxHeaders || !w.need(n+etherLen) {
+	if w.tries == maxTries || !w.need(n) {
 		return false
 	}
 	here, frame := w.at, w.b
 	w.skip(n)
+	w.tries++
 	if w.ethernet() == Decoded && w.need(1) && w.rest()[0]>>4 == map4or6(w.at.EtherType) {
 		return true
 	}
+	w.tries--
 	w.at, w.b = here, frame
 	return false
 }
@@ -392,9 +400,6 @@ func (w *walker) ppp() Reason {
 // pppProtocol reads the protocol field: one octet if that is odd (RFC 1661
 // section 2).
 func (w *walker) pppProtocol() Reason {
-	if w.steps > maxHeaders {
-		return TooDeep
-	}
 	b := w.rest()
 	if len(b) < 1 {
 		return TruncatedLink
@@ -414,13 +419,11 @@ func (w *walker) pppProtocol() Reason {
 		return w.ip(typeIPv6)
 	case 0x0031: // bridged (RFC 3518): flags, MAC type, frame
 		if b := w.rest(); len(b) >= 2 && b[1] == 1 {
-			w.steps++
 			return w.after(2, w.ethernet)
 		}
 	case 0x003d: // multilink (RFC 1990): a whole packet has both end bits set
 		if b := w.rest(); len(b) >= 1 && b[0]>>6 == 3 {
-			w.steps++
-			return w.after(4, w.pppProtocol)
+			return w.after(4, w.multilink)
 		}
 	case 0x0281, 0x0283:
 		w.at.EtherType = typeMPLS
@@ -428,6 +431,14 @@ func (w *walker) pppProtocol() Reason {
 	}
 	w.at.EtherType = 0
 	return OtherType
+}
+
+// multilink goes on behind a multilink header.
+func (w *walker) multilink() Reason {
+	if w.deep() {
+		return TooDeep
+	}
+	return w.pppProtocol()
 }
 
 // ciscoHDLC reads address, control, EtherType.
@@ -632,6 +643,9 @@ func (w *walker) pflog() Reason {
 // ppi reads a per-packet information header (all little-endian): version,
 // flags, length, link type; then the fields.
 func (w *walker) ppi() Reason {
+	if w.deep() {
+		return TooDeep
+	}
 	b := w.rest()
 	if len(b) < 8 {
 		return TruncatedLink

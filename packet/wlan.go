@@ -50,7 +50,6 @@ func (w *walker) wlan(padded bool) Reason {
 	if len(b) >= 24 && binary.LittleEndian.Uint16(b[22:])&0x0f != 0 {
 		return WLANControl
 	}
-	w.steps++
 	return w.after(size, w.llc)
 }
 
