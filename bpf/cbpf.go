@@ -7,6 +7,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
 
 	"weir/capture"
 	"weir/packet"
@@ -88,6 +89,25 @@ func splice(p *ebpf.ProgramSpec, body asm.Instructions) {
 	}
 	body[0].Metadata = p.Instructions[from].Metadata // its name and its type
 	p.Instructions = slices.Concat(p.Instructions[:from], body, p.Instructions[to:])
+}
+
+// newCollection loads programs that may have a filter in them.
+func newCollection(spec *ebpf.CollectionSpec, opts ebpf.CollectionOptions, f *capture.Filter) (*ebpf.Collection, error) {
+	if f == nil {
+		return ebpf.NewCollectionWithOptions(spec, opts)
+	}
+	// Of a filter that is too much for it the verifier says so after a long look.
+	// With a log of it that would be many, each longer.
+	opts.Programs.LogDisabled = true
+	c, err := ebpf.NewCollectionWithOptions(spec, opts)
+	if errors.Is(err, unix.E2BIG) {
+		return nil, fmt.Errorf("filter %q: more than this kernel's verifier follows; a shorter one would be accepted, or --mode afpacket", f)
+	}
+	if err != nil {
+		opts.Programs.LogDisabled = false
+		return ebpf.NewCollectionWithOptions(spec, opts)
+	}
+	return c, nil
 }
 
 func filterBody(f *capture.Filter, v view) (asm.Instructions, error) {

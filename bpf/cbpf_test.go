@@ -21,6 +21,7 @@ import (
 
 	"weir/capture"
 	"weir/packet"
+	"weir/test/kernel"
 )
 
 // shifted is how many octets are put before a frame that XDP programs do not
@@ -78,9 +79,7 @@ const maxFilters = 32
 // needKernel ends tests that cannot be done here.
 func needKernel(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("skipped: the kernel takes programs and maps from root only")
-	}
+	kernel.Programs(t)
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.Fatal(err)
 	}
