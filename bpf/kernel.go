@@ -143,7 +143,7 @@ func Load(o Options) (k *Kernel, err error) {
 	if k.Reused {
 		opts.MapReplacements = pinned.replacements()
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	coll, err := newCollection(spec, opts, o.Filter)
 	if err != nil {
 		return nil, loadError(err)
 	}
