@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/pin"
 	"golang.org/x/sys/unix"
@@ -46,7 +47,7 @@ func (e *spotError) Unwrap() error { return e.err }
 // interface, after an error none that was not there before.
 //
 // A change between XDP and TC ingress leaves a moment in which neither counts,
-// rather than both.
+// rather than both do.
 func (f *Folder) Attach(p *Plan, progs Programs) (*Plan, error) {
 	for {
 		if p.Mode == AFPacket {
@@ -86,7 +87,11 @@ func (f *Folder) Attach(p *Plan, progs Programs) (*Plan, error) {
 }
 
 // carryOut attaches or swaps what a plan says and removes what it does not.
-func (f *Folder) carryOut(p *Plan, progs Programs) error {
+//
+// Where counting moves from one point to another, idle programs are attached
+// first: whatever is slow or refused there happens while the old ones count. Then
+// the old ones are made idle and the new ones real, a moment apart.
+func (f *Folder) carryOut(p *Plan, progs Programs) (err error) {
 	for _, s := range p.Spots {
 		if programAt(progs, s.Point, p.NoLink) == nil {
 			return fmt.Errorf("no program for %s", s.Point)
@@ -96,37 +101,98 @@ func (f *Folder) carryOut(p *Plan, progs Programs) error {
 	if err != nil {
 		return err
 	}
-	keep := map[Spot]*held{}
+	kept := map[Spot]*held{}
+	var leaving []*held
 	for _, h := range there {
-		at := Spot{h.Point, h.How}
-		if h.Alive && p.wants(at) {
-			keep[at] = h
-			continue
-		}
-		if err := h.remove(); err != nil {
-			return err
+		switch at := (Spot{h.Point, h.How}); {
+		case !h.Alive:
+			if err := h.remove(); err != nil {
+				return err
+			}
+		case p.wants(at):
+			kept[at] = h
+		case h.here && h.sharesPlace(p):
+			// The kernel has one place only: the old one must go first.
+			if err := h.remove(); err != nil {
+				return err
+			}
+		default:
+			leaving = append(leaving, h)
 		}
 	}
+
 	var fresh []*held
-	for _, s := range p.Spots {
-		program := programAt(progs, s.Point, p.NoLink)
-		if h := keep[s]; h != nil {
-			err = h.swap(program)
-		} else {
-			h = &held{Attachment: Attachment{Ifindex: p.Ifindex, Point: s.Point, How: s.How}, path: f.pin(p.Ifindex, string(s.Point))}
-			err = h.attach(program, p.kernel.options.Generic)
-			if err == nil {
-				fresh = append(fresh, h)
-			}
-		}
+	defer func() {
 		if err != nil {
 			for _, h := range fresh {
 				err = errors.Join(err, h.remove())
 			}
+		}
+	}()
+	for _, s := range p.Spots {
+		if kept[s] != nil {
+			continue
+		}
+		h := &held{Attachment: Attachment{Ifindex: p.Ifindex, Point: s.Point, How: s.How}, path: f.pin(p.Ifindex, s)}
+		program := programAt(progs, s.Point, p.NoLink)
+		if len(leaving) > 0 {
+			if program, err = idle(s.Point, p.kernel.Fragments); err != nil {
+				return err
+			}
+			defer program.Close()
+		}
+		if err := h.attach(program, p.kernel.options.Generic); err != nil {
 			return &spotError{s, err}
+		}
+		h.Program = programID(program)
+		fresh = append(fresh, h)
+	}
+	for _, h := range leaving {
+		nothing, err := idle(h.Point, p.kernel.Fragments)
+		if err != nil {
+			return err
+		}
+		defer nothing.Close()
+		if err := h.swap(nothing); err != nil {
+			return err
+		}
+		h.Program = programID(nothing)
+	}
+	for _, s := range p.Spots {
+		h := kept[s]
+		if h == nil && len(leaving) > 0 {
+			h = fresh[slices.IndexFunc(fresh, func(h *held) bool { return h.Point == s.Point })]
+		}
+		if h != nil {
+			if err := h.swap(programAt(progs, s.Point, p.NoLink)); err != nil {
+				return &spotError{s, err}
+			}
+		}
+	}
+	for _, h := range leaving {
+		if err := h.remove(); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// sharesPlace says whether an attachment of ours is where the plan wants
+// another one that cannot be beside it: XDP by link, and by netlink.
+func (h *held) sharesPlace(p *Plan) bool { return h.Point == AtXDP && p.has(AtXDP) }
+
+// idle is a program that passes everything and counts nothing.
+func idle(point Point, fragments bool) (*ebpf.Program, error) {
+	spec := &ebpf.ProgramSpec{Name: "weir_idle", Type: ebpf.SchedCLS, License: "Dual MIT/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}} // TC_ACT_UNSPEC
+	if point == AtXDP {
+		spec.Type = ebpf.XDP
+		spec.Instructions[0] = asm.Mov.Imm(asm.R0, 2) // XDP_PASS
+		if fragments {
+			spec.Flags = unix.BPF_F_XDP_HAS_FRAGS
+		}
+	}
+	return ebpf.NewProgram(spec)
 }
 
 func (p *Plan) wants(s Spot) bool {
@@ -148,8 +214,8 @@ func (f *Folder) Detach(ifindex uint32) error {
 }
 
 // pin is the path of a pin.
-func (f *Folder) pin(ifindex uint32, what string) string {
-	return filepath.Join(f.path, linksFolder, strconv.FormatUint(uint64(ifindex), 10)+"-"+what)
+func (f *Folder) pin(ifindex uint32, s Spot) string {
+	return filepath.Join(f.path, linksFolder, fmt.Sprintf("%d-%s-%s", ifindex, s.Point, s.How))
 }
 
 // held is one of our attachments, as its pin has it.
@@ -207,7 +273,7 @@ func (h *held) attach(program *ebpf.Program, generic bool) error {
 
 // mark is the folder that says that we made the qdisc.
 func (h *held) mark() string {
-	return filepath.Join(filepath.Dir(h.path), strconv.FormatUint(uint64(h.Ifindex), 10)+"-"+clsactMark)
+	return filepath.Join(filepath.Dir(h.path), fmt.Sprintf("%d-%s", h.Ifindex, clsactMark))
 }
 
 func pinLink(l link.Link, path string) error {
@@ -415,16 +481,16 @@ func readPins(dir string, here bool) ([]*held, error) {
 				continue // seen by the other name
 			}
 		}
-		switch Point(what) {
-		case AtXDP, Ingress, Egress:
-			h := &held{Attachment: Attachment{Ifindex: uint32(ifindex), Point: Point(what)}, path: path, here: here}
-			if err := h.look(); err != nil {
-				return nil, err
-			}
-			all = append(all, h)
-		case clsactMark:
+		if what == clsactMark {
 			marks[uint32(ifindex)] = true
+			continue
 		}
+		point, how, _ := strings.Cut(what, "-")
+		h := &held{Attachment: Attachment{Ifindex: uint32(ifindex), Point: Point(point), How: How(how)}, path: path, here: here}
+		if err := h.look(); err != nil {
+			return nil, err
+		}
+		all = append(all, h)
 	}
 	for _, h := range all {
 		if h.How == Clsact {
@@ -433,7 +499,7 @@ func readPins(dir string, here bool) ([]*held, error) {
 	}
 	for ifindex := range marks { // of a process that ended between two steps
 		all = append(all, &held{Attachment: Attachment{Ifindex: ifindex, Point: Ingress, How: Clsact},
-			path: filepath.Join(dir, strconv.FormatUint(uint64(ifindex), 10)+"-"+string(Ingress)), here: here, orphan: true})
+			path: filepath.Join(dir, fmt.Sprintf("%d-%s-%s", ifindex, Ingress, Clsact)), here: here, orphan: true})
 	}
 	return all, nil
 }
@@ -448,13 +514,15 @@ func (h *held) look() error {
 		return fmt.Errorf("%s: %w", h.path, err)
 	}
 	defer p.Close()
-	switch p := p.(type) {
-	case link.Link:
-		err = h.lookLink(p)
-	case *ebpf.Program:
-		err = h.lookProgram(programID(p))
+	l, isLink := p.(link.Link)
+	program, isProgram := p.(*ebpf.Program)
+	switch at := (Spot{h.Point, h.How}); {
+	case isLink && (at == Spot{AtXDP, Link} || h.How == TCX && h.Point != AtXDP):
+		err = h.lookLink(l)
+	case isProgram && (at == Spot{AtXDP, Netlink} || h.How == Clsact && h.Point != AtXDP):
+		err = h.lookProgram(programID(program))
 	default:
-		return fmt.Errorf("%s: a map, where a link or a program should be", h.path)
+		return fmt.Errorf("%s: not what its name says", h.path)
 	}
 	if h.Program != 0 {
 		h.Name = programName(h.Program, "")
@@ -470,11 +538,9 @@ func (h *held) lookLink(l link.Link) error {
 	h.Program = info.Program
 	var ifindex uint32
 	if x := info.XDP(); x != nil {
-		h.How, ifindex = Link, x.Ifindex
+		ifindex = x.Ifindex
 	} else if t := info.TCX(); t != nil {
-		h.How, ifindex = TCX, t.Ifindex
-	} else {
-		return fmt.Errorf("%s: a link of type %d, neither XDP nor TCX", h.path, info.Type)
+		ifindex = t.Ifindex
 	}
 	if ifindex == 0 || !h.here {
 		h.Alive = ifindex != 0
@@ -503,7 +569,6 @@ func (h *held) lookLink(l link.Link) error {
 func (h *held) lookProgram(id ebpf.ProgramID) error {
 	h.Program = id
 	if h.Point != AtXDP {
-		h.How = Clsact
 		if !h.here {
 			return nil
 		}
@@ -518,7 +583,6 @@ func (h *held) lookProgram(id ebpf.ProgramID) error {
 		}
 		return err
 	}
-	h.How = Netlink
 	if !h.here {
 		return nil
 	}

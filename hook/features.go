@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -43,7 +42,7 @@ func Probe(o Options) *Features {
 	}
 	f.Fragments = f.Frags == nil && !o.NoFrags
 	f.TCX = !o.NoTCX && haveTCX()
-	pass, err := passProgram()
+	pass, err := idle(AtXDP, false)
 	if err != nil {
 		f.Refused = fmt.Errorf("loading a program: %w", err)
 		return f
@@ -73,13 +72,6 @@ func (f *Features) refused() error {
 		return errors.New(strings.Join(lacks, ", "))
 	}
 	return errors.New("the kernel refuses programs to this process, in spite of its capabilities: a container's seccomp filter or a security module")
-}
-
-// passProgram passes every packet.
-func passProgram() (*ebpf.Program, error) {
-	const xdpPass = 2
-	return ebpf.NewProgram(&ebpf.ProgramSpec{Name: "weir_probe", Type: ebpf.XDP, License: "Dual MIT/GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()}})
 }
 
 // translated says whether the JIT took a program.

@@ -15,11 +15,11 @@ import (
 // Folder is where the maps and programs of a network namespace are pinned,
 // held by this process alone.
 //
-// Below it are the maps, each pinned by its name, and links/: IFINDEX-xdp,
-// IFINDEX-ingress and IFINDEX-egress are what is attached there, a link, or a
-// program that belongs to the interface; IFINDEX-clsact is an empty folder that
-// says that the qdisc was made by us. Folders of other network namespaces are
-// in that of the machine's own.
+// Below it are the maps, pinned by whose they are, and links/: IFINDEX-POINT-HOW
+// (3-xdp-link, 3-egress-tcx) is what is attached there, a link, or a program that
+// belongs to the interface; IFINDEX-clsact is an empty folder that says that the
+// qdisc was made by us. Folders of other network namespaces are in that of the
+// machine's own.
 type Folder struct {
 	place
 	lock *os.File // the folder itself

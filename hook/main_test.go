@@ -373,6 +373,14 @@ func spots(p *Plan) string {
 	return strings.Join(s, " ")
 }
 
+// onThisKernel is what is said of a kernel with TCX, for the one there is.
+func onThisKernel(s string) string {
+	if !haveTCX() {
+		s = strings.ReplaceAll(s, "tcx", "clsact")
+	}
+	return s
+}
+
 // attachments are a list's in short, the living ones.
 func attachments(list []Attachment) string {
 	var s []string

@@ -226,14 +226,14 @@ func TestPinsOutliveTheProcessUnderIPNetnsExec(t *testing.T) {
 	}
 	first, line := start(t, "r1", "attach va")
 	t.Log(line)
-	if !strings.Contains(line, `xdp/link egress/tcx, now "va:egress/tcx=our_attach va:xdp/link=our_attach", warning ""`) {
+	if !strings.Contains(line, onThisKernel(`xdp/link egress/tcx, now "va:egress/tcx=our_attach va:xdp/link=our_attach", warning ""`)) {
 		t.Errorf("unexpected")
 	}
 	if !isBPFFS(bpffsPath) {
 		t.Error("the bpffs was not mounted where process 1 sees it")
 	}
 	// Who looks at the program from outside sees whose it is.
-	if pins, _ := filepath.Glob(bpffsPath + "/weir/v1/netns-*/links/*-xdp"); len(pins) != 1 {
+	if pins, _ := filepath.Glob(bpffsPath + "/weir/v1/netns-*/links/*-xdp-link"); len(pins) != 1 {
 		t.Errorf("pins: %v", pins)
 	} else {
 		o := Other{Point: AtXDP, How: Link, Program: pinnedProgram(pins[0]), Name: "our_attach"}
@@ -253,11 +253,11 @@ func TestPinsOutliveTheProcessUnderIPNetnsExec(t *testing.T) {
 
 	first.Process.Kill()
 	first.Wait()
-	if got := run(t, "r1", "list"); !strings.Contains(got, `found "va:egress/tcx=our_attach va:xdp/link=our_attach"`) {
+	if got := run(t, "r1", "list"); !strings.Contains(got, onThisKernel(`found "va:egress/tcx=our_attach va:xdp/link=our_attach"`)) {
 		t.Errorf("after kill -9: %s", got)
 	}
 	second, line := start(t, "r1", "swap va")
-	if !strings.Contains(line, `found "va:egress/tcx=our_attach va:xdp/link=our_attach"`) || !strings.Contains(line, `now "va:egress/tcx=our_swap va:xdp/link=our_swap"`) {
+	if !strings.Contains(line, onThisKernel(`found "va:egress/tcx=our_attach va:xdp/link=our_attach"`)) || !strings.Contains(line, onThisKernel(`now "va:egress/tcx=our_swap va:xdp/link=our_swap"`)) {
 		t.Errorf("the next: %s", line)
 	}
 	// The machine's own namespace, or any other, is another folder.
