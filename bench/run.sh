@@ -2,7 +2,7 @@
 # Peers and weir in one run, side by side; the figures are ratios of one
 # machine and one hour, so run it on yours.
 #
-#   make bench                    packets to flows, collector, queries
+#   make bench                    packets to flows, the kernel's hit path, forwarding, collector, queries
 #   PACKETS=2000000 make bench    smaller (default 20 M packets, 5 M records)
 #
 # Needs root, for the network namespace that all traffic stays in.
@@ -38,6 +38,13 @@ for file in "$mix" "$flood"; do
 		"weir=$weir meter -r {PCAP} -o csv -w /dev/null --summary 2>{OUT}/summary @@ $check" \
 		"weir-export=$weir meter -r {PCAP} --export udp://{SINK}?version=9" "${peers[@]}"
 done
+
+echo; echo "== kernel: a packet of a known flow, and of new ones, beside the hash maps of eBPF agents"
+go test ./bpf -run '^$' -bench Kernel -benchtime 1x | grep -v '^ok\|^PASS\|^goos\|^goarch\|^pkg'
+
+echo; echo "== kernel: what metering costs of forwarding, 60-octet frames over veth"
+live() { echo "meter:$weir --control $BENCH_TMP/ctl meter -i {IN} -i {OUT} --mode $1 -w /dev/null"; }
+bench/run_forward.sh -r "$ROUNDS" "no-program=true" "weir-xdp=$(live xdp)" "weir-tc=$(live tc)"
 
 echo; echo "== collector: receive and store"
 peers=()
