@@ -23,9 +23,7 @@ import (
 // namespace puts the test's thread into a network of its own with a pair of
 // linked interfaces, both up; the thread is thrown away after the test.
 func namespace(t *testing.T) (a, b netlink.Link) {
-	if os.Geteuid() != 0 {
-		t.Skip("skipped: reading interfaces needs root")
-	}
+	kernel.Programs(t)     // a packet socket's filter is one; and reading interfaces needs root as well
 	runtime.LockOSThread() // never unlocked: the thread dies with the goroutine
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Skipf("skipped: no network namespace: %v", err)
@@ -203,7 +201,6 @@ func TestLiveCooked(t *testing.T) {
 	if err := netlink.LinkSetUp(l); err != nil {
 		t.Fatal(err)
 	}
-	kernel.Programs(t) // a socket filter is one
 	filter, err := capture.CompileFilter("udp port 9 and inbound", packet.LinkNetwork)
 	if err != nil {
 		t.Fatal(err)
@@ -226,7 +223,6 @@ func TestLiveCooked(t *testing.T) {
 // TestLiveFilter: the kernel passes what the expression says, with a tag in the
 // frame or taken off it.
 func TestLiveFilter(t *testing.T) {
-	kernel.Programs(t) // a socket filter is one
 	_, b := namespace(t)
 	frames := [][]byte{
 		udp4("10.0.0.1", "10.0.0.2", 1, 53, 0),

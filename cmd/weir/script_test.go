@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"weir/test/kernel"
 )
 
 // TestMain lets the scripts run this very program as `weir`.
@@ -34,6 +36,7 @@ func TestScripts(t *testing.T) {
 			for _, k := range []string{"XDG_STATE_HOME", "XDG_RUNTIME_DIR", "HOME"} {
 				env.Setenv(k, env.WorkDir)
 			}
+			env.Vars = append(env.Vars, kernel.Environ()...)
 			in, err := os.Open("testdata/hundred.pcap")
 			if err != nil {
 				return err

@@ -8,82 +8,116 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
 )
 
-// probeEnv makes a process of a test binary load one program and end.
+// probeEnv makes a process of a test binary put a filter on a socket, load a
+// program, and end.
 const probeEnv = "WEIR_KERNEL_PROBE"
 
-// OffEnv, set to why, has Programs skip at once.
+// OffEnv, set to why, says that there are no programs without trying.
 const OffEnv = "WEIR_KERNEL_OFF"
 
 func init() {
 	if os.Getenv(probeEnv) == "" {
 		return
 	}
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "weir_probe", Type: ebpf.SocketFilter, License: "MIT",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
-	})
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
+	refused := func(what string, err error) {
+		if err != nil {
+			fmt.Print(what, ": ", err)
+			os.Exit(1)
+		}
 	}
-	p.Close()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	refused("a socket", err)
+	all := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 16}
+	refused("a socket's filter", unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &all}))
+	fmt.Println(filters)
+	if os.Geteuid() == 0 {
+		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+			Name: "weir_probe", Type: ebpf.SocketFilter, License: "MIT",
+			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+		})
+		refused("one of two instructions", err)
+		p.Close()
+	}
 	os.Exit(0)
 }
+
+// filters is what the process says when it has put a filter on a socket.
+const filters = "filters"
 
 // patience is how long one small program may take to be loaded. Kernels can
 // lock up there for good, with every process that comes after waiting too, and
 // not to be killed.
 const patience = 20 * time.Second
 
-var loads = sync.OnceValue(func() error {
+// ask says why filters cannot be put on sockets, and why programs cannot be
+// loaded; nil: they can.
+var ask = sync.OnceValues(func() (sockets, programs error) {
 	if why := os.Getenv(OffEnv); why != "" {
-		return errors.New(why)
+		err := errors.New(why)
+		return err, err
 	}
-	if os.Geteuid() != 0 {
-		return errors.New("loading programs needs root")
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), probeEnv+"=1")
 	said, err := os.CreateTemp("", "weir-probe")
 	if err != nil {
-		return err
+		return err, err
 	}
 	defer os.Remove(said.Name())
 	defer said.Close()
+	self, err := os.Executable()
+	if err != nil {
+		return err, err
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), probeEnv+"=1")
 	cmd.Stdout = said // a file: nobody waits for the end of a pipe
 	if err := cmd.Start(); err != nil {
-		return err
+		return err, err
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	select {
-	case err := <-ended:
-		if err == nil {
-			return nil
-		}
-		why, _ := os.ReadFile(said.Name())
-		return fmt.Errorf("this kernel takes no programs: %s", why)
+	case err = <-ended:
 	case <-time.After(patience):
 		cmd.Process.Kill()
-		return fmt.Errorf("this kernel does not load programs any more: one of two instructions took more than %v", patience)
+		err := fmt.Errorf("this kernel does not load programs any more: one of an instruction or two took more than %v", patience)
+		return err, err
 	}
+	text, _ := os.ReadFile(said.Name())
+	why, socket := strings.CutPrefix(string(text), filters+"\n")
+	if err != nil {
+		err = fmt.Errorf("this kernel takes no programs: %s", why)
+	} else if os.Geteuid() != 0 {
+		err = errors.New("loading programs needs root")
+	}
+	if socket {
+		return nil, err
+	}
+	return err, err
 })
 
-// Loads says why no programs and no socket filters can be had here; nil: they
-// can. It is tried once, in a process of its own.
-func Loads() error { return loads() }
+// Filters says why no filters can be put on sockets here, nor classic programs
+// that steer between them; nil: they can. It is tried once, in a process of its
+// own, and needs no root.
+func Filters() error {
+	err, _ := ask()
+	return err
+}
+
+// Loads says why no programs can be loaded here; nil: they can, and filters can
+// be put on sockets.
+func Loads() error {
+	_, err := ask()
+	return err
+}
 
 // Programs skips the test where the kernel takes no programs, and says why.
 func Programs(t testing.TB) {
@@ -91,4 +125,14 @@ func Programs(t testing.TB) {
 	if err := Loads(); err != nil {
 		t.Skipf("not tried: %v", err)
 	}
+}
+
+// Environ is what a weir is started with that is to work where Filters says
+// that there are none: it loads nothing, and a collector that has one core has
+// one loop for each address, and nothing to steer.
+func Environ() []string {
+	if Filters() == nil {
+		return nil
+	}
+	return []string{"WEIR_WITHOUT=bpf", "GOMAXPROCS=1"}
 }
