@@ -1,5 +1,5 @@
 /* Every map: key, value, size, who writes, who deletes, what happens when it is
- * full. All but rodata are pinned by these names and outlive the daemon and the
+ * full. All but rodata and prefixes are pinned by these names, outlive the daemon and the
  * programs. Sizes of 1 are set by the loader.
  */
 #ifndef WEIR_MAPS_H
@@ -77,7 +77,7 @@ struct {
 } own SEC(".maps");
 
 /* Packets whose source or destination is in one of these are metered, if there
- * is a prefix list: the daemon writes and deletes. Full: the daemon is told. */
+ * is a list; of these programs only: the daemon writes and deletes. Full: it is told. */
 struct prefix {
 	__u32 bits; /* IPv4: 96 and its own */
 	__u8  addr[16];

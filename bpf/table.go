@@ -218,24 +218,32 @@ func (t *Table) SetOwn(list []Own) error {
 	return nil
 }
 
-// SetPrefixes says which prefixes packets must be from or to. The table must
-// have been loaded with some.
-func (t *Table) SetPrefixes(list []netip.Prefix) error { return SetPrefixes(t.maps.prefixes, list) }
-
-// maps are the maps of a table.
-type maps struct {
-	table, side, touched, control, meta, counters, own, prefixes *ebpf.Map
+// SetPrefixes says which prefixes packets must be from or to that pass the
+// programs that were loaded with this table; they must have been given some.
+func (t *Table) SetPrefixes(list []netip.Prefix) error {
+	if t.maps.prefixes == nil {
+		return errors.New("prefixes belong to programs, and a table that was opened alone has none")
+	}
+	return SetPrefixes(t.maps.prefixes, list)
 }
 
-// each visits the maps by their names; meta comes last, because a folder that
-// has it has all.
+// maps are the maps of a table, and one of the programs': each set of them has
+// prefixes of its own, which live as long as they do.
+type maps struct {
+	table, side, touched, control, meta, counters, own *ebpf.Map
+
+	prefixes *ebpf.Map
+}
+
+// each visits the table's maps by their names; meta comes last, because a folder
+// that has it has all.
 func (m *maps) each(visit func(name string, m **ebpf.Map) error) error {
 	for _, p := range []struct {
 		name string
 		m    **ebpf.Map
 	}{
 		{"table", &m.table}, {"side", &m.side}, {"touched", &m.touched}, {"control", &m.control},
-		{"counters", &m.counters}, {"own", &m.own}, {"prefixes", &m.prefixes}, {"meta", &m.meta},
+		{"counters", &m.counters}, {"own", &m.own}, {"meta", &m.meta},
 	} {
 		if err := visit(p.name, p.m); err != nil {
 			return err
@@ -253,7 +261,7 @@ func specName(name string) string {
 }
 
 func mapsOf(c *ebpf.Collection) *maps {
-	m := new(maps)
+	m := &maps{prefixes: c.DetachMap("prefixes")}
 	m.each(func(name string, to **ebpf.Map) error {
 		*to = c.DetachMap(specName(name))
 		return nil
@@ -271,6 +279,7 @@ func (m *maps) replacements() map[string]*ebpf.Map {
 }
 
 func (m *maps) close() {
+	m.prefixes.Close()
 	m.each(func(_ string, p **ebpf.Map) error {
 		(*p).Close()
 		return nil
