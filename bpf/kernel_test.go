@@ -8,6 +8,7 @@ import (
 
 func load(t testing.TB, o Options) *Kernel {
 	t.Helper()
+	needKernel(t)
 	k, err := Load(o)
 	if err != nil {
 		t.Fatal(err)

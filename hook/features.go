@@ -33,9 +33,12 @@ type Features struct {
 }
 
 // Probe asks the kernel. It changes nothing: programs are loaded and thrown
-// away, and attached only where that must fail.
+// away, and attached only where that must fail. With NoBPF nothing is loaded.
 func Probe(o Options) *Features {
-	f := &Features{Features: bpf.Probe(), Lockdown: lockdown(), Lacking: lackingCapabilities(), options: o}
+	f := &Features{Features: new(bpf.Features), Lockdown: lockdown(), Lacking: lackingCapabilities(), options: o}
+	if !o.NoBPF {
+		f.Features = bpf.Probe()
+	}
 	f.Refused = f.refused()
 	if f.Refused != nil {
 		return f

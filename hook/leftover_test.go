@@ -254,7 +254,7 @@ func TestFindings(t *testing.T) {
 
 // What the NIC does with packets before anybody sees them.
 func TestOffloads(t *testing.T) {
-	network(t)
+	plainNetwork(t)
 	pair(t, "va", "vb")
 	on, err := offloads("va")
 	if err != nil {

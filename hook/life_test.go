@@ -352,7 +352,7 @@ func TestInterfaceMoves(t *testing.T) {
 
 // One process at a time has a folder.
 func TestHeld(t *testing.T) {
-	network(t)
+	plainNetwork(t)
 	f := folder(t, Options{})
 	_, err := Open(Options{})
 	var held *HeldError

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weir/host"
+	"weir/test/kernel"
 )
 
 // As root, the tests run in namespaces of their own: of processes (they are
@@ -41,6 +42,9 @@ func TestMain(m *testing.M) {
 		if os.Getuid() != 0 {
 			os.Setenv(missing, "it needs root")
 			os.Exit(m.Run())
+		}
+		if err := kernel.Loads(); err != nil { // asked out here: process 1 cannot end before one that hangs
+			os.Setenv(kernel.OffEnv, err.Error())
 		}
 		os.Exit(enter(m))
 	default:
@@ -95,8 +99,17 @@ func needRoot(t testing.TB) {
 	}
 }
 
-// network gives the test a network namespace of its own, until it ends.
+// network gives the test a network namespace of its own, until it ends, where
+// the kernel takes programs.
 func network(t testing.TB) {
+	t.Helper()
+	needRoot(t)
+	kernel.Programs(t)
+	plainNetwork(t)
+}
+
+// plainNetwork is for what needs no programs.
+func plainNetwork(t testing.TB) {
 	t.Helper()
 	needRoot(t)
 	runtime.LockOSThread()

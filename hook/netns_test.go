@@ -14,6 +14,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
+
+	"weir/test/kernel"
 )
 
 // helper is what a child process of a test does: the words of its stage.
@@ -294,7 +296,7 @@ func TestBPFFSOfWhom(t *testing.T) {
 		{"one", "none alone", `at /sys/fs/bpf, plain true, warning "the bpffs at /sys/fs/bpf may be of this process's mount namespace alone`, false},
 	} {
 		t.Run(c.before+" here, there "+c.words, func(t *testing.T) {
-			network(t)
+			plainNetwork(t)
 			for isBPFFS(bpffsPath) {
 				if err := unix.Unmount(bpffsPath, unix.MNT_DETACH); err != nil {
 					t.Fatal(err)
@@ -323,6 +325,7 @@ func TestBPFFSOfWhom(t *testing.T) {
 // Without privileges there is nothing to find, and it is said.
 func TestFindingsWithoutPrivileges(t *testing.T) {
 	needRoot(t)
+	kernel.Programs(t)
 	child := exec.Command("/proc/self/exe")
 	child.Env = append(os.Environ(), stage+"=findings")
 	child.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534, NoSetGroups: true}}

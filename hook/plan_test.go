@@ -260,7 +260,7 @@ func TestTheDriversOwnWords(t *testing.T) {
 }
 
 func TestForwards(t *testing.T) {
-	network(t)
+	plainNetwork(t)
 	pair(t, "va", "vb")
 	set := func(family, to string) {
 		t.Helper()
