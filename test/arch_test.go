@@ -23,7 +23,7 @@ var mayImport = map[string]string{
 	"meter":    "flow packet capture cache",
 	"bpf":      "flow packet capture",
 	"hook":     "bpf host",
-	"datapath": "flow packet cache meter bpf hook host",
+	"datapath": "flow packet capture cache meter bpf hook host",
 	"ie":       "",
 	"wire":     "flow ie",
 	"export":   "flow ie wire",

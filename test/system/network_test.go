@@ -18,6 +18,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"weir/test/kernel"
 )
 
 var namespaces atomic.Uint32
@@ -48,6 +50,7 @@ type line struct{ a, b string }
 
 func newLine(t testing.TB, addresses bool) line {
 	t.Helper()
+	kernel.Programs(t) // a packet socket's filter is one
 	l := line{namespace(t), namespace(t)}
 	if out, err := exec.Command("ip", "link", "add", "va", "netns", l.a, "type", "veth", "peer", "name", "vb", "netns", l.b).CombinedOutput(); err != nil {
 		t.Skipf("skipped: no veth pair: %v: %s", err, out)

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"weir/test/kernel"
 )
 
 // buffer is written by a process and read by a test meanwhile.
@@ -46,7 +48,7 @@ type process struct {
 
 // environment keeps a program away from the machine's own weir.
 func environment(dir string) []string {
-	return append(os.Environ(), "HOME="+dir, "XDG_STATE_HOME="+dir, "XDG_RUNTIME_DIR="+dir, "LC_ALL=C", "TZ=UTC")
+	return append(append(os.Environ(), kernel.Environ()...), "HOME="+dir, "XDG_STATE_HOME="+dir, "XDG_RUNTIME_DIR="+dir, "LC_ALL=C", "TZ=UTC")
 }
 
 // start starts a program, in a namespace unless ns is empty, and ends it with
