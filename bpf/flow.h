@@ -10,7 +10,7 @@
 
 #define LAYOUT 1
 
-#define WAYS      8    /* entries of a set */
+#define WAYS      15   /* entries of a set */
 #define MAX_PORTS 256  /* metered interfaces; 0 stands for all without a number */
 
 /* Who owns an entry is said by its word in the set's head: eight bits of state,
@@ -72,10 +72,12 @@ struct entry {
 	__u32 output;          /* @124: ifindex that packets leave by; 0: unknown */
 };
 
+/* Half a page of memory, so that what a look-up touches is in one page, with
+ * each entry's two cache lines side by side. The words' line is the set's head. */
 struct set {
-	__u32 word[WAYS];
-	__u32 note[WAYS];      /* the daemon's alone, 0 at rest: what of a record on its way the entry no longer says */
 	struct entry entry[WAYS];
+	__u32 word[WAYS], spare;
+	__u32 note[WAYS], spare2; /* the daemon's alone, 0 at rest: what of a record on its way the entry no longer says */
 };
 
 /* Beside each entry, the daemon's alone: what has been exported of it. There

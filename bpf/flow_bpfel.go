@@ -39,6 +39,7 @@ const (
 	flowVarTickNs        = "tick_ns"
 	flowVarUseFilter     = "use_filter"
 	flowVarUsePrefixes   = "use_prefixes"
+	flowVarWeakOrder     = "weak_order"
 )
 
 // loadFlow returns the embedded CollectionSpec for flow.
@@ -118,6 +119,7 @@ type flowVariableSpecs struct {
 	TickNs        *ebpf.VariableSpec `ebpf:"tick_ns"`
 	UseFilter     *ebpf.VariableSpec `ebpf:"use_filter"`
 	UsePrefixes   *ebpf.VariableSpec `ebpf:"use_prefixes"`
+	WeakOrder     *ebpf.VariableSpec `ebpf:"weak_order"`
 }
 
 // flowObjects contains all objects after they have been loaded into the kernel.
@@ -175,6 +177,7 @@ type flowVariables struct {
 	TickNs        *ebpf.Variable `ebpf:"tick_ns"`
 	UseFilter     *ebpf.Variable `ebpf:"use_filter"`
 	UsePrefixes   *ebpf.Variable `ebpf:"use_prefixes"`
+	WeakOrder     *ebpf.Variable `ebpf:"weak_order"`
 }
 
 // flowPrograms contains all programs after they have been loaded into the kernel.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"time"
 	"unsafe"
 
@@ -22,7 +23,7 @@ import (
 const (
 	DefaultEntries = 1 << 20
 	MaxEntries     = 1<<27 - (aggregateSets+CatchAllSets)*Ways // a flow id has 27 bits for the slot
-	aggregateSets  = 4096 / Ways                               // as cache.Cache has them
+	aggregateSets  = (4096 + Ways - 1) / Ways                  // as cache.Cache has them
 )
 
 // Options say what Load makes.
@@ -206,7 +207,7 @@ func configure(spec *ebpf.CollectionSpec, m *Meta, o Options, frags bool) error 
 	for name, value := range map[string]any{
 		"sets": m.Sets, "aggregate_sets": m.AggregateSets, "secret": secret, "tick_ns": m.TickNs,
 		"key_5tuple": m.KeyMode == uint32(flow.Key5Tuple), "test_clock": m.TestClock != 0,
-		"use_prefixes": o.Prefixes != nil, "frags": frags,
+		"use_prefixes": o.Prefixes != nil, "frags": frags, "weak_order": runtime.GOARCH != "amd64" && runtime.GOARCH != "386",
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("constant %s of the kernel's programs: %w", name, err)

@@ -15,7 +15,7 @@ import "weir/flow"
 // Constants of flow.h.
 const (
 	Layout   = 1
-	Ways     = 8
+	Ways     = 15
 	MaxPorts = 256
 
 	Free    = 0
@@ -35,7 +35,7 @@ const (
 	PortForwards = 2
 	PortNoLink   = 4
 
-	CatchAllSets = 2 * MaxPorts / Ways
+	CatchAllSets = (2*MaxPorts + Ways - 1) / Ways
 	TouchedSets  = 64 // sets that one word of Memory.Touched stands for
 )
 
@@ -50,11 +50,13 @@ const (
 	Reasons = 32
 )
 
-// Set is eight entries and, in the line before them, who owns each.
+// Set is half a page: entries and, in the line behind them, who owns each.
 type Set struct {
-	Word  [Ways]uint32 // state, and 24 bits of the key's hash: compare-and-exchange only
-	Note  [Ways]uint32 // the daemon's alone, 0 at rest: what of a record on its way the entry no longer says
 	Entry [Ways]Entry
+	Word  [Ways]uint32 // state, and 24 bits of the key's hash: compare-and-exchange only
+	_     uint32
+	Note  [Ways]uint32 // the daemon's alone, 0 at rest: what of a record on its way the entry no longer says
+	_     uint32
 }
 
 // Entry is one flow: two cache lines, as cache.Entry. What the programs write
