@@ -137,7 +137,8 @@ func (d *Datapath) account(ended bool) meter.Snapshot {
 	s.Cache = d.sweeper.Stats()
 	s.Cache.Add(&d.before.stats)
 	s.Cache.Packets, s.Cache.Bytes = s.Metered.Packets, s.Metered.Bytes
-	s.Cache.Refused = since(bpf.Refused).Packets
+	d.refused = since(bpf.Refused)
+	s.Cache.Refused = d.refused.Packets
 	s.Flows.Created = s.Cache.Created
 	s.Flows.Expired = make(map[string]uint64)
 	for why := flow.EndIdle; why <= flow.EndResource; why++ {

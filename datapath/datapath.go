@@ -63,7 +63,8 @@ type Datapath struct {
 	base    bpf.Count    // handed on before this process began
 	told    bpf.Counters // counted before it began, and told by another
 	last    meter.Snapshot
-	at      time.Time // of last
+	refused meter.Count // of last
+	at      time.Time   // of last
 	gone    map[uint32]bool
 }
 
@@ -542,6 +543,10 @@ func (d *Datapath) Losses() []flow.Loss {
 		c := s.Ignored[r.name]
 		all = append(all, flow.Loss{Stage: "packet", Reason: r.name, Packets: c.Packets, Bytes: c.Bytes, Help: r.help})
 	}
+	d.mu.Lock()
+	refused := d.refused
+	d.mu.Unlock()
+	all = append(all, meter.Aggregated(refused))
 	if w := d.sweeping(); w != nil {
 		all = append(all, w.Losses()...)
 	}

@@ -216,7 +216,17 @@ func (m *Meter) Losses() []flow.Loss {
 		Stage: "packet", Reason: ownExport, Packets: c.Packets, Bytes: c.Bytes,
 		Help: "Our own exports, which are not metered: each would make a flow to be exported.",
 	})
+	all = append(all, Aggregated(Count{Packets: s.Cache.Refused}))
 	return append(all, s.Cache.Lost.Losses()...)
+}
+
+// Aggregated is the ledger's line for packets that found no entry. What is lost
+// of them is who they were, not how many.
+func Aggregated(c Count) flow.Loss {
+	return flow.Loss{
+		Stage: "cache", Reason: "aggregated", Packets: c.Packets, Bytes: c.Bytes,
+		Help: "The cache was full: counted, and exported, by interface, protocol and destination network instead of as flows of their own. Give the cache more entries, or sample.",
+	}
 }
 
 // Add sums o into s: the account of two metering processes of one machine.
