@@ -179,6 +179,9 @@ func indexOf(t testing.TB, ns, name string) string {
 	return strings.TrimSpace(must(t, ns, "cat", "/sys/class/net/"+name+"/ifindex").stdout)
 }
 
+// settle gives what was just sent the time to be received.
+func settle() { time.Sleep(300 * time.Millisecond * slow) }
+
 // detach takes weir off everything in a namespace and says what is left of it.
 func detach(t testing.TB, ns string, args ...string) result {
 	t.Helper()
