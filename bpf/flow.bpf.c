@@ -402,11 +402,12 @@ __noinline int aggregate(struct seen *s)
 	if (enter(s, &at, false))
 		return 0;
 	note(s->port, CAUGHT, s->packets, s->bytes);
-	__u32 slot = row(s->port), set = sets + aggregate_sets + slot / WAYS;
+	__u32 slot = row(s->port), set = sets + aggregate_sets + slot / WAYS, way = slot % WAYS;
+	HIDE(way); /* the verifier knows no remainders */
 	struct set *c = bpf_map_lookup_elem(&table, &set);
 	if (!c)
 		return 0;
-	struct entry *e = &c->entry[slot % WAYS];
+	struct entry *e = &c->entry[way & (TURN - 1)];
 	if (slot > 1 && READ_ONCE(e->key.input) != s->p.key.input) /* number 0 is of many */
 		WRITE_ONCE(e->key.input, s->p.key.input);
 	count(e, s, set);
