@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -66,6 +67,9 @@ var ask = sync.OnceValues(func() (sockets, programs error) {
 		err := errors.New(why)
 		return err, err
 	}
+	if err := stillHangs(); err != nil {
+		return err, err
+	}
 	said, err := os.CreateTemp("", "weir-probe")
 	if err != nil {
 		return err, err
@@ -88,6 +92,7 @@ var ask = sync.OnceValues(func() (sockets, programs error) {
 	case err = <-ended:
 	case <-time.After(patience):
 		cmd.Process.Kill()
+		note(cmd.Process.Pid)
 		err := fmt.Errorf("this kernel does not load programs any more: one of an instruction or two took more than %v", patience)
 		return err, err
 	}
@@ -103,6 +108,38 @@ var ask = sync.OnceValues(func() (sockets, programs error) {
 	}
 	return err, err
 })
+
+// notes is where the process that hangs is noted, so that whoever comes after
+// it need not hang too.
+var notes = filepath.Join(os.TempDir(), "weir-kernel-hangs")
+
+func note(pid int) {
+	if began := start(pid); began != "" {
+		os.WriteFile(notes, fmt.Appendf(nil, "%d %s\n", pid, began), 0o600) // without it the next one waits as long
+	}
+}
+
+// stillHangs says that the process of the note is still there, killed as it was.
+func stillHangs() error {
+	var pid int
+	var began string
+	text, _ := os.ReadFile(notes)
+	if n, _ := fmt.Sscan(string(text), &pid, &began); n < 2 || start(pid) != began {
+		return nil
+	}
+	return fmt.Errorf("this kernel does not load programs any more: process %d has waited for one ever since %s was written", pid, notes)
+}
+
+// start is when a process began, in the kernel's ticks; empty: it has ended.
+func start(pid int) string {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, after, _ := strings.Cut(string(stat), ") ") // after the command's name: proc(5), fields 3 and on
+	f := strings.Fields(after)
+	if len(f) < 20 || f[0] == "Z" || f[0] == "X" {
+		return ""
+	}
+	return f[22-3]
+}
 
 // Filters says why no filters can be put on sockets here, nor classic programs
 // that steer between them; nil: they can. It is tried once, in a process of its
