@@ -449,9 +449,13 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 		note(s->port, FILTERED, s->packets, s->bytes);
 		return 0;
 	}
-	if (READ_ONCE(control.own) && bpf_map_lookup_elem(&own, &s->p.key)) {
-		note(s->port, OWN_EXPORT, s->packets, s->bytes);
-		return 0;
+	if (READ_ONCE(control.own)) {
+		struct own k;
+		__builtin_memcpy(&k, &s->p.key, sizeof k); /* the key begins like this */
+		if (bpf_map_lookup_elem(&own, &k)) {
+			note(s->port, OWN_EXPORT, s->packets, s->bytes);
+			return 0;
+		}
 	}
 	bool pressed = READ_ONCE(control.pressure);
 	if (!pressed && !s->output) {
