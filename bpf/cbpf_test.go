@@ -65,7 +65,11 @@ func harness(v view, shift int32, filters []asm.Instructions) *ebpf.ProgramSpec 
 			asm.Mov.Reg32(asm.R1, asm.R0), asm.Neg.Imm32(asm.R1, 0), asm.Or.Reg32(asm.R0, asm.R1), asm.RSh.Imm32(asm.R0, 31), // 1 if it is not 0
 			asm.LSh.Imm32(asm.R0, int32(i)), asm.Or.Reg32(asm.R7, asm.R0))
 	}
-	in = append(in, asm.Mov.Reg32(asm.R0, asm.R7), asm.Return())
+	last := asm.Mov.Reg32(asm.R0, asm.R7)
+	if len(filters) == 0 {
+		last = last.WithSymbol("untagged")
+	}
+	in = append(in, last, asm.Return())
 	for i, f := range filters {
 		in = append(in, f[0].WithSymbol(fmt.Sprintf("filter%d", i)))
 		in = append(in, f[1:]...)

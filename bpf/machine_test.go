@@ -19,6 +19,7 @@ type machine struct {
 	reg    [11]value
 	stack  [512]byte
 	set    [512]bool
+	steps  int // instructions that were run
 }
 
 // value is a number, or an offset from what a pointer points into.
@@ -49,6 +50,7 @@ func (m *machine) run(code asm.Instructions) (uint32, error) {
 			return 0, fmt.Errorf("ran to instruction %d of %d", pc, len(code))
 		}
 		in := &code[pc]
+		m.steps++
 		skip, exit, err := m.step(in)
 		if err != nil {
 			return 0, fmt.Errorf("instruction %d, %v: %w", pc, *in, err)
