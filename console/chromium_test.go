@@ -16,6 +16,8 @@ import (
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"weir/test/kernel"
 )
 
 // tab is one tab of a headless Chromium.
@@ -35,6 +37,9 @@ func openTab(t *testing.T) *tab {
 	path, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Skip("chromium is not installed: the screens are not tried in a browser")
+	}
+	if err := kernel.Filters(); err != nil { // it puts one on the socket that tells it of devices
+		t.Skipf("the screens are not tried in a browser: %v", err)
 	}
 	opts := []chromedp.ExecAllocatorOption{
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.Headless,
