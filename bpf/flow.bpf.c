@@ -437,7 +437,10 @@ static __noinline __u32 forwards_to(void *ctx, const struct seen *s)
 		f.dst[0] = w[7];
 	}
 	long ret = bpf_fib_lookup(ctx, &f, sizeof f, 0);
-	return ret == BPF_FIB_LKUP_RET_SUCCESS || ret == BPF_FIB_LKUP_RET_NO_NEIGH ? f.ifindex : 0;
+	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return 0;
+	struct port *p = find_port(f.ifindex);
+	return p && READ_ONCE(p->lower) ? READ_ONCE(p->lower) : f.ifindex;
 }
 
 /* first is for a packet whose flow is not in the table. */
@@ -528,14 +531,22 @@ static __always_inline void one(struct seen *s)
 }
 
 /* segments says what a buffer is that stands for several packets: each has the
- * headers, all but the last have size octets of payload. */
-static __always_inline void segments(struct seen *s, struct __sk_buff *skb, const void *data, const void *end)
+ * headers, all but the last have gso_size octets of payload. On its way out the
+ * kernel has reckoned with them, an inner packet's too, in wire_len. On its way
+ * in it has not, and of a tunnel's packets that were merged, only the outer
+ * headers count for each. */
+static __always_inline void segments(struct seen *s, struct __sk_buff *skb, const void *data, const void *end, bool egress)
 {
 	one(s);
-	__u32 size = skb->gso_size, n = skb->gso_segs;
+	__u32 size = skb->gso_size;
 	if (likely(!size))
 		return;
-	__u32 header = headers(data, end, &s->p), length = s->p.length;
+	__u32 n = skb->gso_segs, header = headers(data, end, &s->p), length = s->p.length;
+	if (egress && n > 1) {
+		__u32 each = (skb->wire_len - skb->len) / (n - 1);
+		if (each > s->p.network)
+			header = each - s->p.network;
+	}
 	if (!header || header >= length)
 		return;
 	__u32 payload = length - header;
@@ -573,10 +584,14 @@ static __always_inline __u16 accelerated(struct __sk_buff *skb)
 	return skb->vlan_present ? (skb->vlan_tci & VLAN_ID) | KEY_TAGGED : 0;
 }
 
-/* correct writes down where a packet leaves that was counted when it came in. */
-static __always_inline void correct(struct seen *s, __u32 input, __u32 output)
+/* correct writes down where a packet leaves that was counted when it came in by
+ * a port. */
+static __always_inline void correct(struct seen *s, const struct port *p, __u32 output)
 {
-	mask(&s->p, input);
+	__u32 lower = READ_ONCE(p->lower), vlan = READ_ONCE(p->flags) >> PORT_VLAN;
+	if (vlan)
+		s->p.key.vlan = (s->p.key.vlan & ~(KEY_TAGGED | VLAN_ID)) | vlan;
+	mask(&s->p, lower ? lower : READ_ONCE(p->ifindex));
 	struct place at;
 	find_place(&at, &s->p, 0, sets);
 	for (int i = 0; i < 2; i++) {
@@ -614,7 +629,7 @@ static __always_inline int tc(struct __sk_buff *skb, bool egress, bool ip)
 		struct port *p = find_port(skb->ingress_ifindex);
 		if (p && READ_ONCE(p->flags) & PORT_INGRESS) {
 			if (reason == DECODED)
-				correct(&s, skb->ingress_ifindex, ifindex);
+				correct(&s, p, ifindex);
 			return TC_ACT_UNSPEC;
 		}
 	}
@@ -623,7 +638,7 @@ static __always_inline int tc(struct __sk_buff *skb, bool egress, bool ip)
 		return TC_ACT_UNSPEC;
 	}
 	data = (void *)(long)skb->data, end = (void *)(long)skb->data_end;
-	segments(&s, skb, data, end);
+	segments(&s, skb, data, end, egress);
 	meter(skb, &s, data, end, false);
 	return TC_ACT_UNSPEC;
 }

@@ -113,12 +113,16 @@ struct counters {
 #define PORT_INGRESS  1 /* its ingress is metered: egress elsewhere need not count what came in here */
 #define PORT_FORWARDS 2 /* the kernel forwards what comes in: the output interface is looked up */
 #define PORT_NO_LINK  4 /* frames start with the IP header (tun, wireguard, ppp in TC) */
+#define PORT_VLAN    16 /* flags >> PORT_VLAN: KEY_TAGGED and the id, for a VLAN's interface on top of a metered one */
 
+/* The kernel says of a forwarded packet that it came in by the uppermost
+ * interface: the VLAN's, the bridge, the bond. So these have places too, with
+ * PORT_INGRESS if the metered ones below have it, and their number. */
 struct port {
 	__u32 ifindex; /* 0: free */
 	__u32 number;  /* 1 to MAX_PORTS-1 */
 	__u32 flags;
-	__u32 spare;
+	__u32 lower;   /* ifindex of the metered interface below, which keys have; 0: none, or it is not the only one */
 };
 
 /* What the daemon tells the programs while they run. */

@@ -34,6 +34,7 @@ const (
 	PortIngress  = 1
 	PortForwards = 2
 	PortNoLink   = 4
+	PortVLAN     = 16 // Flags>>PortVLAN: flow.KeyTagged and the id, of a VLAN's interface on top of a metered one
 
 	CatchAllSets = (2*MaxPorts + Ways - 1) / Ways
 	TouchedSets  = 64 // sets that one word of Memory.Touched stands for
@@ -101,8 +102,11 @@ type Count struct{ Packets, Bytes uint64 }
 // Counters are of one port and direction.
 type Counters [Reasons]Count
 
-// Port is a metered interface.
-type Port struct{ Ifindex, Number, Flags, _ uint32 }
+// Port is a metered interface, or one on top of some.
+type Port struct {
+	Ifindex, Number, Flags uint32
+	Lower                  uint32 // the metered interface below, which keys have; 0: none, or not the only one
+}
 
 // Control is what the daemon tells the programs while they run.
 type Control struct {
