@@ -26,7 +26,8 @@ func (c *doctorCmd) Run(a *app) error {
 	found := host.Doctor(conf)
 	if list, err := chosen(conf); err == nil { // else the doctor has said so
 		found = append(found, hook.Findings(hookOptions(), list, func(name string) hook.Mode {
-			return hook.Mode(conf.Interfaces[name].Mode)
+			mode, _ := hook.ParseMode(conf.Interfaces[name].Mode) // checked with the configuration
+			return mode
 		})...)
 	}
 	for _, f := range found {
