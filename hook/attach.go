@@ -147,27 +147,56 @@ func (f *Folder) carryOut(p *Plan, progs Programs) (err error) {
 		h.Program = programID(program)
 		fresh = append(fresh, h)
 	}
-	for _, h := range leaving {
-		nothing, err := idle(h.Point, p.kernel.Fragments)
+	// What takes time is done before; then the programs change, one after the
+	// other: at ingress first, as the plans have it, and old before new.
+	var changes []*change
+	settle := func() (err error) {
+		for _, c := range changes {
+			err = errors.Join(err, c.close())
+		}
+		changes = nil
+		return err
+	}
+	defer func() { err = errors.Join(err, settle()) }()
+	prepare := func(h *held, program *ebpf.Program) error {
+		c, err := h.change(program)
 		if err != nil {
-			return err
+			return &spotError{Spot{h.Point, h.How}, err}
 		}
-		defer nothing.Close()
-		if err := h.swap(nothing); err != nil {
-			return err
-		}
-		h.Program = programID(nothing)
+		changes = append(changes, c)
+		return nil
 	}
 	for _, s := range p.Spots {
+		for _, h := range leaving {
+			if (h.Point == Egress) != (s.Point == Egress) {
+				continue
+			}
+			nothing, err := idle(h.Point, p.kernel.Fragments)
+			if err != nil {
+				return err
+			}
+			defer nothing.Close()
+			if err := prepare(h, nothing); err != nil {
+				return err
+			}
+		}
 		h := kept[s]
 		if h == nil && len(leaving) > 0 {
 			h = fresh[slices.IndexFunc(fresh, func(h *held) bool { return h.Point == s.Point })]
 		}
 		if h != nil {
-			if err := h.swap(programAt(progs, s.Point, p.NoLink)); err != nil {
-				return &spotError{s, err}
+			if err := prepare(h, programAt(progs, s.Point, p.NoLink)); err != nil {
+				return err
 			}
 		}
+	}
+	for _, c := range changes {
+		if err := c.do(); err != nil {
+			return &spotError{Spot{c.Point, c.How}, err}
+		}
+	}
+	if err := settle(); err != nil {
+		return err
 	}
 	for _, h := range leaving {
 		if err := h.remove(); err != nil {
@@ -186,8 +215,8 @@ func idle(point Point, fragments bool) (*ebpf.Program, error) {
 	spec := &ebpf.ProgramSpec{Name: "weir_idle", Type: ebpf.SchedCLS, License: "Dual MIT/GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}} // TC_ACT_UNSPEC
 	if point == AtXDP {
-		spec.Type = ebpf.XDP
-		spec.Instructions[0] = asm.Mov.Imm(asm.R0, 2) // XDP_PASS
+		spec.Type, spec.AttachType = ebpf.XDP, ebpf.AttachXDP // the same as package bpf's, or the kernel does not swap them
+		spec.Instructions[0] = asm.Mov.Imm(asm.R0, 2)         // XDP_PASS
 		if fragments {
 			spec.Flags = unix.BPF_F_XDP_HAS_FRAGS
 		}
@@ -251,24 +280,33 @@ func (h *held) attach(program *ebpf.Program, generic bool) error {
 	}
 	// The pin comes first: a program that belongs to the interface must not be
 	// there without a sign of ours.
-	if err := replacePin(program, h.path, func() error {
-		if h.How == Netlink {
-			return h.setNetlink(program, 0)
-		}
-		made, err := addClsact(h.Ifindex)
-		if err != nil {
-			return err
-		}
-		if made {
-			if err := os.Mkdir(h.mark(), 0o700); err != nil {
-				return errors.Join(err, removeClsact(h.Ifindex))
-			}
-		}
-		return setFilter(h.Ifindex, h.Point, program)
-	}); err != nil {
-		return errors.Join(err, h.removeQdisc())
+	if err := pinBeside(program, h.path); err != nil {
+		return err
 	}
-	return nil
+	if err := h.attachToInterface(program); err != nil {
+		return errors.Join(err, os.Remove(h.path+newMark), h.removeQdisc())
+	}
+	return os.Rename(h.path+newMark, h.path)
+}
+
+func (h *held) attachToInterface(program *ebpf.Program) error {
+	if h.How == Netlink {
+		err := setXDP(h.Ifindex, program.FD(), 0, h.generic)
+		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
+			return h.xdpRefused(program, err)
+		}
+		return err
+	}
+	made, err := addClsact(h.Ifindex)
+	if err != nil {
+		return err
+	}
+	if made {
+		if err := os.Mkdir(h.mark(), 0o700); err != nil {
+			return errors.Join(err, removeClsact(h.Ifindex))
+		}
+	}
+	return addFilter(h.Ifindex, h.Point, program)
 }
 
 // mark is the folder that says that we made the qdisc.
@@ -284,9 +322,9 @@ func pinLink(l link.Link, path string) error {
 	return nil
 }
 
-// replacePin pins a program beside the pin it is to replace, does what is to be
-// done, and moves it there: at any moment one of the two is attached.
-func replacePin(program *ebpf.Program, path string, do func() error) error {
+// pinBeside pins a program beside the pin it is to replace: whichever of the
+// two is attached when a process ends, it is ours to the next.
+func pinBeside(program *ebpf.Program, path string) error {
 	beside := path + newMark
 	if err := os.Remove(beside); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -299,10 +337,7 @@ func replacePin(program *ebpf.Program, path string, do func() error) error {
 	if err := pinned.Pin(beside); err != nil {
 		return fmt.Errorf("pinning: %w", err)
 	}
-	if err := do(); err != nil {
-		return errors.Join(err, os.Remove(beside))
-	}
-	return os.Rename(beside, path)
+	return nil
 }
 
 // xdpRefused says why the kernel did not attach: links give a number only, the
@@ -330,35 +365,68 @@ func (h *held) xdpRefused(program *ebpf.Program, err error) error {
 	return err
 }
 
-// swap puts another program in the place of ours, in one step.
-func (h *held) swap(program *ebpf.Program) error {
-	if h.How == Link || h.How == TCX {
-		l, err := link.LoadPinnedLink(h.path, nil)
-		if err != nil {
-			return err
-		}
-		defer l.Close()
-		return l.Update(program)
-	}
-	return replacePin(program, h.path, func() error {
-		if h.How == Clsact {
-			return setFilter(h.Ifindex, h.Point, program)
-		}
-		old, err := ebpf.NewProgramFromID(h.Program)
-		if err != nil {
-			return err
-		}
-		defer old.Close()
-		return h.setNetlink(program, old.FD())
-	})
+// change is another program in the place of ours: made ready, then done in one
+// step of the kernel's.
+type change struct {
+	*held
+	program  *ebpf.Program
+	link     link.Link     // of Link and TCX; else
+	old      *ebpf.Program // of Netlink
+	priority uint16        // of Clsact
+	done     bool
 }
 
-func (h *held) setNetlink(program *ebpf.Program, expected int) error {
-	err := setXDP(h.Ifindex, program.FD(), expected, h.generic)
-	if expected == 0 && (errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST)) {
-		return h.xdpRefused(program, err)
+// change makes a change ready. It must be closed.
+func (h *held) change(program *ebpf.Program) (c *change, err error) {
+	c = &change{held: h, program: program}
+	switch h.How {
+	case Link, TCX:
+		c.link, err = link.LoadPinnedLink(h.path, nil)
+	case Netlink:
+		if c.old, err = ebpf.NewProgramFromID(h.Program); err == nil {
+			err = pinBeside(program, h.path)
+		}
+	case Clsact:
+		if c.priority, err = ourPriority(h.Ifindex, h.Point); err == nil {
+			err = pinBeside(program, h.path)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	return c, nil
+}
+
+func (c *change) do() (err error) {
+	switch c.How {
+	case Link, TCX:
+		err = c.link.Update(c.program)
+	case Netlink:
+		err = setXDP(c.Ifindex, c.program.FD(), c.old.FD(), c.generic)
+	case Clsact:
+		err = setFilter(c.Ifindex, c.Point, c.priority, c.program)
+	}
+	if err == nil {
+		c.done, c.Program = true, programID(c.program)
 	}
 	return err
+}
+
+// close puts the pins in order.
+func (c *change) close() error {
+	if c.link != nil {
+		return c.link.Close()
+	}
+	if c.old != nil {
+		c.old.Close()
+	}
+	if c.done {
+		return os.Rename(c.path+newMark, c.path)
+	}
+	if err := os.Remove(c.path + newMark); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // remove takes it off the interface, if it is there, and removes the pin.

@@ -99,9 +99,9 @@ func clsactPriority(there []attached) uint16 {
 	}
 }
 
-// setFilter puts our filter in its place, or a new program in the filter that
-// is there: the kernel replaces it in one step.
-func setFilter(ifindex uint32, point Point, program *ebpf.Program) error {
+// addFilter puts our filter in its place, or a new program in the one that is
+// there without a pin.
+func addFilter(ifindex uint32, point Point, program *ebpf.Program) error {
 	there, err := clsactFilters(ifindex, point)
 	if err != nil {
 		return err
@@ -114,14 +114,32 @@ func setFilter(ifindex uint32, point Point, program *ebpf.Program) error {
 	}
 	// A priority may be taken for one protocol only, which the list does not
 	// tell: the kernel does.
-	for tries := 0; ; tries++ {
-		err = netlink.FilterReplace(filter(ifindex, point, priority, program.FD()))
-		if !errors.Is(err, unix.EINVAL) || tries == len(there) {
-			break
+	for range there {
+		if err := setFilter(ifindex, point, priority, program); !errors.Is(err, unix.EINVAL) {
+			return err
 		}
 		priority++
 	}
+	return setFilter(ifindex, point, priority, program)
+}
+
+// ourPriority is that of our filter.
+func ourPriority(ifindex uint32, point Point) (uint16, error) {
+	there, err := clsactFilters(ifindex, point)
 	if err != nil {
+		return 0, err
+	}
+	for _, a := range there {
+		if a.mark {
+			return a.Priority, nil
+		}
+	}
+	return 0, fmt.Errorf("the TC %s filter is not there any more", point)
+}
+
+// setFilter adds our filter, or replaces its program in one step.
+func setFilter(ifindex uint32, point Point, priority uint16, program *ebpf.Program) error {
+	if err := netlink.FilterReplace(filter(ifindex, point, priority, program.FD())); err != nil {
 		return fmt.Errorf("TC %s filter: %w", point, err)
 	}
 	return nil

@@ -243,6 +243,7 @@ func newCounter(t testing.TB, name string, kind ebpf.ProgramType, frags bool, et
 	spec := &ebpf.ProgramSpec{Name: name, Type: kind, License: "Dual MIT/GPL"}
 	if kind == ebpf.XDP {
 		verdict = 2
+		spec.AttachType = ebpf.AttachXDP // as package bpf's has it
 		if frags {
 			spec.Flags = unix.BPF_F_XDP_HAS_FRAGS
 		}
@@ -342,6 +343,22 @@ func (s *sender) one() error {
 		if !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
 			return err
 		}
+	}
+}
+
+// pour sends frames until it is told to stop, and tells of each, whether it was
+// lost on its way or not: see dropped.
+func (s *sender) pour(stop chan struct{}, sent func()) error {
+	for {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		if err := unix.Sendto(s.fd, s.frame, 0, &s.to); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+		sent()
 	}
 }
 
