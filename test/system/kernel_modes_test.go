@@ -77,9 +77,9 @@ func TestLiveIsExact(t *testing.T) {
 				}
 				return
 			}
-			hooks := map[string][]string{"xdp": {index + "-egress", index + "-xdp"}, "tc": {index + "-egress", index + "-ingress"}, "clsact": {index + "-clsact", index + "-egress", index + "-ingress"}}[mode]
-			if got := links(t, l.b); strings.Join(got, " ") != strings.Join(hooks, " ") {
-				t.Errorf("hooks %v, want %v", got, hooks)
+			hooks := map[string]string{"xdp": "egress xdp", "tc": "egress ingress", "clsact": "clsact egress ingress"}[mode]
+			if got := points(t, l.b, index); got != hooks {
+				t.Errorf("hooks %q, want %q", got, hooks)
 			}
 			link := must(t, l.b, "ip", "-d", "link", "show", "dev", "vb").stdout
 			if has := strings.Contains(link, "xdp"); has != (mode == "xdp") {
@@ -119,8 +119,8 @@ func TestModeChosen(t *testing.T) {
 		{"", "vb", `interface=vb mode=xdp why="native, driver veth"`},
 		{"xdp", "vb", `interface=vb mode=tc why="XDP is switched off by option"`},
 		{"xdp tcx", "vb", `interface=vb mode=tc why="XDP is switched off by option"`},
-		{"", "lo", `interface=lo mode=tc why="lo has no XDP"`},
 		{"bpf", "vb", `interface=vb mode=afpacket why="eBPF is switched off by option"`},
+		{"", "lo", `interface=lo mode=tc why="lo has no XDP"`},
 	} {
 		p := start(t, ns, without(c.without, "-i", c.interfaces, "--cache", "1Ki", "-o", "csv")...)
 		metering(t, p, ns, "auto", 1)

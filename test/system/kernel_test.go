@@ -62,6 +62,19 @@ func links(t testing.TB, ns string) (list []string) {
 	return list
 }
 
+// points are those of an interface that have a program of ours, by their pins.
+func points(t testing.TB, ns, index string) string {
+	t.Helper()
+	var list []string
+	for _, l := range links(t, ns) {
+		if f := strings.Split(l, "-"); f[0] == index {
+			list = append(list, f[1])
+		}
+	}
+	slices.Sort(list)
+	return strings.Join(slices.Compact(list), " ")
+}
+
 // leftBehind is what tests should have removed: namespaces, pins.
 func leftBehind() (list []string) {
 	names, _ := filepath.Glob(fmt.Sprintf("/run/netns/weirtest-%d-*", os.Getpid()))

@@ -189,7 +189,7 @@ func rings(t testing.TB, p *process, ns string, want int) {
 		}
 		n := 0
 		for _, l := range strings.Split(string(text), "\n")[1:] {
-			if f := strings.Fields(l); len(f) > 5 && f[2] == "3" && f[3] == "0003" && f[5] == "1" { // raw, every protocol, running
+			if f := strings.Fields(l); len(f) > 5 && (f[2] == "3" || f[2] == "2") && f[3] == "0003" && f[5] == "1" { // raw or cooked, every protocol, running
 				n++
 			}
 		}

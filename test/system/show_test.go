@@ -49,6 +49,14 @@ func balanced(t testing.TB, ns, control string, want count) (parts map[string]co
 	return parts
 }
 
+// answers waits until a running weir can be asked.
+func answers(t testing.TB, ns, control string) {
+	t.Helper()
+	until(t, time.Minute, "the control socket answers", func() bool {
+		return do(t, ns, weir, "--control", control, "show", "cache").status == 0
+	})
+}
+
 // What is in the cache is what was sent, live, however it is metered and asked
 // for, and the balance is exact.
 func TestShowLive(t *testing.T) {
@@ -60,9 +68,7 @@ func TestShowLive(t *testing.T) {
 			out := newSender(t, l.a, "va")
 			control := filepath.Join(t.TempDir(), "sock")
 			p := meterStart(t, l.b, mode, "vb", "--control", control, "-o", "csv", "-w", "/dev/null", "--idle", "10m", "--tcp-end=false")
-			until(t, 60*time.Second, "the control socket answers", func() bool {
-				return do(t, l.b, weir, "--control", control, "show", "cache").status == 0
-			})
+			answers(t, l.b, control)
 			frames := mixed(4000, rand.New(rand.NewPCG(5, 6)))
 			want := expect(frames)
 			out.send(t, octets(frames)...)
@@ -179,15 +185,14 @@ func TestShowExpired(t *testing.T) {
 	out := newSender(t, l.a, "va")
 	control := filepath.Join(t.TempDir(), "sock")
 	p := meterStart(t, l.b, "afpacket", evil, "--control", control, "-o", "csv", "-w", "/dev/null", "--idle", "1s")
+	answers(t, l.b, control)
 	var frames []frame
 	for i := range 40 {
 		frames = append(frames, udp4("10.1.0.1", "10.2.0.1", uint16(5000+i%4), 53, 100), tcp4("10.1.0.1", "10.2.0.1", 4000, 80, 16, 1000))
 	}
 	out.send(t, octets(frames)...)
 	want := expect(frames)
-	until(t, 30*time.Second, "all flows have expired", func() bool {
-		return do(t, l.b, weir, "--control", control, "show", "cache").status == 0 && balanced(t, l.b, control, want.all)["exported"] == want.metered
-	})
+	until(t, time.Minute, "all flows have expired", func() bool { return balanced(t, l.b, control, want.all)["exported"] == want.metered })
 	text := must(t, l.b, weir, "--control", control, "show", "cache", "--cisco").stdout
 	for _, line := range []string{
 		`IP packet size distribution \(80 total packets\):`,
