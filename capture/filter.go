@@ -47,7 +47,9 @@ func (e *FilterError) Error() string { return fmt.Sprintf("filter:1:%d: %s", e.C
 //
 // For an interface, whose link type only OpenLive knows, compile for
 // packet.LinkNetwork: that takes what any interface can answer, and Match is
-// for frames without link headers only. An empty expression matches everything.
+// for frames without link headers only. What an interface's socket does not see
+// any more, the outermost VLAN tag, is asked of the kernel: tagged frames match
+// there what they match in a capture file. An empty expression matches everything.
 func CompileFilter(expr string, link packet.LinkType) (*Filter, error) {
 	f := &Filter{expr: expr, link: link}
 	layout, fixed := layoutOf(link)

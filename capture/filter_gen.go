@@ -175,9 +175,6 @@ type layout struct {
 	only    uint16
 	name    string
 	live    bool // the kernel runs it: packet type and tag can be asked for
-	// The tag that the NIC took off stands for the first vlan.
-	offloaded bool
-	tagged    bool // a vlan was there
 }
 
 // layoutOf is the layout of a link type, and whether its headers have a fixed

@@ -108,7 +108,7 @@ type parser struct {
 
 // compile makes the program that returns snap for frames that pass.
 func compile(expr string, l layout, snap int) ([]bpf.RawInstruction, error) {
-	n, _, err := parse(expr, l)
+	n, err := parse(expr, l)
 	if err != nil {
 		return nil, err
 	}
@@ -122,18 +122,20 @@ func compile(expr string, l layout, snap int) ([]bpf.RawInstruction, error) {
 // compileLive does the same for the kernel. There a tag may be in the frame, or
 // taken off it: the program looks, and then does one of two things.
 func compileLive(expr string, l layout, snap int) ([]bpf.RawInstruction, error) {
-	n, tagged, err := parse(expr, l)
+	n, err := parse(expr, l)
 	if err != nil {
 		return nil, err
 	}
-	if tagged {
-		l.offloaded = true
-		off, _, err := parse(expr, l)
-		if err != nil {
-			return nil, err
-		}
+	if _, all := n.(constant); !all && l.framing == framingEthernet {
 		taken := field(extVLANSeen, 1, 1, 0)
-		n = either(both(taken, off), both(not{taken}, n))
+		switch off := takenOff(n); off {
+		case constant(false):
+			n = both(not{taken}, n)
+		case constant(true):
+			n = either(taken, n)
+		default:
+			n = either(both(taken, off), both(not{taken}, n))
+		}
 	}
 	code, ok := assemble(n, snap)
 	if !ok {
@@ -146,13 +148,13 @@ func tooLong(expr string) error {
 	return &FilterError{Expr: expr, Column: 1, Msg: fmt.Sprintf("the expression needs more than %d instructions", maxProgram)}
 }
 
-func parse(expr string, l layout) (n node, tagged bool, err error) {
+func parse(expr string, l layout) (n node, err error) {
 	tokens, lexErr := lex(expr)
 	if lexErr != nil {
-		return nil, false, lexErr
+		return nil, lexErr
 	}
 	if len(tokens) == 0 {
-		return constant(true), false, nil
+		return constant(true), nil
 	}
 	p := &parser{expr: expr, tokens: tokens, layout: l}
 	defer func() {
@@ -170,9 +172,9 @@ func parse(expr string, l layout) (n node, tagged bool, err error) {
 		p.fail(t, "expected and, or, or the end; found %q", t.text)
 	}
 	if p.unanswered != nil {
-		return nil, false, p.unanswered
+		return nil, p.unanswered
 	}
-	return n, p.tagged, nil
+	return n, nil
 }
 
 // fail leaves the parser with an error at a token; parse catches it.
@@ -562,15 +564,6 @@ func (p *parser) vlan(t token, id uint32, has bool) node {
 	}
 	if p.framing != framingEthernet {
 		return p.failLink(t, "vlan can be asked of Ethernet frames, not of %s frames", p.name)
-	}
-	p.tagged = true
-	if p.offloaded {
-		p.offloaded = false // the next one is in the frame
-		n := field(extVLANSeen, 1, 1, 0)
-		if has {
-			n = both(n, field(extVLANTag, 2, id, 0x0fff))
-		}
-		return n
 	}
 	n := either(p.carries(t, 0x8100), p.carries(t, 0x88a8), p.carries(t, 0x9100))
 	if has {

@@ -51,6 +51,7 @@ const (
 	extPktType  = extension + 4  // sent by this host: 4
 	extVLANTag  = extension + 44 // the tag the NIC took off
 	extVLANSeen = extension + 48 // 1: there was one
+	extVLANType = extension + 60 // its EtherType
 )
 
 // instruction is one instruction with its operation as a small number, which

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 
@@ -194,6 +195,73 @@ func TestHeadersWithoutAPlace(t *testing.T) {
 		if got := f.Match(c.frame, uint32(len(c.frame))); got != c.want {
 			t.Errorf("link type %d: %q: %v, want %v", c.link, c.expr, got, c.want)
 		}
+	}
+}
+
+// TestTagTakenOff: at an interface, where the kernel has taken the outermost tag
+// off, filters match what they match of the frame on the wire.
+func TestTagTakenOff(t *testing.T) {
+	text, err := os.ReadFile("testdata/expressions.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, _, _ := strings.Cut(string(text), "# cooked")
+	exprs := strings.Split(strings.TrimSpace(list), "\n")
+	exprs = append(exprs, "ether[14:2] = 5", "ether[12:4] = 0x81000005", "ether[10:4] != 0x81", "ether[11:2] > 7", "ether[13:4] & 0xff = 8", "ether[15:2] = 0x0508", "ether[14] & 15 = 0 and ether[15] = 5",
+		"ether[12:2] - 0x8100 = ether[14:2] - 5", "ether[12:2] & 0x8000 != 0 and ether[12:2] >= 0x8100", "ether[12:2] > 0x8100", "ether[0] + ether[12:2] > 0x8100", "not (vlan and ether[14:2] * ether[15] = 25)",
+		"ether[ether[26] & 15 + 20:2] > 300", "ether[ether[26] & 7:2] > 300", "ether[0xfffff000] = 1 or vlan 5", "len - 18 = ether[20:2]", "less 64", "not vlan 5 or ip", "vlan or not udp", "ether proto 0x88a8 and not vlan 7")
+	ip, _ := hex.DecodeString("4500002c00000000401100000a0000010a000002" + "0035005000180000" + "00000000000000000000000000000000")
+	ip6, _ := hex.DecodeString("6000000000140640" + "fe800000000000000000000000000001" + "00000000000000000000000000000001" + "005001bb000000010000000250120000" + "00000000")
+	arp, _ := hex.DecodeString("0001080006040001020000000001c0a80101000000000000" + "0a000002")
+	var bodies [][]byte
+	for _, b := range [][]byte{append([]byte{0x08, 0}, ip...), append([]byte{0x86, 0xdd}, ip6...), append([]byte{0x08, 6}, arp...)} {
+		bodies = append(bodies, b, append([]byte{0x81, 0, 0, 7}, b...), append([]byte{0x88, 0x47, 0, 1, 0x21, 64}, b[2:]...), append([]byte{0x88, 0x64, 0x11, 0, 0, 1, 0, 46, 0, 0x21}, b[2:]...))
+	}
+	matched := 0
+	for _, expr := range exprs {
+		if expr == "" || expr[0] == '#' {
+			continue
+		}
+		f, err := CompileFilter(expr, packet.LinkEthernet)
+		if err != nil {
+			t.Fatalf("%q: %v", expr, err)
+		}
+		raw, err := f.program(packet.LinkEthernet, 99)
+		if err != nil {
+			t.Fatalf("%q: %v", expr, err)
+		}
+		for i, body := range bodies {
+			for n := 2; n <= len(body); n++ {
+				for _, tag := range [][]byte{nil, {0x81, 0, 0, 5}, {0x88, 0xa8, 0x20, 5}} {
+					macs := []byte{2, 0, 0, 0, 0, byte(i), 2, 0, 0, 0, 0, 1}
+					whole := append(append(append([]byte{}, macs...), tag...), body[:n]...)
+					rest := append(append([]byte{}, macs...), body[:n]...)
+					// What the kernel would be asked is put in.
+					code := append([]bpf.RawInstruction{}, raw...)
+					for j, in := range code {
+						if in.Op != opLdB && in.Op != opLdH || in.K < extension {
+							continue
+						}
+						v := map[uint32]uint32{extVLANSeen: 0}
+						if tag != nil {
+							v = map[uint32]uint32{extVLANSeen: 1, extVLANTag: uint32(tag[2])<<8 | uint32(tag[3]), extVLANType: uint32(tag[0])<<8 | uint32(tag[1])}
+						}
+						code[j] = bpf.RawInstruction{Op: opLdImm, K: v[in.K]}
+					}
+					got := run(translate(code), rest, uint32(len(rest)), 0) != 0
+					want := f.Match(whole, uint32(len(whole)))
+					if got != want {
+						t.Fatalf("%q, tag %x taken off %x: %v, want %v\n%v", expr, tag, whole, got, want, raw)
+					}
+					if want && tag != nil {
+						matched++
+					}
+				}
+			}
+		}
+	}
+	if matched < 1000 {
+		t.Errorf("only %d tagged frames matched", matched)
 	}
 }
 
