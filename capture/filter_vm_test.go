@@ -98,7 +98,7 @@ func FuzzFilter(f *testing.F) {
 
 // TestKernelTakes: what is compiled for interfaces passes the kernel's checks.
 func TestKernelTakes(t *testing.T) {
-	kernel.Programs(t)
+	kernel.SocketFilters(t)
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if err != nil {
 		t.Fatal(err)

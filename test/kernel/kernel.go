@@ -164,6 +164,15 @@ func Programs(t testing.TB) {
 	}
 }
 
+// SocketFilters skips the test where no filters can be put on sockets, and says
+// why.
+func SocketFilters(t testing.TB) {
+	t.Helper()
+	if err := Filters(); err != nil {
+		t.Skipf("not tried: %v", err)
+	}
+}
+
 // Environ is what a weir is started with that is to work where Filters says
 // that there are none: it loads nothing, and a collector that has one core has
 // one loop for each address, and nothing to steer.
