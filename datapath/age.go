@@ -152,7 +152,7 @@ func (s *Sweeper) eachFlow(i int, visit func(slot uint32, word *uint32, e *bpf.E
 		}
 		set := &s.mem.Sets[at]
 		for live, _ := inUse(set); live != 0; live &= live - 1 {
-			way := bits.TrailingZeros8(live)
+			way := bits.TrailingZeros32(live)
 			visit(uint32(at*bpf.Ways+way), &set.Word[way], &set.Entry[way])
 		}
 	}

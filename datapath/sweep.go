@@ -102,7 +102,7 @@ func (s *Sweeper) sweepPage(i int, p *page) {
 				due = s.now // they are looked at in every tick
 			}
 			for ; live != 0; live &= live - 1 {
-				s.lookAggregate(set, at, bits.TrailingZeros8(live), p)
+				s.lookAggregate(set, at, bits.TrailingZeros32(live), p)
 			}
 		} else if dense {
 			var next uint64
@@ -110,7 +110,7 @@ func (s *Sweeper) sweepPage(i int, p *page) {
 			due = min(due, next)
 		}
 		for ; live != 0; live &= live - 1 {
-			due = min(due, s.look(set, at, bits.TrailingZeros8(live), p))
+			due = min(due, s.look(set, at, bits.TrailingZeros32(live), p))
 		}
 		if s.err != nil {
 			return
@@ -122,11 +122,11 @@ func (s *Sweeper) sweepPage(i int, p *page) {
 const densePage = pageSets / 2 // flows
 
 // inUse are the ways of a set that are NEW or LIVE, and those that are not FREE.
-func inUse(set *bpf.Set) (live, used uint8) {
+func inUse(set *bpf.Set) (live, used uint32) {
 	for way := range set.Word {
 		state := atomic.LoadUint32(&set.Word[way]) & bpf.StateMask
-		live |= uint8((state&^bpf.NewBit^bpf.Live-1)>>31) << way
-		used |= uint8((state+bpf.StateMask)>>8) << way
+		live |= (state&^bpf.NewBit ^ bpf.Live - 1) >> 31 << way
+		used |= (state + bpf.StateMask) >> 8 << way
 	}
 	return live, used
 }
@@ -134,7 +134,7 @@ func inUse(set *bpf.Set) (live, used uint8) {
 // lookOver does for the flows of a set what look does for one of which there is
 // nothing to say, and gives those to look at. It reads all entries, also free
 // ones, and does not branch.
-func (s *Sweeper) lookOver(set *bpf.Set, live uint8, p *page) (due uint64, more uint8) {
+func (s *Sweeper) lookOver(set *bpf.Set, live uint32, p *page) (due uint64, more uint32) {
 	due = empty
 	for way := range set.Entry {
 		e := &set.Entry[way]
@@ -143,10 +143,10 @@ func (s *Sweeper) lookOver(set *bpf.Set, live uint8, p *page) (due uint64, more 
 		is := uint64(live) >> way & 1
 		// due, or nothing since it was reported, or closing
 		odd := ((next-s.now-1)>>63 | (first-1)>>63 | uint64(loadFacts(e).Mark()&bpf.MarkClosing)) & is
-		more |= uint8(odd << way)
+		more |= uint32(odd << way)
 		due = min(due, next|(is^odd)-1)
 	}
-	p.live += uint16(bits.OnesCount8(live &^ more))
+	p.live += uint16(bits.OnesCount32(live &^ more))
 	return due, more
 }
 
@@ -267,12 +267,12 @@ func (s *Sweeper) countPage(i int, p *page) {
 		at := i*pageSets + bits.TrailingZeros64(sets)
 		live, _ := inUse(&s.mem.Sets[at])
 		if at < s.mem.Flows {
-			p.live += uint16(bits.OnesCount8(live))
+			p.live += uint16(bits.OnesCount32(live))
 			continue
 		}
-		p.aggregates += uint16(bits.OnesCount8(live))
+		p.aggregates += uint16(bits.OnesCount32(live))
 		for m := live; m != 0; m &= m - 1 {
-			way := bits.TrailingZeros8(m)
+			way := bits.TrailingZeros32(m)
 			s.tally(uint32(at*bpf.Ways+way), atomic.LoadUint64(&s.mem.Sets[at].Entry[way].Packets))
 		}
 	}
@@ -292,9 +292,9 @@ func (s *Sweeper) countAll() {
 func (s *Sweeper) created() uint64 { return s.left + s.live }
 
 // claim notes entries of a set that are not yet flows.
-func (s *Sweeper) claim(set int, ways uint8) {
+func (s *Sweeper) claim(set int, ways uint32) {
 	for m := ways; m != 0; m &= m - 1 {
-		way := bits.TrailingZeros8(m)
+		way := bits.TrailingZeros32(m)
 		if w := atomic.LoadUint32(&s.mem.Sets[set].Word[way]); w&bpf.StateMask == bpf.Claimed && len(s.claimed) < cap(s.claimed) {
 			s.claimed = append(s.claimed, uint32(set*bpf.Ways+way))
 		}

@@ -344,7 +344,7 @@ func (s *Sweeper) kind(slot uint32) kind {
 }
 
 func (s *Sweeper) firstCatchAll() uint32 { return uint32(s.mem.Flows+s.mem.Aggregates) * bpf.Ways }
-func (s *Sweeper) slots() uint32         { return s.firstCatchAll() + bpf.CatchAllSets*bpf.Ways }
+func (s *Sweeper) slots() uint32         { return s.firstCatchAll() + 2*bpf.MaxPorts }
 
 func (s *Sweeper) set(slot uint32) *bpf.Set     { return &s.mem.Sets[slot/bpf.Ways] }
 func (s *Sweeper) entry(slot uint32) *bpf.Entry { return &s.set(slot).Entry[slot%bpf.Ways] }

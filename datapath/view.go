@@ -16,20 +16,23 @@ var errEnough = errors.New("enough")
 // since its last record is left out. An error of yield ends it.
 func (s *Sweeper) Walk(yield func([]flow.Record) error) error {
 	records := make([]flow.Record, 0, pageSets*bpf.Ways)
-	tables, all := s.mem.Flows+s.mem.Aggregates, int(s.slots())/bpf.Ways
+	tables, all := s.mem.Flows+s.mem.Aggregates, len(s.mem.Sets)
 	for at := 0; at < all; at += pageSets {
 		records = records[:0]
 		s.mu.Lock() // no entry is freed, so none changes its flow
 		for i := at; i < min(at+pageSets, all); i++ {
 			set := &s.mem.Sets[i]
 			for way := range set.Word {
+				slot := uint32(i*bpf.Ways + way)
 				if i < tables {
 					switch atomic.LoadUint32(&set.Word[way]) & bpf.StateMask {
 					case bpf.Free, bpf.Claimed:
 						continue
 					}
+				} else if slot >= s.slots() {
+					break
 				}
-				records = s.show(uint32(i*bpf.Ways+way), &set.Entry[way], records)
+				records = s.show(slot, &set.Entry[way], records)
 			}
 		}
 		s.mu.Unlock()
