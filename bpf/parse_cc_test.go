@@ -3,14 +3,11 @@ package bpf_test
 import (
 	"bufio"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"weir/flow"
@@ -110,15 +107,10 @@ type parser struct {
 	stderr strings.Builder
 }
 
-var builds struct {
-	sync.Mutex
-	done map[string]error
-	dir  string
-}
-
-// built compiles frames.c with flags and says where the program is, or why
-// there is none.
-func built(flags ...string) (string, error) {
+// build compiles parse.h as plain C, with a sanitizer's flags if there are any,
+// and says where the program is, or skips the test.
+func build(t testing.TB, flags ...string) string {
+	t.Helper()
 	cc := ""
 	for _, name := range []string{"cc", "gcc", "clang", "clang-19"} {
 		if path, err := exec.LookPath(name); err == nil {
@@ -127,56 +119,26 @@ func built(flags ...string) (string, error) {
 		}
 	}
 	if cc == "" {
-		return "", errors.New("no C compiler (cc, gcc, clang)")
+		t.Skip("skipped: parse.h as plain C was not tried: no C compiler (cc, gcc, clang)")
 	}
-	builds.Lock()
-	defer builds.Unlock()
-	if builds.dir == "" {
-		dir, err := os.MkdirTemp("", "weir-parse")
-		if err != nil {
-			return "", err
-		}
-		builds.dir, builds.done = dir, map[string]error{}
-	}
-	name := "frames" + strings.NewReplacer("=", "", ",", "").Replace(strings.Join(flags, ""))
-	path := filepath.Join(builds.dir, name)
-	if err, ok := builds.done[name]; ok {
-		return path, err
-	}
+	path := filepath.Join(t.TempDir(), "frames")
 	args := append([]string{"-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-o", path}, flags...)
-	out, err := exec.Command(cc, append(args, "testdata/parse/frames.c")...).CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("%s %s: %w\n%s", cc, strings.Join(flags, " "), err, out)
-	}
-	builds.done[name] = err
-	return path, err
-}
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if builds.dir != "" {
-		os.RemoveAll(builds.dir)
-	}
-	os.Exit(code)
-}
-
-// start runs parse.h as plain C, or skips the test.
-func start(t testing.TB, flags ...string) *parser {
-	t.Helper()
-	path, err := built(flags...)
-	if err != nil {
-		if len(flags) == 0 && !strings.HasPrefix(err.Error(), "no C compiler") {
-			t.Fatal(err)
+	if out, err := exec.Command(cc, append(args, "testdata/parse/frames.c")...).CombinedOutput(); err != nil {
+		if len(flags) > 0 {
+			t.Skipf("skipped: parse.h was not tried with %v, which this compiler does not have: %v\n%s", flags, err, out)
 		}
-		t.Skipf("skipped: parse.h as plain C %v was not tried: %v", flags, err)
+		t.Fatalf("%s: %v\n%s", cc, err, out)
 	}
-	p := &parser{cmd: exec.Command(path)}
-	if _, ok := t.(*testing.F); ok {
-		p.cmd.Args = append(p.cmd.Args, "at once")
-	}
+	return path
+}
+
+// start runs what build has built; with an argument each answer comes at once.
+func start(t testing.TB, program string, arg ...string) *parser {
+	t.Helper()
+	p := &parser{cmd: exec.Command(program, arg...)}
 	p.cmd.Stderr = &p.stderr
-	p.in, err = p.cmd.StdinPipe()
-	if err != nil {
+	var err error
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
 	out, err := p.cmd.StdoutPipe()

@@ -1,6 +1,7 @@
 package bpf_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"iter"
 	"math/rand/v2"
@@ -93,6 +94,9 @@ var linkHeaders = []struct {
 	{"ISL", func(in layer) layer {
 		return layer{0x6558, join([]byte{1, 0, 0x0c, 0, 0, 0, 2, 0, 0, 0, 0, 2, 0, 0x3a, 0xaa, 0xaa, 3, 0, 0, 0x0c, 0, 10, 0, 0, 0, 0}, ether(in))}
 	}},
+	{"ISL, of the other kind", func(in layer) layer {
+		return layer{0x6558, join([]byte{3, 0, 0x0c, 0, 0, 0, 2, 0, 0, 0, 0, 2, 0, 0x3a, 0xaa, 0xaa, 3, 0, 0, 0x0c, 0, 10, 0, 0, 0, 0}, ether(in))}
+	}},
 	{"VN-Tag", func(in layer) layer { return layer{0x8926, join([]byte{0, 0, 0, 1}, u16(in.etherType), in.b)} }},
 	{"E-Tag", func(in layer) layer { return layer{0x893f, join(make([]byte, 6), u16(in.etherType), in.b)} }},
 	{"I-Tag", func(in layer) layer { return layer{0x88e7, join([]byte{0, 0, 0, 5}, ether(in))} }},
@@ -112,6 +116,16 @@ var linkHeaders = []struct {
 	}},
 	{"TRILL", func(in layer) layer { return layer{0x22f3, join([]byte{0, 0x40, 0, 1, 0, 2, 9, 9, 9, 9}, ether(in))} }},
 	{"FabricPath", func(in layer) layer { return layer{0x8903, join([]byte{0, 0x47}, ether(in))} }},
+}
+
+// put puts the header of that name in front.
+func put(name string, in layer) layer {
+	for _, h := range linkHeaders {
+		if h.name == name {
+			return h.put(in)
+		}
+	}
+	panic("no header " + name)
 }
 
 func ether(in layer) []byte {
@@ -163,6 +177,7 @@ var extensions = []extension{
 	{"routing", func(next byte, b []byte) (byte, []byte) { return 43, join([]byte{next, 2, 4, 0}, make([]byte, 20), b) }},
 	{"destination", func(next byte, b []byte) (byte, []byte) { return 60, join([]byte{next, 1}, make([]byte, 14), b) }},
 	{"atomic fragment", func(next byte, b []byte) (byte, []byte) { return 44, join([]byte{next, 0, 0, 1, 0, 0, 0, 9}, b) }},
+	{"first fragment, reserved bits", func(next byte, b []byte) (byte, []byte) { return 44, join([]byte{next, 0, 0, 7, 0, 0, 0, 9}, b) }},
 	{"later fragment", func(next byte, b []byte) (byte, []byte) { return 44, join([]byte{next, 0, 0, 9, 0, 0, 0, 9}, b) }},
 	{"authentication", func(next byte, b []byte) (byte, []byte) { return 51, join([]byte{next, 4}, make([]byte, 22), b) }},
 }
@@ -210,6 +225,129 @@ func allOrders(yield func(*question) bool) {
 	for _, t := range transports {
 		if !frame(ip4(t.proto, t.b)) || !extend(t.proto, t.b, 4) {
 			return
+		}
+	}
+}
+
+// limits gives frames at the limits of what is followed: how many headers, how
+// far, how many tries within each other, extension headers, options.
+func limits(yield func(*question) bool) {
+	frame := func(l layer) bool {
+		b := ether(l)
+		return yield(&question{start: startEthernet, wire: uint32(len(b)), data: b})
+	}
+	times := func(n int, name string, l layer) layer {
+		for range n {
+			l = put(name, l)
+		}
+		return l
+	}
+	for _, ip := range []layer{ip4(17, transports[1].b), ip6(6, transports[0].b)} {
+		for n := range 40 {
+			for _, h := range linkHeaders { // alone, and in each kind of pseudowire
+				if !frame(times(n, h.name, ip)) || !frame(put("pseudowire", times(n, h.name, ip))) || !frame(put("bare pseudowire", times(n, h.name, ip))) ||
+					!frame(times(n, "802.1Q", h.put(ip))) || !frame(times(n, "label", times(2, h.name, ip))) {
+					return
+				}
+			}
+			l := ip
+			for range n % 8 { // many octets each
+				l = layer{0x8909, join([]byte{1, byte(248 + n/8)}, make([]byte, (248+n/8)*4), u16(l.etherType), l.b)}
+			}
+			if !frame(l) || !frame(put("802.1Q", l)) || !frame(put("bare pseudowire", l)) {
+				return
+			}
+			// pseudowires of all kinds within each other, leading to IP or to nothing
+			for _, in := range []layer{ip, {0x88cc, make([]byte, 60)}, {0x0806, make([]byte, 28)}, {ip.etherType ^ 0x8edd, ip.b}} {
+				for k, l := n, in; k > 0; k /= 3 {
+					l = put([]string{"pseudowire", "bare pseudowire", "bare pseudowire, like IPv4"}[k%3], l)
+					if !frame(l) {
+						return
+					}
+				}
+			}
+		}
+	}
+	// lengths, one by one
+	jumbo := func(length uint32) layer {
+		opts := be.AppendUint32([]byte{6, 1, 1, 4, 0, 0, 0, 0, 0xc2, 4}, length)
+		l := ip6(0, join(opts, []byte{1, 0}, transports[0].b))
+		l.b[4], l.b[5] = 0, 0
+		return l
+	}
+	for n := range 120 {
+		for _, in := range []layer{ip4(6, transports[0].b), jumbo(80000), jumbo(uint32(n)), jumbo(-uint32(n))} {
+			for _, name := range []string{"PPPoE", "PPPoE, multilink, short protocols"} {
+				l := put(name, in)
+				be.PutUint16(l.b[4:], uint16(n))
+				outer := put("SNAP", l)
+				if !frame(l) || !frame(outer) {
+					return
+				}
+				outer.etherType = uint16(n)
+				if !frame(outer) {
+					return
+				}
+			}
+		}
+		longer := ip4(6, transports[0].b) // by one octet than PPPoE says
+		be.PutUint16(longer.b[2:], uint16(n)-1)
+		session := put("PPPoE", longer)
+		be.PutUint16(session.b[4:], uint16(n))
+		if !frame(session) {
+			return
+		}
+		bare := put("bare pseudowire, like IPv4", ip4(6, transports[0].b))
+		bare.b[7] = byte(n)
+		nsh := put("NSH", ip4(6, transports[0].b))
+		nsh.b[1] = byte(n)
+		trill := put("TRILL", ip4(6, transports[0].b))
+		be.PutUint16(trill.b, uint16(n)<<5)
+		multilink := put("PPPoE, multilink, short protocols", ip4(6, transports[0].b))
+		multilink.b[7] = byte(n << 3)
+		if !frame(bare) || !frame(nsh) || !frame(trill) || !frame(multilink) {
+			return
+		}
+		empty := ip6(17, nil)
+		empty.b = append(empty.b, transports[1].b...)
+		b := ether(empty)
+		if !yield(&question{start: startEthernet, wire: uint32(etherLen + 40 + 65535 - 60 + n), data: b}) {
+			return
+		}
+		// how far the last header may be, to the octet
+		far := put("802.1Q", ip4(6, transports[0].b))
+		if n%2 != 0 {
+			far = put("PPPoE, multilink, short protocols", layer{0x6558, ether(far)})
+		}
+		far = times(n/2%30, "802.1Q", far)
+		for range 3 {
+			far = layer{0x8909, join([]byte{1, 255}, make([]byte, 255*4), u16(far.etherType), far.b)}
+		}
+		far = layer{0x8909, join([]byte{1, byte(200 + n/4)}, make([]byte, 4*(200+n/4)), u16(far.etherType), far.b)}
+		if !frame(far) {
+			return
+		}
+	}
+	for n := range 12 {
+		for _, e := range extensions[:5] {
+			proto, b := byte(6), transports[0].b
+			for range n {
+				proto, b = e.put(proto, b)
+			}
+			if !frame(ip6(proto, b)) {
+				return
+			}
+		}
+		for _, pad := range [][]byte{{0}, {1, 0}, {1, 2, 0, 0}} {
+			opts := append(bytes.Repeat(pad, n), 0xc2, 4, 0, 1, 0, 0)
+			for len(opts)%8 != 6 {
+				opts = append(opts, 0)
+			}
+			l := ip6(0, join([]byte{6, byte(len(opts) / 8)}, opts, transports[0].b))
+			l.b[4], l.b[5] = 0, 0
+			if !frame(l) {
+				return
+			}
 		}
 	}
 }

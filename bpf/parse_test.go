@@ -7,13 +7,18 @@ import (
 	"weir/packet"
 )
 
-// TestParseOrders: every order of headers, each frame cut at each octet.
+// TestParseOrders: every order of headers, every other frame cut at each octet.
 func TestParseOrders(t *testing.T) {
-	every := 1
+	every := 2
 	if testing.Short() {
 		every = 50
 	}
-	start(t).hold(t, truncated(allOrders, every))
+	start(t, build(t)).hold(t, truncated(allOrders, every))
+}
+
+// TestParseLimits: the last header that is followed is the same one.
+func TestParseLimits(t *testing.T) {
+	start(t, build(t)).hold(t, limits)
 }
 
 // TestParseDrawn: frames of any kind, damaged and lying ones among them.
@@ -22,14 +27,14 @@ func TestParseDrawn(t *testing.T) {
 	if testing.Short() {
 		n = 20_000
 	}
-	start(t).hold(t, drawn(1, n))
+	start(t, build(t)).hold(t, drawn(1, n))
 }
 
 // TestParseCorpus: every frame of every capture, some of them cut at each octet;
 // and what fuzzing package packet has found.
 func TestParseCorpus(t *testing.T) {
 	captures := 0
-	start(t).hold(t, func(yield func(*question) bool) {
+	start(t, build(t)).hold(t, func(yield func(*question) bool) {
 		fuzzCorpus(t, yield)
 		captures = corpusFrames(t, 1<<30, yield)
 		corpusFrames(t, 4, func(q *question) bool {
@@ -49,7 +54,8 @@ func TestParseCorpus(t *testing.T) {
 // TestParseSanitized: no octet is read that the frame does not have, and nothing
 // is done that C does not define.
 func TestParseSanitized(t *testing.T) {
-	start(t, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DEXACT").hold(t, func(yield func(*question) bool) {
+	program := build(t, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DEXACT")
+	start(t, program).hold(t, func(yield func(*question) bool) {
 		for q := range truncated(allOrders, 1000) {
 			if !yield(q) {
 				return
@@ -67,6 +73,7 @@ func TestParseWant(t *testing.T) {
 		question        // as far as it can be read
 		whole    []byte //
 	}
+	program := build(t)
 	var left []*state
 	add := func(q *question) bool {
 		if q.wire != uint32(len(q.data)) {
@@ -93,7 +100,7 @@ func TestParseWant(t *testing.T) {
 		byData := left
 		left = nil
 		i := 0
-		start(t).each(t, func(yield func(*question) bool) {
+		start(t, program).each(t, func(yield func(*question) bool) {
 			for _, s := range byData {
 				if !yield(&s.question) {
 					return
@@ -133,6 +140,7 @@ func TestParseHeaders(t *testing.T) {
 		proto, b := extensions[0].put(next, b)
 		return ip6(proto, b)
 	}
+	p := start(t, build(t), "at once")
 	fragment := ip4(17, transports[1].b)
 	fragment.b[7] = 1
 	for _, c := range []struct {
@@ -149,20 +157,20 @@ func TestParseHeaders(t *testing.T) {
 		{"udp in ip6", ip6(17, transports[1].b), 48},
 		{"later fragment", fragment, 0},
 		{"icmp", ip4(1, transports[2].b), 0},
-		{"tag, label", linkHeaders[0].put(linkHeaders[4].put(ip4(6, tcp(6)))), 44},
+		{"tag, label", put("802.1Q", put("label", ip4(6, tcp(6)))), 44},
 	} {
 		b := ether(c.in)
-		start(t).each(t, func(yield func(*question) bool) {
-			yield(&question{start: startEthernet, wire: uint32(len(b)), data: b})
-		}, func(_ *question, a *answer) {
-			if a.why != packet.Decoded || a.headers != c.want {
-				t.Errorf("%s: %v, headers of %d octets, want %d", c.name, a.why, a.headers, c.want)
-			}
-			at, _ := packet.Network(packet.LinkEthernet, b)
-			if a.network != uint32(at.Offset) {
-				t.Errorf("%s: IP at %d, want %d", c.name, a.network, at.Offset)
-			}
-		})
+		var a answer
+		if err := p.ask(&question{start: startEthernet, wire: uint32(len(b)), data: b}, &a); err != nil {
+			t.Fatal(err)
+		}
+		if a.why != packet.Decoded || a.headers != c.want {
+			t.Errorf("%s: %v, headers of %d octets, want %d", c.name, a.why, a.headers, c.want)
+		}
+		at, _ := packet.Network(packet.LinkEthernet, b)
+		if a.network != uint32(at.Offset) {
+			t.Errorf("%s: IP at %d, want %d", c.name, a.network, at.Offset)
+		}
 	}
 }
 
@@ -181,7 +189,7 @@ func FuzzParse(f *testing.F) {
 		b := ether(h.put(ip4(17, transports[1].b)))
 		add(&question{start: startEthernet, wire: uint32(len(b)), data: b})
 	}
-	p := start(f)
+	p := start(f, build(f), "at once")
 	f.Fuzz(func(t *testing.T, start uint32, vlan uint16, wire uint32, data []byte) {
 		if start >= startEthernet {
 			start = []uint32{startEthernet, startRaw}[start&1]

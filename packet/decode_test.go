@@ -82,6 +82,30 @@ func summary(link LinkType, frame []byte) string {
 	return s
 }
 
+// far is Cisco metadata of n octets, but for the last EtherType.
+func far(n int) []byte {
+	var b []byte
+	for n > 0 {
+		size := min(n, 1024)
+		if len(b) > 0 {
+			b = append(b, 0x89, 0x09)
+		}
+		b = append(b, 1, byte((size-4)/4))
+		b = append(b, make([]byte, size-4)...)
+		n -= size
+	}
+	return b
+}
+
+// wires is an Ethernet frame with n pseudowires within each other.
+func wires(n int) []byte {
+	b := ether(0x0800, ip4)
+	for range n {
+		b = ether(0x8847, label, x("00000000"), b)
+	}
+	return b
+}
+
 const (
 	v4 = "17 1000>2000 len 32"
 	v6 = "ip6 17 1000>2000 len 52"
@@ -116,6 +140,8 @@ func TestLinkLayers(t *testing.T) {
 		{"0x9200 is no tag", LinkEthernet, ether(0x9200, x("0007 0800"), ip4), "other-type"},
 		{"tag, then 802.2", LinkEthernet, ether(0x8100, x("0005 0028"), snap, x("0800"), ip4), v4 + " vlan 5"},
 		{"tag cut", LinkEthernet, ether(0x8100, x("0005")), "truncated-link"},
+		{"31 tags", LinkEthernet, ether(0x8100, []byte(strings.Repeat("\x00\x05\x81\x00", 30)), x("0005 0800"), ip4), v4 + " vlan 5"},
+		{"32 tags behind an Ethernet header", LinkEthernet, ether(0x8100, []byte(strings.Repeat("\x00\x05\x81\x00", 31)), x("0005 0800"), ip4), "too-deep"},
 		{"34 tags", LinkEthernet, ether(0x8100, []byte(strings.Repeat("\x00\x05\x81\x00", 34)), x("0005 0800"), ip4), "too-deep"},
 		{"arp", LinkEthernet, ether(0x0806, make([]byte, 28)), "arp"},
 		{"lldp", LinkEthernet, ether(0x88cc, make([]byte, 60)), "other-type"},
@@ -137,6 +163,8 @@ func TestLinkLayers(t *testing.T) {
 		{"VN-Tag", LinkEthernet, ether(0x8926, x("00000001 0800"), ip4), v4},
 		{"E-Tag", LinkEthernet, ether(0x893f, x("000000010002 0800"), ip4), v4},
 		{"Cisco metadata", LinkEthernet, ether(0x8909, x("0101 00010005 0800"), ip4), v4},
+		{"Cisco metadata, 4094 octets up to a tag", LinkEthernet, ether(0x8909, far(4080), x("8100 0005 0800"), ip4), v4 + " vlan 5"},
+		{"Cisco metadata, 4098 octets up to a tag", LinkEthernet, ether(0x8909, far(4084), x("8100 0005 0800"), ip4), "too-deep"},
 		{"NSH", LinkEthernet, ether(0x894f, x("00420201 000001ff"), ip4), v4},
 		{"NSH with Ethernet", LinkEthernet, ether(0x894f, x("00420203 000001ff"), eth), v4},
 		{"MACsec, integrity only", LinkEthernet, ether(0x88e5, x("0000 00000001 0800"), ip4, make([]byte, 16)), v4},
@@ -156,6 +184,8 @@ func TestLinkLayers(t *testing.T) {
 		{"pseudowire without control word", LinkEthernet, ether(0x8847, label, eth), v4},
 		{"the same, addresses like IPv4's first octet", LinkEthernet, ether(0x8847, label, patch(eth, 0, "42"), make([]byte, 9)), v4},
 		{"pseudowire with ARP", LinkEthernet, ether(0x8847, label, x("00000000"), ether(0x0806, make([]byte, 28))), "mpls-payload"},
+		{"four pseudowires", LinkEthernet, wires(4), v4},
+		{"five pseudowires", LinkEthernet, wires(5), "mpls-payload"},
 		{"pseudowire control channel", LinkEthernet, ether(0x8847, label, x("10000007"), make([]byte, 20)), "mpls-payload"},
 
 		{"pppoe", LinkEthernet, ether(0x8864, x("11000001 0022 0021"), ip4), v4},
@@ -330,10 +360,14 @@ func TestHeaders(t *testing.T) {
 		{"extension header cut", six(20, "00", x("1100 0104")), "ip6 17 0>0 len 60"},
 		{"extension header beyond the packet", six(4, "00", x("1100 01040000 0000"), udp), "ip6 17 0>0 len 44"},
 		{"no next header", six(0, "3b"), "ip6 59 0>0 len 40"},
+		{"eight extension headers", six(76, "3c", []byte(strings.Repeat("\x3c\x00\x01\x04\x00\x00\x00\x00", 7)), x("1100 01040000 0000"), udp), "ip6 17 1000>2000 len 116"},
+		{"nine extension headers", six(84, "3c", []byte(strings.Repeat("\x3c\x00\x01\x04\x00\x00\x00\x00", 8)), x("1100 01040000 0000"), udp), "ip6 60 0>0 len 124"},
 		{"ah ends the walk", six(20, "33", x("1104 0000 00000001"), udp), "ip6 51 0>0 len 60"},
 		{"mobility ends the walk", six(8, "87", x("3b00 0000 00000000")), "ip6 135 0>0 len 48"},
 		{"jumbo", six(0, "00", x("1100 c204 00011170"), udp), "ip6 17 1000>2000 len 70040"},
 		{"jumbo behind another option", six(0, "00", x("1101 0000 0100 c204 00011170 0102 0000"), udp), "ip6 17 1000>2000 len 70040"},
+		{"jumbo, the eighth option", six(0, "00", x("1101 00000000000000 c204 00011170 00"), udp), "ip6 17 1000>2000 len 70040"},
+		{"jumbo, the ninth option", six(0, "00", x("1101 0000000000000000 c204 00011170"), udp), "ip6 0 0>0 len 40"},
 		{"jumbo beyond all measure", six(0, "00", x("1100 c204 ffffffff"), udp), "ip6 17 1000>2000 len 4294967295"},
 		{"no jumbo option where one should be", six(0, "00", x("1100 01040000 0000"), udp), "ip6 0 0>0 len 40"},
 		{"jumbo option in another header", six(0, "3c", x("1100 c204 00011170"), udp), "ip6 60 0>0 len 40"},
