@@ -36,7 +36,13 @@ go test -v -timeout 12m ./... >"$log" 2>&1 || status=1
 grep -E '^(ok|FAIL|---|panic|\?)' "$log" | grep -E '^(ok|FAIL|--- FAIL|panic)'
 if [ $status != 0 ]; then
 	echo "== what failed"
-	awk '/^=== RUN/{buf=""} {buf=buf $0 "\n"} /^ *--- FAIL/{printf "%s", buf; buf=""} /^panic|^# |DATA RACE|\.go:[0-9]+:[0-9]+:/{print}' "$log" | head -n 200
+	# Of each test the end of what it said, of a panic the beginning.
+	awk '/^=== /{test=$3; next}
+		/^ *--- FAIL/{print; for(i=n[$3]>60?n[$3]-60:0;i<n[$3];i++) print said[$3,i]; next}
+		/^(ok|FAIL)\t/{split("",n); left=0}
+		/^panic: /{left=30} left>0{print; left--; next}
+		/^# |DATA RACE|\.go:[0-9]+:[0-9]+:/{print; next}
+		{said[test,n[test]++]=$0}' "$log" | head -n 400
 fi
 
 echo "== race detector"
@@ -47,8 +53,10 @@ rm -f "$log.race"
 
 skipped=$(grep -cE '^ *--- SKIP' "$log")
 echo "== not tried here: $skipped"
-# go test prints the reason on the line before the verdict.
-awk '/^=== /{next} /^ *--- SKIP/{sub(/^ *--- SKIP: /, ""); sub(/^ */, "", said); print "  " $1 ": " said} {said=$0}' "$log"
+# The reason is the last that the test said.
+awk '/^=== /{test=$3; next} /^(ok|FAIL)\t/{split("",said)}
+	/^ *--- /{if($2=="SKIP:") print "  " $3 ": " said[$3]; next}
+	{sub(/^ */,""); said[test]=$0}' "$log"
 passed=$(grep -cE '^ *--- PASS' "$log")
 failed=$(grep -cE '^ *--- FAIL' "$log")
 echo "$passed passed, $failed failed, $skipped skipped"
