@@ -253,7 +253,6 @@ type held struct {
 	path    string
 	here    bool // it is of the calling thread's network namespace
 	generic bool // of XDP by netlink
-	moved   bool // the interface has gone to another network namespace
 	orphan  bool // a clsact mark without a filter
 }
 
@@ -509,23 +508,12 @@ func (f *Folder) of(ifindex uint32) ([]*held, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := f.read(here)
-	if err != nil {
-		return nil, err
-	}
-	var found []*held
-	for _, h := range all {
-		if h.Ifindex == ifindex {
-			found = append(found, h)
-		}
-	}
-	return found, nil
+	return readPins(f.path, here, ifindex)
 }
 
-// read looks at every pin.
-func (f *Folder) read(here bool) ([]*held, error) { return readPins(f.path, here) }
-
-func readPins(dir string, here bool) ([]*held, error) {
+// readPins looks at every pin of a folder, or at those of one interface; here
+// says that it is of the calling thread's network namespace.
+func readPins(dir string, here bool, only ...uint32) ([]*held, error) {
 	dir = filepath.Join(dir, linksFolder)
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -539,8 +527,8 @@ func readPins(dir string, here bool) ([]*held, error) {
 	for _, e := range entries {
 		number, what, _ := strings.Cut(e.Name(), "-")
 		ifindex, err := strconv.ParseUint(number, 10, 32)
-		if err != nil {
-			continue // not ours
+		if err != nil || len(only) > 0 && uint32(ifindex) != only[0] {
+			continue
 		}
 		what, isNew := strings.CutSuffix(what, newMark)
 		path := filepath.Join(dir, number+"-"+what)

@@ -101,27 +101,20 @@ const (
 	xdpFrags xdpFeatures = 1 << 5 // RX_SG: frames of several buffers
 )
 
-// xdpVLANTag: XDP programs may ask for the tag that the NIC has stripped
-// (NETDEV_XDP_RX_METADATA_VLAN_TAG, of another mask).
-const xdpVLANTag = 1 << 2
-
 // driverFeatures asks the kernel (6.3 or later) what XDP an interface has.
 // known is false where it does not say.
-func driverFeatures(ifindex uint32) (f xdpFeatures, metadata uint64, known bool) {
-	const devGet, attrIfindex, attrFeatures, attrMetadata = 1, 1, 3, 5 // NETDEV_CMD_DEV_GET, NETDEV_A_DEV_…
+func driverFeatures(ifindex uint32) (f xdpFeatures, known bool) {
+	const devGet, attrIfindex, attrFeatures = 1, 1, 3 // NETDEV_CMD_DEV_GET, NETDEV_A_DEV_…
 	a, err := generic("netdev", devGet, attr32(nil, attrIfindex, ifindex))
 	if err != nil {
-		return 0, 0, false
+		return 0, false
 	}
 	attrs(a, func(kind uint16, value []byte) {
-		switch kind {
-		case attrFeatures:
+		if kind == attrFeatures {
 			f, known = xdpFeatures(number(value)), true
-		case attrMetadata:
-			metadata = number(value)
 		}
 	})
-	return f, metadata, known
+	return f, known
 }
 
 // xdpProgram is one that IFLA_XDP tells of.

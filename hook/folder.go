@@ -151,7 +151,7 @@ func (f *Folder) Remove() error {
 	if err != nil {
 		return err
 	}
-	all, err := f.read(here)
+	all, err := readPins(f.path, here)
 	if err != nil {
 		return err
 	}

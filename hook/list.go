@@ -66,7 +66,7 @@ func (f *Folder) Prune() ([]Attachment, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := f.read(here)
+	all, err := readPins(f.path, here)
 	if err != nil {
 		return nil, err
 	}

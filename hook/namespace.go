@@ -2,6 +2,7 @@ package hook
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -148,12 +149,19 @@ func knownNamespaces() (map[uint64]bool, error) {
 			if err != nil {
 				continue
 			}
-			if unix.Setns(fd, unix.CLONE_NEWNET) == nil {
-				if c, _, err := netns(); err == nil {
-					cookies[c], seen[st.Ino] = true, true
-				}
-			}
+			err = unix.Setns(fd, unix.CLONE_NEWNET)
 			unix.Close(fd)
+			if errors.Is(err, unix.EPERM) {
+				return fmt.Errorf("other network namespaces cannot be entered (CAP_SYS_ADMIN): %w", err)
+			}
+			if err != nil {
+				continue // a file of another kind
+			}
+			c, _, err := netns()
+			if err != nil {
+				return err
+			}
+			cookies[c], seen[st.Ino] = true, true
 		}
 		return nil
 	})

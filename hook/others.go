@@ -2,6 +2,7 @@ package hook
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/pin"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Other is a program of somebody else on an interface.
@@ -134,11 +136,23 @@ func programName(id ebpf.ProgramID, known string) string {
 	return info.Name
 }
 
-// tcxPrograms are those of a point; none on kernels without TCX.
+// tcxPrograms are those of a point; none on kernels without TCX, and of an
+// interface that is gone.
 func tcxPrograms(ifindex uint32, point Point) ([]attached, error) {
-	all, err := link.QueryPrograms(link.QueryOptions{Target: int(ifindex), Attach: attachType(point)})
+	const tries = 16 // somebody may attach between the two questions that a query is
+	var all *link.QueryResult
+	var err error
+	for range tries {
+		all, err = link.QueryPrograms(link.QueryOptions{Target: int(ifindex), Attach: attachType(point)})
+		if !errors.Is(err, unix.ENOSPC) {
+			break
+		}
+	}
+	if gone(err) || errors.Is(err, ebpf.ErrNotSupported) {
+		return nil, nil
+	}
 	if err != nil {
-		return nil, nil // not to be had, or not to be seen: an attempt to attach will tell
+		return nil, fmt.Errorf("TCX programs at %s: %w", point, err)
 	}
 	var found []attached
 	for _, p := range all.Programs {

@@ -200,7 +200,7 @@ func look(k *Features, i host.Interface) (facts, error) {
 	f.link = linkType(f.arphrd)
 	f.loopback = i.Index == loopback
 	if !k.options.NoFeatures {
-		f.features, _, f.told = driverFeatures(i.Index)
+		f.features, f.told = driverFeatures(i.Index)
 	}
 	if i.Kind == "bond" || i.Kind == "team" {
 		all, err := host.Interfaces()

@@ -216,7 +216,7 @@ func TestBridgeAndMember(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := Probe(Options{})
-	if _, _, told := driverFeatures(iface(t, "br0").Index); !told {
+	if _, told := driverFeatures(iface(t, "br0").Index); !told {
 		if p, err := k.Plan(iface(t, "br0"), Auto, nil); err != nil || p.Mode != XDP || len(p.Notes) != 1 || p.Notes[0] != tentative {
 			t.Errorf("bridge, of which the kernel does not tell: %v, %v", p, err)
 		}
@@ -252,7 +252,7 @@ func TestTheDriversOwnWords(t *testing.T) {
 	}
 	t.Log(done)
 	// With the features told there is no attempt.
-	if _, _, told := driverFeatures(iface(t, "va").Index); !told {
+	if _, told := driverFeatures(iface(t, "va").Index); !told {
 		t.Log("not tried: a kernel that tells what a driver has (6.3)")
 	} else if p, err := Probe(Options{}).Plan(iface(t, "va"), Auto, nil); err != nil || p.Mode != TC || !strings.Contains(p.Why, "has no XDP here") {
 		t.Errorf("told: %v, %v", p, err)
