@@ -42,19 +42,39 @@ type view struct {
 }
 
 var views = map[string]view{
-	"loss": {"/api/v1/losses", "losses", []string{"stage", "reason", "records", "packets", "bytes", "datagrams", "recent", "help"},
-		[]string{"help", "recent", "datagrams"}, "help"},
+	"loss": {
+		"/api/v1/losses", "losses",
+		[]string{"stage", "reason", "records", "packets", "bytes", "datagrams", "recent", "help"},
+		[]string{"help", "recent", "datagrams"},
+		"help",
+	},
 	"balance": {"/control/balance", "balance", []string{"part", "reason", "packets", "bytes", "help"}, []string{"help"}, "help"},
-	"cache": {"/control/cache", "", []string{"entries", "capacity", "created", "packets", "bytes", "idle_seconds", "active_seconds", "expired",
-		"peak", "refused", "aggregates", "memory", "sweeps"}, nil, ""},
-	"interfaces": {"/control/interfaces", "interfaces", []string{"exporter", "index", "name", "alias", "mode", "packets_in", "bytes_in", "packets_out", "bytes_out", "dropped",
-		"why", "ignored", "pps_in", "bps_in", "pps_out", "bps_out"},
-		[]string{"ignored", "alias", "why", "pps_out", "pps_in", "bps_out", "bps_in", "dropped", "packets_out", "packets_in", "exporter"}, "why"},
+	"cache": {"/control/cache", "", []string{
+		"entries", "capacity", "created", "packets", "bytes", "idle_seconds", "active_seconds", "expired",
+		"peak", "refused", "aggregates", "memory", "sweeps",
+	}, nil, ""},
+	"interfaces": {
+		"/control/interfaces", "interfaces",
+		[]string{
+			"exporter", "index", "name", "alias", "mode", "packets_in", "bytes_in", "packets_out", "bytes_out", "dropped",
+			"why", "ignored", "pps_in", "bps_in", "pps_out", "bps_out",
+		},
+		[]string{"ignored", "alias", "why", "pps_out", "pps_in", "bps_out", "bps_in", "dropped", "packets_out", "packets_in", "exporter"},
+		"why",
+	},
 	"export": {"/control/export", "destinations", []string{"address", "version", "records", "datagrams", "bytes", "failed"}, []string{"version", "bytes"}, ""},
-	"exporters": {"/api/v1/exporters", "exporters", []string{"address", "name", "version", "domain", "datagrams", "records", "sequence_gaps", "sequence_lost", "sequence_unit", "sampling", "templates", "misses", "skew_seconds", "last_seen"},
-		[]string{"name", "templates", "sequence_unit", "sampling", "sequence_gaps", "skew_seconds", "datagrams", "misses", "last_seen"}, ""},
-	"templates": {"/control/templates", "templates", []string{"addr", "port", "version", "domain", "id", "kind", "scope", "fields", "seen"},
-		[]string{"scope", "fields", "seen", "port"}, "fields"},
+	"exporters": {
+		"/api/v1/exporters", "exporters",
+		[]string{"address", "name", "version", "domain", "datagrams", "records", "sequence_gaps", "sequence_lost", "sequence_unit", "sampling", "templates", "misses", "skew_seconds", "last_seen"},
+		[]string{"name", "templates", "sequence_unit", "sampling", "sequence_gaps", "skew_seconds", "datagrams", "misses", "last_seen"},
+		"",
+	},
+	"templates": {
+		"/control/templates", "templates",
+		[]string{"addr", "port", "version", "domain", "id", "kind", "scope", "fields", "seen"},
+		[]string{"scope", "fields", "seen", "port"},
+		"fields",
+	},
 	"store": {"/control/store", "", []string{"dir", "records", "segments", "bytes", "durable", "buffered", "failing"}, nil, ""},
 }
 
@@ -116,8 +136,10 @@ func ignoredInOne(lines []map[string]any) (out []map[string]any) {
 			}
 			continue
 		case "difference":
-			out = append(out, map[string]any{"part": "ignored", "packets": json.Number(fmt.Sprint(packets)), "bytes": json.Number(fmt.Sprint(bytes)),
-				"help": "In no flow, by the reasons above (show balance has them apart)."})
+			out = append(out, map[string]any{
+				"part": "ignored", "packets": json.Number(fmt.Sprint(packets)), "bytes": json.Number(fmt.Sprint(bytes)),
+				"help": "In no flow, by the reasons above (show balance has them apart).",
+			})
 		}
 		out = append(out, l)
 	}
