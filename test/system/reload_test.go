@@ -9,19 +9,30 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"weir/test/kernel"
 )
 
 // A new configuration is taken without losing a packet of the interface or a
 // datagram of an exporter; one that is wrong is refused and all stays.
 func TestReloadLosesNothing(t *testing.T) {
-	t.Parallel()
+	kernel.Programs(t)
+	for _, mode := range []string{"afpacket", "xdp"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			reloadLosesNothing(t, mode)
+		})
+	}
+}
+
+func reloadLosesNothing(t *testing.T, mode string) {
 	l := newLine(t, true)
 	dir := t.TempDir()
-	interfaces := "interfaces: {vb: {meter: true}}\n"
+	interfaces := "interfaces: {vb: {meter: true, mode: " + mode + "}}\n"
 	file, store := upConfig(t, dir, interfaces+"cache: {idle: 2s}")
 	p := start(t, l.b, weir, "up", "-c", file)
 	ready(t, p, l.b)
-	rings(t, p, l.b, 1)
+	metering(t, p, l.b, mode, 1)
 	before := counted(t, l.b, "vb")
 
 	// A steady stream on the line, and an exporter that tells its template once.

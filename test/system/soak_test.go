@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"weir/test/kernel"
 )
 
 // soaking is how long the long forms run; without WEIR_SOAK they do not.
@@ -59,13 +61,20 @@ func held(t testing.TB, p *process) (rss, descriptors int) {
 // neither memory nor descriptors have grown.
 func TestSoakUp(t *testing.T) {
 	lasts := soaking(t)
+	kernel.Programs(t)
+	for _, mode := range []string{"afpacket", "xdp"} {
+		t.Run(mode, func(t *testing.T) { soakUp(t, mode, lasts) })
+	}
+}
+
+func soakUp(t *testing.T, mode string, lasts time.Duration) {
 	l := newLine(t, true)
 	dir := t.TempDir()
-	interfaces := "interfaces: {vb: {meter: true}}\n"
+	interfaces := "interfaces: {vb: {meter: true, mode: " + mode + "}}\n"
 	file, store := upConfig(t, dir, interfaces+"cache: {idle: 2s, active: 5s, entries: 64Ki}")
-	p := start(t, l.b, weir, "up", "-c", file, "--log", "warn")
+	p := start(t, l.b, weir, "up", "-c", file)
 	ready(t, p, l.b)
-	rings(t, p, l.b, 1)
+	metering(t, p, l.b, mode, 1)
 	before := counted(t, l.b, "vb")
 	out := newSender(t, l.a, "va")
 	var sink net.PacketConn
@@ -278,4 +287,17 @@ func TestSoakKill(t *testing.T) {
 	}
 	t.Logf("%d rounds, %d records, at most %d lost at a time (%.1f s)", rounds, e.records, worst, float64(worst)/rate)
 	t.Log("left out: power cuts, which a killed process does not show")
+}
+
+// A meter in the kernel is killed at random moments under traffic, twenty times
+// and for as long as asked, with packets while nobody runs: every packet is in
+// a record, sequence numbers have no gap, and the collector has each record once.
+func TestSoakMeterKilled(t *testing.T) {
+	lasts := soaking(t)
+	kernel.Programs(t)
+	for _, mode := range []string{"xdp", "tc"} {
+		t.Run(mode, func(t *testing.T) {
+			killing(t, mode, 20, lasts, func(r *rand.Rand) time.Duration { return time.Duration(r.IntN(6000)) * time.Millisecond })
+		})
+	}
 }

@@ -129,14 +129,23 @@ func aggregate(ns, filter string) (flows uint64, c count, err error) {
 // kernel counted there is what the API and the query tell, within 10 s after
 // the flows ended, and nothing is lost; the end drains what is still a flow.
 func TestUpEndToEnd(t *testing.T) {
-	t.Parallel()
+	kernel.Programs(t)
+	for _, mode := range []string{"afpacket", "xdp"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			upEndToEnd(t, mode)
+		})
+	}
+}
+
+func upEndToEnd(t *testing.T, mode string) {
 	l := newLine(t, true)
 	dir := t.TempDir()
-	file, store := upConfig(t, dir, "interfaces: {vb: {meter: true}}\ncache: {idle: 2s}")
+	file, store := upConfig(t, dir, "interfaces: {vb: {meter: true, mode: "+mode+"}}\ncache: {idle: 2s}")
 	before := counted(t, l.b, "vb")
 	p := start(t, l.b, weir, "up", "-c", file)
 	ready(t, p, l.b)
-	rings(t, p, l.b, 1)
+	metering(t, p, l.b, mode, 1)
 	if now := counted(t, l.b, "vb"); now != before {
 		t.Fatalf("the line is not quiet: %+v, %+v", before, now)
 	}
@@ -204,12 +213,21 @@ func TestUpEndToEnd(t *testing.T) {
 
 // The end with a cache full of flows: each of them is in the store.
 func TestUpDrainsAll(t *testing.T) {
-	t.Parallel()
+	kernel.Programs(t)
+	for _, mode := range []string{"afpacket", "xdp"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			upDrainsAll(t, mode)
+		})
+	}
+}
+
+func upDrainsAll(t *testing.T, mode string) {
 	l := newLine(t, false)
-	file, store := upConfig(t, t.TempDir(), "interfaces: {vb: {meter: true}}\ncache: {idle: 60s}")
+	file, store := upConfig(t, t.TempDir(), "interfaces: {vb: {meter: true, mode: "+mode+"}}\ncache: {idle: 60s}")
 	p := start(t, l.b, weir, "up", "-c", file)
 	ready(t, p, l.b)
-	rings(t, p, l.b, 1)
+	metering(t, p, l.b, mode, 1)
 	out := newSender(t, l.a, "va")
 	const n = 300_000
 	some := make([][]byte, 0, 1000)
@@ -221,7 +239,7 @@ func TestUpDrainsAll(t *testing.T) {
 			time.Sleep(5 * time.Millisecond)
 		}
 	}
-	time.Sleep(200 * time.Millisecond)
+	settle()
 	p.stop(t)
 	flows, got := stored(t, store)
 	if flows != n || got != (count{n, n * 128}) {
@@ -233,12 +251,25 @@ func TestUpDrainsAll(t *testing.T) {
 // was metered is stored, the collector collects; when it is back, SIGHUP is
 // enough.
 func TestUpInterfaceGone(t *testing.T) {
-	t.Parallel()
+	kernel.Programs(t)
+	for _, mode := range []string{"afpacket", "xdp"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			upInterfaceGone(t, mode)
+		})
+	}
+}
+
+func upInterfaceGone(t *testing.T, mode string) {
 	l := newLine(t, false)
-	file, store := upConfig(t, t.TempDir(), "interfaces: {vb: {meter: true}}\ncache: {idle: 60s}")
+	idle, gone := "60s", "no interface is left to meter" // the meter has ended
+	if mode != "afpacket" {
+		idle, gone = "2s", "an interface is gone" // the table goes on
+	}
+	file, store := upConfig(t, t.TempDir(), "interfaces: {vb: {meter: true, mode: "+mode+"}}\ncache: {idle: "+idle+"}")
 	p := start(t, l.b, weir, "up", "-c", file)
 	ready(t, p, l.b)
-	rings(t, p, l.b, 1)
+	metering(t, p, l.b, mode, 1)
 	frames := everyKind()
 	out := newSender(t, l.a, "va")
 	out.send(t, octets(frames)...)
@@ -247,9 +278,9 @@ func TestUpInterfaceGone(t *testing.T) {
 	must(t, l.b, "ip", "link", "set", "vb", "up")
 	time.Sleep(700 * time.Millisecond)
 	out.send(t, octets(frames)...)
-	time.Sleep(200 * time.Millisecond)
+	settle()
 	must(t, l.b, "ip", "link", "del", "vb")
-	p.await(t, "no interface is left to meter")
+	p.await(t, gone)
 	want := expect(append(frames, frames...)).metered
 	until(t, 10*time.Second, "what was metered is stored", func() bool {
 		_, got, err := aggregate(l.b, "not net 127.0.0.0/8")
@@ -266,9 +297,14 @@ func TestUpInterfaceGone(t *testing.T) {
 	must(t, l.b, "ip", "link", "set", "vb", "up")
 	p.signal(t, syscall.SIGHUP)
 	p.await(t, "configuration taken")
-	rings(t, p, l.b, 1)
+	if mode == "afpacket" {
+		metering(t, p, l.b, mode, 1)
+	} else {
+		metering(t, p, l.b, mode, 2) // the second time
+	}
 	again := newSender(t, l.a, "va")
 	again.send(t, octets(frames)...)
+	settle()
 	p.stop(t)
 	want.add(expect(frames).metered)
 	want.add(e.sent)
@@ -281,13 +317,20 @@ func TestUpInterfaceGone(t *testing.T) {
 // known and left out, and do not feed themselves.
 func TestUpDoesNotMeterItself(t *testing.T) {
 	kernel.Programs(t)
-	t.Parallel()
+	for _, mode := range []string{"afpacket", "tc"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			upDoesNotMeterItself(t, mode)
+		})
+	}
+}
+
+func upDoesNotMeterItself(t *testing.T, mode string) {
 	ns := namespace(t)
 	dir := t.TempDir()
-	file, store := upConfig(t, dir, "interfaces: {lo: {meter: true}}\ncache: {idle: 1s, active: 1s}\nconsole: {listen: ''}")
+	file, store := upConfig(t, dir, "interfaces: {lo: {meter: true, mode: "+mode+"}}\ncache: {idle: 1s, active: 1s}\nconsole: {listen: ''}")
 	p := start(t, ns, weir, "up", "-c", file)
-	rings(t, p, ns, 1)
-	p.await(t, "metering")
+	metering(t, p, ns, mode, 1)
 	time.Sleep(2500 * time.Millisecond) // our exporter's first datagrams, and what they would breed
 	var c net.Conn
 	within(t, ns, func() error {
