@@ -321,10 +321,10 @@ static __always_inline __u64 read_ppp(struct walk *w, const __u8 *b, const __u8 
 		if (!have(w, b, 2, data_end))
 			return TRUNCATED_LINK;
 		protocol = protocol << 8 | b[1];
-		w->off = w->off + 1;
+		w->off++;
 		b++;
 	}
-	w->off = w->off + 1;
+	w->off++;
 	b++;
 	switch (protocol) {
 	case 0x0021:
@@ -424,7 +424,7 @@ static __always_inline __u64 read_type(struct walk *w, const __u8 *b, const __u8
 		limit(w, w->off, w->next);
 		return GO_ON(0, NEXT_LLC);
 	}
-	w->off = w->off + size - 2;
+	w->off += size - 2;
 	b = place(data, w->off);
 	if (!have(w, b, 2, data_end))
 		return TRUNCATED_LINK;
@@ -461,7 +461,9 @@ static __always_inline int is_ip(const struct walk *w)
 }
 
 /* hide gives x, and what it is no verifier can tell: it follows one number, not
- * how two of them belong together. any is a number that it does not know. */
+ * how two of them belong together. any is a number that it does not know. With
+ * that, all the ways to the n-th header are one to it; else it would follow each
+ * order of headers by itself, and give up. */
 static __always_inline __u64 hide(__u64 x, __u64 any)
 {
 #ifdef __bpf__
@@ -547,7 +549,7 @@ static __always_inline __u32 read_ipv4(struct walk *w, const __u8 *data, const _
 	p->ttl = h[8];
 	limit(w, w->off, length);
 	if (LOAD(__u16, h + 6) & NETWORK16(0x1fff))
-		w->vlan = w->vlan | KEY_FRAGMENT;
+		w->vlan |= KEY_FRAGMENT;
 	p->word[10] = WORD_LAST(w->vlan, h[9], first >> 16 & 0xff);
 	go_on(w, GO_ON(header, h[9]));
 	return DECODED;
@@ -604,7 +606,7 @@ static __always_inline int read_extension(struct walk *w, const __u8 *data, cons
 		if (!have(w, b, 8, data_end))
 			return 0;
 		if (LOAD(__u16, b + 2) & NETWORK16(0xfff8))
-			w->vlan = w->vlan | KEY_FRAGMENT;
+			w->vlan |= KEY_FRAGMENT;
 		go_on(w, GO_ON(8, b[0]));
 		return !(w->vlan & KEY_FRAGMENT);
 	}

@@ -194,8 +194,8 @@ func FuzzParse(f *testing.F) {
 		if start >= startEthernet {
 			start = []uint32{startEthernet, startRaw}[start&1]
 		}
-		q := &question{start, vlan, wire, data[:min(len(data), 65536)]}
-		if vlan != 0 {
+		q := &question{start: start, wire: wire, data: data[:min(len(data), 65536)]}
+		if vlan != 0 && start != startRaw {
 			q.vlan = flow.KeyTagged | vlan&flow.VLANMask
 		}
 		var a answer
