@@ -23,6 +23,9 @@ typedef _Bool bool;
 #define READ_ONCE(x)     (*(volatile __typeof__(x) *)&(x))
 #define WRITE_ONCE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))
 
+/* Set before the programs are loaded; what it makes unreachable costs nothing. */
+#define CONSTANT volatile const
+
 /* The compiler knows nothing of x from here on. */
 #define HIDE(x) asm volatile("" : "+r"(x))
 

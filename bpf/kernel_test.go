@@ -2,8 +2,11 @@ package bpf
 
 import (
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
+
+	"weir/packet"
 )
 
 func load(t testing.TB, o Options) *Kernel {
@@ -34,7 +37,14 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Log(c[0], *Probe())
+	if c[0][packet.TruncatedLink].Packets+c[0][packet.LLC].Packets != 1 { // 64 zeroes
+		t.Errorf("a frame without IP was not counted: %v", c[0])
+	}
 	tick, err := measureTick()
-	t.Log(tick, err)
+	if err != nil || tick <= 0 {
+		t.Fatalf("measureTick() = %v, %v", tick, err)
+	}
+	if hz, err := kernelHz(); err == nil && tick != time.Second/time.Duration(hz) {
+		t.Errorf("a tick was measured as %v, the kernel's configuration says %d Hz", tick, hz)
+	}
 }

@@ -67,7 +67,7 @@ struct {
  * the daemon is told, and what it could not enter is metered. */
 struct own {
 	__u8  src[16], dst[16];
-	__u16 sport, dport;
+	__u16 src_port, dst_port;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

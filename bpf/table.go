@@ -242,8 +242,13 @@ func (m *maps) each(visit func(name string, m **ebpf.Map) error) error {
 		name string
 		m    **ebpf.Map
 	}{
-		{"table", &m.table}, {"side", &m.side}, {"touched", &m.touched}, {"control", &m.control},
-		{"counters", &m.counters}, {"own", &m.own}, {"meta", &m.meta},
+		{"table", &m.table},
+		{"side", &m.side},
+		{"touched", &m.touched},
+		{"control", &m.control},
+		{"counters", &m.counters},
+		{"own", &m.own},
+		{"meta", &m.meta},
 	} {
 		if err := visit(p.name, p.m); err != nil {
 			return err
