@@ -42,8 +42,10 @@ func harness(v view, shift int32, filters []asm.Instructions) *ebpf.ProgramSpec 
 	}
 	// The verifier must not tell apart what the filters said, or it would follow
 	// 2^32 ways: R8 is a number that it does not know.
-	in := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1), asm.Mov.Imm(asm.R7, 0),
-		asm.LoadMem(asm.R8, asm.R6, at[1], asm.Word), asm.LoadMem(asm.R2, asm.R6, at[0], asm.Word), asm.Sub.Reg(asm.R8, asm.R2)}
+	in := asm.Instructions{
+		asm.Mov.Reg(asm.R6, asm.R1), asm.Mov.Imm(asm.R7, 0),
+		asm.LoadMem(asm.R8, asm.R6, at[1], asm.Word), asm.LoadMem(asm.R2, asm.R6, at[0], asm.Word), asm.Sub.Reg(asm.R8, asm.R2),
+	}
 	if !v.xdp {
 		// mark: the tag that is to be in skb->vlan_tci, if it is not 0; cb[0]: its protocol.
 		in = append(in,

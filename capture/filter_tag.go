@@ -103,9 +103,16 @@ func behindTag(in bpf.RawInstruction) []bpf.RawInstruction {
 		// jump. Of a place in the tag itself nothing is known here, and what is
 		// behind the tag is taken for it.
 		return []bpf.RawInstruction{
-			{Op: opTxa}, {Op: opAlu | opAdd, K: in.K}, {Op: opTax},
-			{Op: opAlu | opRsh, K: 4}, {Op: opAlu | opAdd, K: 1<<28 - 1}, {Op: opAlu | opRsh, K: 28}, // 1 from 16 on, else 0
-			{Op: opAlu | opMul, K: tagSize}, {Op: opAlu | opNeg}, {Op: opAlu | opAdd | opX}, {Op: opTax},
+			{Op: opTxa},
+			{Op: opAlu | opAdd, K: in.K},
+			{Op: opTax},
+			{Op: opAlu | opRsh, K: 4},
+			{Op: opAlu | opAdd, K: 1<<28 - 1},
+			{Op: opAlu | opRsh, K: 28}, // 1 from 16 on, else 0
+			{Op: opAlu | opMul, K: tagSize},
+			{Op: opAlu | opNeg},
+			{Op: opAlu | opAdd | opX},
+			{Op: opTax},
 			{Op: in.Op},
 		}
 	}
