@@ -129,10 +129,7 @@ func (d *Datapath) account(ended bool) meter.Snapshot {
 	ignore(notSampled, bpf.NotSampled)
 	ignore(ownExport, bpf.OwnExport)
 	s.Filtered = since(bpf.Filtered)
-	for why := range total { // for the next daemon
-		atomic.StoreUint64(&mem.Meta.Told[why].Packets, total[why].Packets)
-		atomic.StoreUint64(&mem.Meta.Told[why].Bytes, total[why].Bytes)
-	}
+	tell(mem.Meta, &total)
 
 	s.Cache = d.sweeper.Stats()
 	s.Cache.Add(&d.before.stats)
@@ -148,6 +145,14 @@ func (d *Datapath) account(ended bool) meter.Snapshot {
 	s.Lost = map[string]meter.LossCount{cache.SinkFailed: meter.LossCount(s.Cache.Lost)}
 	s.Interfaces = d.interfaces(&ports, counters)
 	return s
+}
+
+// tell notes for the next daemon what is in this one's account.
+func tell(m *bpf.Meta, total *bpf.Counters) {
+	for why := range total {
+		atomic.StoreUint64(&m.Told[why].Packets, total[why].Packets)
+		atomic.StoreUint64(&m.Told[why].Bytes, total[why].Bytes)
+	}
 }
 
 func allPorts(counters []bpf.Counters) (total bpf.Counters) {

@@ -416,8 +416,12 @@ func (d *Datapath) sweepConfig() SweepConfig {
 	return SweepConfig{Idle: c.Idle, Active: c.Active, TCPEnd: c.TCPEnd, Key: c.Key, Sampling: max(d.o.Sampling, 1)}
 }
 
-// watchEvery is how often the surroundings are looked at.
-const watchEvery = 2 * time.Second
+// How often the surroundings are looked at, and how often it is noted what has
+// been told of packets in no flow: who is killed tells so much of them twice.
+const (
+	watchEvery = 2 * time.Second
+	tellEvery  = 5 // times that
+)
 
 // watch notes what changes around the table: interfaces that go, forwarding
 // that is switched on.
@@ -444,6 +448,18 @@ func (d *Datapath) watch(ctx context.Context) {
 			}
 		}
 	}
+}
+
+func (d *Datapath) tell() {
+	counters, err := d.kernel().Counters()
+	if err != nil {
+		d.log.Debug("the kernel's counters", "error", err)
+		return
+	}
+	total := allPorts(counters)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	tell(d.kernel().Memory().Meta, &total)
 }
 
 // lose notes that nothing meters an interface any more.
