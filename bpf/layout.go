@@ -138,13 +138,17 @@ type Meta struct {
 	Sequence                             [256]uint64         // the exporter's
 }
 
+// Flag is an element of Memory.Touched: the kernel's arrays give each element a
+// multiple of eight octets.
+type Flag struct{ Word, _ uint32 }
+
 // Memory is the table as the kernel and this process share it.
 type Memory struct {
 	Sets       []Set // the flows, then the aggregates, then the catch-alls
 	Flows      int   // sets of flows
 	Aggregates int   // sets of overflow aggregates
 	Sides      []Side
-	Touched    []uint32 // set to 1 by the programs when they enter something in those TouchedSets sets
+	Touched    []Flag // set to 1 by the programs when they enter something in those TouchedSets sets
 	Control    *Control
 	Meta       *Meta
 }

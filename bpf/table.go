@@ -89,8 +89,8 @@ func (t *Table) mapAll() error {
 		if uintptr(m.ValueSize()) != sizes[m] {
 			return nil, 0, fmt.Errorf("%s: %w: values of %d octets, %d expected", m, ErrIncompatible, m.ValueSize(), sizes[m])
 		}
-		n := int(m.MaxEntries())
-		size := (n*int(sizes[m]) + os.Getpagesize() - 1) &^ (os.Getpagesize() - 1)
+		n, each := int(m.MaxEntries()), int(sizes[m]+7)&^7 // as the kernel's arrays have it
+		size := (n*each + os.Getpagesize() - 1) &^ (os.Getpagesize() - 1)
 		b, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 		if err != nil {
 			return nil, 0, fmt.Errorf("mapping %s: %w", m, err)
@@ -104,7 +104,7 @@ func (t *Table) mapAll() error {
 	}{
 		{t.maps.table, func(b []byte, n int) { t.mem.Sets = mapped[Set](b, n) }},
 		{t.maps.side, func(b []byte, n int) { t.mem.Sides = mapped[Side](b, n) }},
-		{t.maps.touched, func(b []byte, n int) { t.mem.Touched = mapped[uint32](b, n) }},
+		{t.maps.touched, func(b []byte, n int) { t.mem.Touched = mapped[Flag](b, n) }},
 		{t.maps.control, func(b []byte, n int) { t.mem.Control = &mapped[Control](b, n)[0] }},
 		{t.maps.meta, func(b []byte, n int) { t.mem.Meta = &mapped[Meta](b, n)[0] }},
 	} {

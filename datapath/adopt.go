@@ -177,7 +177,7 @@ func (s *Sweeper) guess(slot uint32, dying bool) flow.EndReason {
 // recount counts everything anew.
 func (s *Sweeper) recount() {
 	for i := range s.pages {
-		atomic.StoreUint32(&s.mem.Touched[i], 0)
+		atomic.StoreUint32(&s.mem.Touched[i].Word, 0)
 		s.pages[i].sets = s.allSets(i)
 		s.countPage(i, &s.pages[i])
 	}

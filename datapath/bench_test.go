@@ -36,7 +36,7 @@ func newMillion(b *testing.B, entries, flows int) *million {
 	sets := entries/bpf.Ways + aggregates + bpf.CatchAllSets
 	w := newTwin(1, 1, 1)
 	w.mem = initial(bpf.Memory{
-		Sets: mapped[bpf.Set](b, sets), Sides: mapped[bpf.Side](b, sets*bpf.Ways), Touched: mapped[uint32](b, (sets+bpf.TouchedSets-1)/bpf.TouchedSets),
+		Sets: mapped[bpf.Set](b, sets), Sides: mapped[bpf.Side](b, sets*bpf.Ways), Touched: mapped[bpf.Flag](b, (sets+bpf.TouchedSets-1)/bpf.TouchedSets),
 		Flows: entries / bpf.Ways, Aggregates: aggregates, Control: new(bpf.Control), Meta: new(bpf.Meta),
 	})
 	w.port(2, 1)
@@ -100,7 +100,7 @@ func benchmarkSweep(b *testing.B, entries int, cold bool) {
 	now := m.now.Load()
 	tick := func() {
 		for i := range m.mem.Touched {
-			m.mem.Touched[i] = 1
+			m.mem.Touched[i].Word = 1
 		}
 		now += second
 		if err := s.Tick(now); err != nil {

@@ -89,7 +89,6 @@ type Sweeper struct {
 	records []flow.Record
 	sends   int // of them are in it
 	port    portMemo
-	touch   uint64 // keeps reads that only fetch from being optimised away
 
 	adopted bool
 	lossy   bool  // the sink has failed, and the table is being given up
@@ -174,7 +173,7 @@ func NewSweeper(cfg SweepConfig, kernel Kernel, sink flow.Sink) (*Sweeper, error
 		s.sync = y.Sync
 	}
 	s.stats.Capacity = entries
-	s.stats.Memory = uint64(len(m.Sets))*uint64(unsafe.Sizeof(bpf.Set{})) + uint64(len(m.Sides))*uint64(unsafe.Sizeof(bpf.Side{})) + 4*uint64(len(m.Touched))
+	s.stats.Memory = uint64(len(m.Sets))*uint64(unsafe.Sizeof(bpf.Set{})) + uint64(len(m.Sides))*uint64(unsafe.Sizeof(bpf.Side{})) + uint64(len(m.Touched))*uint64(unsafe.Sizeof(bpf.Flag{}))
 	return s, nil
 }
 

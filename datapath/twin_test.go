@@ -46,7 +46,7 @@ type frame struct {
 func memory(flows, aggregates int) bpf.Memory {
 	sets := flows + aggregates + bpf.CatchAllSets
 	return initial(bpf.Memory{
-		Sets: make([]bpf.Set, sets), Sides: make([]bpf.Side, sets*bpf.Ways), Touched: make([]uint32, (sets+bpf.TouchedSets-1)/bpf.TouchedSets),
+		Sets: make([]bpf.Set, sets), Sides: make([]bpf.Side, sets*bpf.Ways), Touched: make([]bpf.Flag, (sets+bpf.TouchedSets-1)/bpf.TouchedSets),
 		Flows: flows, Aggregates: aggregates, Control: new(bpf.Control), Meta: new(bpf.Meta),
 	})
 }
@@ -135,7 +135,7 @@ func (w *twin) find(at, live uint32, k *flow.Key) *bpf.Entry {
 }
 
 func (w *twin) touch(set uint32) {
-	if t := &w.mem.Touched[set/bpf.TouchedSets]; atomic.LoadUint32(t) == 0 {
+	if t := &w.mem.Touched[set/bpf.TouchedSets].Word; atomic.LoadUint32(t) == 0 {
 		atomic.StoreUint32(t, 1)
 	}
 }
@@ -162,14 +162,14 @@ func (f *frame) closing(now uint64) uint32 {
 }
 
 func (w *twin) count(e *bpf.Entry, f *frame, facts bpf.Facts, closing uint32, now uint64, set uint32) {
+	if atomic.LoadUint64(&e.Last) < now {
+		atomic.StoreUint64(&e.Last, now)
+	}
 	atomic.AddUint64(&e.Bytes, uint64(f.length))
 	if preempted != nil {
 		preempted()
 	}
 	atomic.AddUint64(&e.Packets, 1)
-	if atomic.LoadUint64(&e.Last) < now {
-		atomic.StoreUint64(&e.Last, now)
-	}
 	if atomic.LoadUint64(&e.First) == 0 {
 		atomic.CompareAndSwapUint64(&e.First, 0, now)
 		w.touch(set)
