@@ -151,6 +151,9 @@ func (s *Sweeper) eachFlow(i int, visit func(slot uint32, word *uint32, e *bpf.E
 			return
 		}
 		set := &s.mem.Sets[at]
+		if s.pages[i].live >= densePage {
+			s.fetchSet(at + 1)
+		}
 		for live, _ := inUse(set); live != 0; live &= live - 1 {
 			way := bits.TrailingZeros32(live)
 			visit(uint32(at*bpf.Ways+way), &set.Word[way], &set.Entry[way])

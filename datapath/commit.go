@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"sync/atomic"
+	"unsafe"
 
 	"weir/bpf"
 	"weir/flow"
@@ -236,15 +237,16 @@ func (s *Sweeper) clear(slot uint32, set *bpf.Set, e *bpf.Entry) {
 	atomic.StoreUint32(&set.Word[slot%bpf.Ways], bpf.Free)
 }
 
-const fetchSize = 64
+const fetchSize = 32
 
-// fetch reads what is about to be worked on, so that the misses overlap.
+// fetch begins to read what is about to be worked on, so that the misses
+// overlap.
 func (s *Sweeper) fetch(dying []uint32) {
-	var touch uint64
 	for _, d := range dying {
 		slot := d & (1<<reasonBit - 1)
-		e := s.entry(slot)
-		touch ^= atomic.LoadUint64(&e.Packets) ^ atomic.LoadUint64(&e.Last) ^ atomic.LoadUint64(&s.mem.Sides[slot].Bank[0].Packets)
+		prefetch(unsafe.Pointer(s.entry(slot)), unsafe.Sizeof(bpf.Entry{})/lineSize)
+		prefetch(unsafe.Pointer(&s.mem.Sides[slot]), 1)
+		prefetch(unsafe.Pointer(s.note(slot)), 1)
+		prefetch(unsafe.Pointer(&s.set(slot).Word), 1)
 	}
-	s.touch ^= touch
 }
