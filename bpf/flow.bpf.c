@@ -81,6 +81,15 @@ static __always_inline bool chosen(const struct seen *s, void *ctx, void *data, 
 	return true;
 }
 
+/* leave counts a frame that makes no flow: as chosen or not, like any other. */
+static __always_inline void leave(void *ctx, struct seen *s, void *data, void *end, __u32 reason, __u32 wire)
+{
+	s->packets = 1;
+	s->bytes = wire;
+	if (chosen(s, ctx, data, end))
+		note(s->port, reason, 1, wire);
+}
+
 /* meter does all that is left once a frame is parsed and its sizes are known. */
 static __always_inline void meter(void *ctx, struct seen *s, void *data, void *end, bool xdp)
 {
@@ -108,7 +117,7 @@ int xdp_meter(struct xdp_md *ctx)
 	s.output = 0;
 	__u32 reason = parse_ethernet(ctx, wire, 0, &s.p);
 	if (unlikely(reason != DECODED)) {
-		note(s.port, reason, 1, wire);
+		leave(ctx, &s, data, end, reason, wire);
 		return XDP_PASS;
 	}
 	one(&s);
@@ -151,11 +160,11 @@ static __always_inline int tc(struct __sk_buff *skb, bool egress, bool ip)
 			return TC_ACT_UNSPEC;
 		}
 	}
+	data = (void *)(long)skb->data, end = (void *)(long)skb->data_end;
 	if (unlikely(reason != DECODED)) {
-		note(s.port, reason, 1, skb->len);
+		leave(skb, &s, data, end, reason, skb->len);
 		return TC_ACT_UNSPEC;
 	}
-	data = (void *)(long)skb->data, end = (void *)(long)skb->data_end;
 	segments(&s, skb, data, end, egress);
 	meter(skb, &s, data, end, false);
 	return TC_ACT_UNSPEC;
