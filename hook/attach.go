@@ -212,8 +212,10 @@ func (h *held) sharesPlace(p *Plan) bool { return h.Point == AtXDP && p.has(AtXD
 
 // idle is a program that passes everything and counts nothing.
 func idle(point Point, fragments bool) (*ebpf.Program, error) {
-	spec := &ebpf.ProgramSpec{Name: "weir_idle", Type: ebpf.SchedCLS, License: "Dual MIT/GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}} // TC_ACT_UNSPEC
+	spec := &ebpf.ProgramSpec{
+		Name: "weir_idle", Type: ebpf.SchedCLS, License: "Dual MIT/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
+	} // TC_ACT_UNSPEC
 	if point == AtXDP {
 		spec.Type, spec.AttachType = ebpf.XDP, ebpf.AttachXDP // the same as package bpf's, or the kernel does not swap them
 		spec.Instructions[0] = asm.Mov.Imm(asm.R0, 2)         // XDP_PASS
@@ -554,8 +556,10 @@ func readPins(dir string, here bool, only ...uint32) ([]*held, error) {
 		}
 	}
 	for ifindex := range marks { // of a process that ended between two steps
-		all = append(all, &held{Attachment: Attachment{Ifindex: ifindex, Point: Ingress, How: Clsact},
-			path: filepath.Join(dir, fmt.Sprintf("%d-%s-%s", ifindex, Ingress, Clsact)), here: here, orphan: true})
+		all = append(all, &held{
+			Attachment: Attachment{Ifindex: ifindex, Point: Ingress, How: Clsact},
+			path:       filepath.Join(dir, fmt.Sprintf("%d-%s-%s", ifindex, Ingress, Clsact)), here: here, orphan: true,
+		})
 	}
 	return all, nil
 }

@@ -54,7 +54,8 @@ func addClsact(ifindex uint32) (made bool, err error) {
 		return false, err
 	}
 	err = netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: int(ifindex), Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}})
+		LinkIndex: int(ifindex), Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}})
 	if errors.Is(err, unix.EEXIST) {
 		return false, nil // somebody was faster
 	}
@@ -76,7 +77,8 @@ func removeClsact(ifindex uint32) error {
 		}
 	}
 	err := netlink.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: int(ifindex), Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}})
+		LinkIndex: int(ifindex), Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}})
 	if err != nil && !gone(err) {
 		return fmt.Errorf("removing the clsact qdisc: %w", err)
 	}
@@ -165,7 +167,8 @@ func removeFilter(ifindex uint32, point Point) error {
 func filter(ifindex uint32, point Point, priority uint16, fd int) *netlink.BpfFilter {
 	return &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: int(ifindex), Parent: clsactParent(point), Handle: filterHandle, Priority: priority, Protocol: unix.ETH_P_ALL},
+			LinkIndex: int(ifindex), Parent: clsactParent(point), Handle: filterHandle, Priority: priority, Protocol: unix.ETH_P_ALL,
+		},
 		Fd: fd, Name: filterName, DirectAction: true,
 	}
 }

@@ -74,12 +74,16 @@ func (f *Features) findings() []host.Finding {
 	}
 	found := []host.Finding{main}
 	if !f.JIT {
-		found = append(found, host.Finding{Check: "JIT", State: host.Warn, Found: "off: programs are interpreted, which is slow",
-			Fix: "sysctl -w net.core.bpf_jit_enable=1"})
+		found = append(found, host.Finding{
+			Check: "JIT", State: host.Warn, Found: "off: programs are interpreted, which is slow",
+			Fix: "sysctl -w net.core.bpf_jit_enable=1",
+		})
 	}
 	if len(f.Lacking) > 0 {
-		found = append(found, host.Finding{Check: "capabilities", State: host.Warn, Found: "without " + strings.Join(f.Lacking, ", "),
-			Fix: "run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_NET_RAW"})
+		found = append(found, host.Finding{
+			Check: "capabilities", State: host.Warn, Found: "without " + strings.Join(f.Lacking, ", "),
+			Fix: "run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_NET_RAW",
+		})
 	}
 	return found
 }
@@ -149,8 +153,10 @@ func pinFindings(o Options, own []Attachment, err error) (found []host.Finding) 
 		found = append(found, host.Finding{Check: "leftovers", State: host.Warn, Found: oneLine(err), Fix: "run as root"})
 	}
 	for _, l := range left {
-		found = append(found, host.Finding{Check: "leftover", State: host.Warn,
-			Found: l.String() + "; its network namespace is gone", Fix: "rm -r " + l.Name})
+		found = append(found, host.Finding{
+			Check: "leftover", State: host.Warn,
+			Found: l.String() + "; its network namespace is gone", Fix: "rm -r " + l.Name,
+		})
 	}
 	return found
 }
@@ -184,8 +190,10 @@ func (f *Features) interfaceFindings(i host.Interface, want Mode, own []Attachme
 		{"rx-gro-hw", "rx-gro-hw", "the NIC merges packets: its driver may refuse XDP, or switch that off for it"},
 	} {
 		if on[x.feature] {
-			found = append(found, host.Finding{Check: "offloads " + i.Name, State: host.Warn, Found: x.feature + " is on: " + x.means,
-				Fix: "ethtool -K " + i.Name + " " + x.short + " off, or --mode tc, which copes"})
+			found = append(found, host.Finding{
+				Check: "offloads " + i.Name, State: host.Warn, Found: x.feature + " is on: " + x.means,
+				Fix: "ethtool -K " + i.Name + " " + x.short + " off, or --mode tc, which copes",
+			})
 		}
 	}
 	return found

@@ -151,8 +151,10 @@ func pinTable(t testing.TB, dir string) tableMemory {
 		{"side", unsafe.Sizeof(bpf.Side{}), sets * bpf.Ways},
 		{"meta", unsafe.Sizeof(bpf.Meta{}), 1},
 	} {
-		one, err := ebpf.NewMap(&ebpf.MapSpec{Name: v.name, Type: ebpf.Array, Flags: unix.BPF_F_MMAPABLE,
-			KeySize: 4, ValueSize: uint32(v.size), MaxEntries: uint32(v.count)})
+		one, err := ebpf.NewMap(&ebpf.MapSpec{
+			Name: v.name, Type: ebpf.Array, Flags: unix.BPF_F_MMAPABLE,
+			KeySize: 4, ValueSize: uint32(v.size), MaxEntries: uint32(v.count),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -295,8 +295,10 @@ func newSet(t testing.TB, f *Features) set {
 }
 
 func (s set) programs() Programs {
-	return Programs{XDP: s.xdp.Program, Ingress: s.ingress.Program, Egress: s.egress.Program,
-		IngressIP: s.ingressIP.Program, EgressIP: s.egressIP.Program}
+	return Programs{
+		XDP: s.xdp.Program, Ingress: s.ingress.Program, Egress: s.egress.Program,
+		IngressIP: s.ingressIP.Program, EgressIP: s.egressIP.Program,
+	}
 }
 
 // counts are of xdp, ingress, egress, and the latter two of IP.

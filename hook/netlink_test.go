@@ -36,10 +36,14 @@ func TestAnswer(t *testing.T) {
 		{name: "payload", in: message(16, 0, []byte("data")), want: []byte("data")},
 		{name: "acknowledged", in: acknowledgement(0, 0, request[:nlHeader], nil)},
 		{name: "refused", in: acknowledgement(-int32(unix.EBUSY), 0, request[:nlHeader], nil), errno: unix.EBUSY},
-		{name: "refused with a reason", in: acknowledgement(-int32(unix.EINVAL), unix.NLM_F_ACK_TLVS|unix.NLM_F_CAPPED, request[:nlHeader], reason),
-			errno: unix.EINVAL, reason: "too large"},
-		{name: "after the whole request", in: acknowledgement(-int32(unix.EINVAL), unix.NLM_F_ACK_TLVS, append(request, 0, 0, 0), reason),
-			errno: unix.EINVAL, reason: "too large"},
+		{
+			name: "refused with a reason", in: acknowledgement(-int32(unix.EINVAL), unix.NLM_F_ACK_TLVS|unix.NLM_F_CAPPED, request[:nlHeader], reason),
+			errno: unix.EINVAL, reason: "too large",
+		},
+		{
+			name: "after the whole request", in: acknowledgement(-int32(unix.EINVAL), unix.NLM_F_ACK_TLVS, append(request, 0, 0, 0), reason),
+			errno: unix.EINVAL, reason: "too large",
+		},
 		{name: "a reason that is cut off", in: acknowledgement(-int32(unix.EINVAL), unix.NLM_F_ACK_TLVS|unix.NLM_F_CAPPED, request[:nlHeader], reason[:6]), errno: unix.EINVAL},
 	} {
 		got, err := answer(c.in)

@@ -141,8 +141,10 @@ func mountsAs(what string) error {
 // plainPrograms pass everything; their names end with a word.
 func plainPrograms(word string) (Programs, error) {
 	load := func(kind ebpf.ProgramType, verdict int32) (*ebpf.Program, error) {
-		spec := &ebpf.ProgramSpec{Name: "our_" + word, Type: kind, License: "Dual MIT/GPL",
-			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()}}
+		spec := &ebpf.ProgramSpec{
+			Name: "our_" + word, Type: kind, License: "Dual MIT/GPL",
+			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()},
+		}
 		if kind == ebpf.XDP {
 			spec.AttachType = ebpf.AttachXDP // as package bpf's has it
 		}

@@ -279,7 +279,8 @@ func TestForeignClsact(t *testing.T) {
 		pair(t, "va", "vb")
 		k, i := Probe(o), iface(t, "va")
 		if err := netlink.QdiscAdd(&netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
-			LinkIndex: int(i.Index), Parent: netlink.HANDLE_INGRESS, Handle: netlink.MakeHandle(0xffff, 0)}}); err != nil {
+			LinkIndex: int(i.Index), Parent: netlink.HANDLE_INGRESS, Handle: netlink.MakeHandle(0xffff, 0),
+		}}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := k.Plan(i, TC, nil); err == nil || !strings.Contains(err.Error(), "ingress qdisc") {

@@ -205,8 +205,10 @@ func killing(t *testing.T, mode string, rounds int, lasts time.Duration, pause f
 	files := 0
 	args := func() []string {
 		files++
-		return []string{"-o", "csv", "-w", filepath.Join(dir, strconv.Itoa(files)+".csv"), "--cache", "8Ki", "--idle", "1s", "--active", "2s",
-			"--export", "udp://127.0.0.1:9995?version=10&template=full", "--export", "udp://127.0.0.1:9996?version=9&rate=" + rate}
+		return []string{
+			"-o", "csv", "-w", filepath.Join(dir, strconv.Itoa(files)+".csv"), "--cache", "8Ki", "--idle", "1s", "--active", "2s",
+			"--export", "udp://127.0.0.1:9995?version=10&template=full", "--export", "udp://127.0.0.1:9996?version=9&rate=" + rate,
+		}
 	}
 	var s *stream
 	begun, kills := time.Now(), 0

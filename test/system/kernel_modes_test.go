@@ -147,8 +147,10 @@ func TestModeChosen(t *testing.T) {
 // passing is a program that lets everything pass.
 func passing(t testing.TB, name string, kind ebpf.ProgramType, verdict int32) *ebpf.Program {
 	t.Helper()
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: kind, License: "MIT",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()}})
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: name, Type: kind, License: "MIT",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
