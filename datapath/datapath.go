@@ -429,11 +429,14 @@ func (d *Datapath) watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	ports := ports{d.kernel().Memory().Control}
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if n%tellEvery == 0 {
+			d.tell()
 		}
 		gone, err := d.folder.Prune()
 		if err != nil {

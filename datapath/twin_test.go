@@ -345,7 +345,6 @@ type collector struct {
 	reasons  [flow.EndResource + 1]uint64
 	records  uint64
 	repeats  uint64
-	check    func(r *flow.Record)
 	each     func(r *flow.Record)
 }
 

@@ -271,7 +271,7 @@ func killTwice(t *testing.T, form, name string, nth int) {
 			fail("record %d came %d times", n, times)
 		}
 	}
-	if *(&table(l.Table)[MemoryWords]) != lifeBatches {
+	if table(l.Table)[MemoryWords] != lifeBatches {
 		fail("it did not come to its end")
 	}
 }
