@@ -43,7 +43,7 @@ func TestEveryFallback(t *testing.T) {
 					}
 				}
 			}
-			k := Probe(c.o)
+			k := probe(c.o)
 			if k.Refused != nil {
 				t.Fatal(k.Refused)
 			}
@@ -106,7 +106,7 @@ func TestXDPNotToBeHadIsFoundOutByTrying(t *testing.T) {
 	}
 	up(t, "br0")
 	o := Options{NoFeatures: true}
-	k := Probe(o)
+	k := probe(o)
 	plan, err := k.Plan(iface(t, "br0"), Auto, nil)
 	if err != nil || plan.Mode != XDP {
 		t.Fatalf("%v, %v; want an attempt at XDP", plan, err)

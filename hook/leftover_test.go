@@ -44,12 +44,12 @@ func TestLeftovers(t *testing.T) {
 			t.Fatal(err)
 		}
 		memory := pinTable(t, dir)
-		probe := Probe(Options{})
-		plan, err := probe.Plan(iface(t, "va"), Auto, nil)
+		k := probe(Options{})
+		plan, err := k.Plan(iface(t, "va"), Auto, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.Attach(plan, newSet(t, probe).programs()); err != nil {
+		if _, err := f.Attach(plan, newSet(t, k).programs()); err != nil {
 			t.Fatal(err)
 		}
 		if list, err := Leftovers(Options{}); err != nil || len(list) > 0 {
@@ -213,7 +213,7 @@ func TestFindings(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 
-	k := Probe(o)
+	k := probe(o)
 	f := folder(t, o)
 	attach(t, f, k, newSet(t, k), "va", Auto)
 	at = look(Auto)

@@ -32,9 +32,9 @@ func TestSwapUnderTrafficMissesNothing(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			network(t)
 			pair(t, "va", "vb")
-			k := Probe(c.o)
+			k := probe(c.o)
 			f := folder(t, c.o)
-			sets := []set{newSet(t, k)}
+			sets := []set{newSet(t, k), newSet(t, k)}
 			attach(t, f, k, sets[0], "va", c.want)
 
 			ingress := func(s set) *counter {
@@ -52,7 +52,7 @@ func TestSwapUnderTrafficMissesNothing(t *testing.T) {
 			}{{out, &sentOut}, {in, &sentIn}} {
 				go func() { done <- s.pour(stop, func() { s.n.Add(1) }) }()
 			}
-			for range swaps {
+			for i := range swaps {
 				if err := f.Close(); err != nil { // one daemon goes
 					t.Fatal(err)
 				}
@@ -60,10 +60,10 @@ func TestSwapUnderTrafficMissesNothing(t *testing.T) {
 				if f, err = Open(c.o); err != nil { // the next one comes
 					t.Fatal(err)
 				}
-				s := newSet(t, k)
+				s := sets[(i+1)%2]
+				in, out := ingress(s).count(t), s.egress.count(t)
 				attach(t, f, k, s, "va", c.want)
-				sets = append(sets, s)
-				eventually(t, "the new programs count", func() bool { return ingress(s).count(t) > 0 && s.egress.count(t) > 0 })
+				eventually(t, "the new programs count", func() bool { return ingress(s).count(t) > in && s.egress.count(t) > out })
 			}
 			close(stop)
 			for range 2 {
@@ -132,7 +132,7 @@ func TestDiedWithinASwap(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				network(t)
 				pair(t, "va", "vb")
-				k := Probe(c.o)
+				k := probe(c.o)
 				f, s, dead := folder(t, c.o), newSet(t, k), newSet(t, k)
 				attach(t, f, k, s, "va", c.want)
 				index := iface(t, "va").Index
@@ -185,8 +185,8 @@ func TestDiedWithinASwap(t *testing.T) {
 func TestChangeOfMode(t *testing.T) {
 	network(t)
 	pair(t, "va", "vb")
-	k := Probe(Options{})
-	noTCX := Probe(Options{NoTCX: true})
+	k := probe(Options{})
+	noTCX := probe(Options{NoTCX: true})
 	tc := string(k.tcHow())
 	f := folder(t, Options{})
 	in := newSender(t, "vb")
@@ -233,13 +233,11 @@ func TestChangeOfModeUnderTraffic(t *testing.T) {
 	network(t)
 	pair(t, "va", "vb")
 	f := folder(t, Options{})
-	kernels := []*Features{Probe(Options{}), Probe(Options{NoTCX: true}), Probe(Options{NoLink: true})}
-	var sets []set
+	kernels := []*Features{probe(Options{}), probe(Options{NoTCX: true}), probe(Options{NoLink: true})}
+	sets := []set{newSet(t, kernels[0]), newSet(t, kernels[0])}
+	count := func(s set) int { return s.xdp.count(t) + s.ingress.count(t) }
 	change := func(i int) {
-		k := kernels[i%len(kernels)]
-		s := newSet(t, k)
-		attach(t, f, k, s, "va", []Mode{XDP, TC}[i%2])
-		sets = append(sets, s)
+		attach(t, f, kernels[i%len(kernels)], sets[i%2], "va", []Mode{XDP, TC}[i%2])
 	}
 	change(0)
 	in := newSender(t, "vb")
@@ -247,20 +245,15 @@ func TestChangeOfModeUnderTraffic(t *testing.T) {
 	sent := 0
 	go func() { done <- in.pour(stop, func() { sent++ }) }()
 	for i := range 12 {
-		s := sets[i]
-		eventually(t, "the new programs count", func() bool { return s.xdp.count(t)+s.ingress.count(t) > 0 })
+		was := count(sets[i%2])
+		eventually(t, "the programs count", func() bool { return count(sets[i%2]) > was })
 		change(i + 1)
 	}
 	close(stop)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	counted := func() (n int) {
-		for _, s := range sets {
-			n += s.xdp.count(t) + s.ingress.count(t)
-		}
-		return n
-	}
+	counted := func() int { return count(sets[0]) + count(sets[1]) }
 	for was := -1; was != counted(); pause() { // the last ones are on their way
 		was = counted()
 	}
@@ -277,7 +270,7 @@ func TestInterfaceGoes(t *testing.T) {
 	for _, o := range []Options{{}, {NoTCX: true, NoLink: true}} {
 		network(t)
 		pair(t, "va", "vb")
-		k := Probe(o)
+		k := probe(o)
 		f, s := folder(t, o), newSet(t, k)
 		attach(t, f, k, s, "va", Auto)
 		l, _ := netlink.LinkByName("va")
@@ -329,7 +322,7 @@ func TestInterfaceGoes(t *testing.T) {
 func TestInterfaceMoves(t *testing.T) {
 	network(t)
 	pair(t, "va", "vb")
-	k := Probe(Options{})
+	k := probe(Options{})
 	f, s := folder(t, Options{}), newSet(t, k)
 	attach(t, f, k, s, "va", Auto)
 	here, err := os.Open("/proc/thread-self/ns/net")

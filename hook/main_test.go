@@ -227,14 +227,24 @@ func (c *counter) count(t testing.TB) int {
 	return int(n)
 }
 
-// newCounter counts frames of an Ethernet type. A TC program returns verdict.
+// newCounter is loadCounter until the test ends.
 func newCounter(t testing.TB, name string, kind ebpf.ProgramType, frags bool, etherType uint16, verdict int32) *counter {
+	t.Helper()
+	c := loadCounter(t, name, kind, frags, etherType, verdict)
+	t.Cleanup(func() {
+		c.Close()
+		c.hits.Close()
+	})
+	return c
+}
+
+// loadCounter counts frames of an Ethernet type. A TC program returns verdict.
+func loadCounter(t testing.TB, name string, kind ebpf.ProgramType, frags bool, etherType uint16, verdict int32) *counter {
 	t.Helper()
 	hits, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { hits.Close() })
 	wire := int32(etherType>>8 | etherType<<8&0xff00)
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		wire = int32(etherType)
@@ -275,7 +285,6 @@ func newCounter(t testing.TB, name string, kind ebpf.ProgramType, frags bool, et
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
-	t.Cleanup(func() { p.Close() })
 	return &counter{p, hits}
 }
 
@@ -284,14 +293,41 @@ type set struct{ xdp, ingress, egress, ingressIP, egressIP *counter }
 
 const next = -1 // TCX_NEXT, TC_ACT_UNSPEC
 
+// pool keeps the sets that no test uses: kernels do not bear programs being
+// loaded and freed by the thousand.
+var pool = map[bool][]set{}
+
 func newSet(t testing.TB, f *Features) set {
-	return set{
-		newCounter(t, "our_xdp", ebpf.XDP, f.Fragments, etherType, 0),
-		newCounter(t, "our_ingress", ebpf.SchedCLS, false, etherType, next),
-		newCounter(t, "our_egress", ebpf.SchedCLS, false, etherType, next),
-		newCounter(t, "our_ingress_ip", ebpf.SchedCLS, false, unix.ETH_P_IP, next),
-		newCounter(t, "our_egress_ip", ebpf.SchedCLS, false, unix.ETH_P_IP, next),
+	t.Helper()
+	var s set
+	if free := pool[f.Fragments]; len(free) > 0 {
+		s, pool[f.Fragments] = free[len(free)-1], free[:len(free)-1]
+	} else {
+		s = set{
+			loadCounter(t, "our_xdp", ebpf.XDP, f.Fragments, etherType, 0),
+			loadCounter(t, "our_ingress", ebpf.SchedCLS, false, etherType, next),
+			loadCounter(t, "our_egress", ebpf.SchedCLS, false, etherType, next),
+			loadCounter(t, "our_ingress_ip", ebpf.SchedCLS, false, unix.ETH_P_IP, next),
+			loadCounter(t, "our_egress_ip", ebpf.SchedCLS, false, unix.ETH_P_IP, next),
+		}
 	}
+	for _, c := range []*counter{s.xdp, s.ingress, s.egress, s.ingressIP, s.egressIP} {
+		if err := c.hits.Put(uint32(0), uint64(0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { pool[f.Fragments] = append(pool[f.Fragments], s) })
+	return s
+}
+
+// probed are the kernel's features, asked once for each kind of options.
+var probed = map[Options]*Features{}
+
+func probe(o Options) *Features {
+	if probed[o] == nil {
+		probed[o] = Probe(o)
+	}
+	return probed[o]
 }
 
 func (s set) programs() Programs {

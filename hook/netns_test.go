@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -69,7 +70,8 @@ func helperDo(verb string, args []string) error {
 			return err
 		}
 		fmt.Printf("in %s, found %q, %s, now %q, warning %q\n", f.Name(), attachments(list), spots(done), attachments(now), f.Warning())
-		select {}
+		time.Sleep(time.Hour) // it is killed before
+		return nil
 	case "list":
 		list, err := List(Options{})
 		if err != nil {

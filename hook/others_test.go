@@ -38,7 +38,7 @@ func TestForeignXDP(t *testing.T) {
 		t.Run(strings.ReplaceAll(how, " ", "-"), func(t *testing.T) {
 			network(t)
 			pair(t, "va", "vb")
-			k := Probe(Options{})
+			k := probe(Options{})
 			index := int(iface(t, "va").Index)
 			theirs := newCounter(t, "their_xdp", ebpf.XDP, false, etherType, 0)
 			flags := link.XDPDriverMode
@@ -109,7 +109,7 @@ func TestForeignXDP(t *testing.T) {
 func TestForeignTCX(t *testing.T) {
 	network(t)
 	pair(t, "va", "vb")
-	k := Probe(Options{})
+	k := probe(Options{})
 	if !k.TCX {
 		t.Skip("not tried: no TCX")
 	}
@@ -190,7 +190,7 @@ func TestForeignClsact(t *testing.T) {
 	t.Run("theirs-first", func(t *testing.T) {
 		network(t)
 		pair(t, "va", "vb")
-		k, i := Probe(o), iface(t, "va")
+		k, i := probe(o), iface(t, "va")
 		made, err := addClsact(i.Index)
 		if err != nil || !made {
 			t.Fatal(made, err)
@@ -222,7 +222,7 @@ func TestForeignClsact(t *testing.T) {
 	t.Run("another-kind-in-front", func(t *testing.T) {
 		network(t)
 		pair(t, "va", "vb")
-		k, i := Probe(o), iface(t, "va")
+		k, i := probe(o), iface(t, "va")
 		if _, err := addClsact(i.Index); err != nil {
 			t.Fatal(err)
 		}
@@ -239,7 +239,7 @@ func TestForeignClsact(t *testing.T) {
 	t.Run("a-priority-of-one-protocol", func(t *testing.T) {
 		network(t)
 		pair(t, "va", "vb")
-		k, i := Probe(o), iface(t, "va")
+		k, i := probe(o), iface(t, "va")
 		if _, err := addClsact(i.Index); err != nil {
 			t.Fatal(err)
 		}
@@ -258,7 +258,7 @@ func TestForeignClsact(t *testing.T) {
 	t.Run("ours-first", func(t *testing.T) {
 		network(t)
 		pair(t, "va", "vb")
-		k, i := Probe(o), iface(t, "va")
+		k, i := probe(o), iface(t, "va")
 		f, s := folder(t, o), newSet(t, k)
 		attach(t, f, k, s, "va", TC)
 		theirs := newCounter(t, "their_bpf", ebpf.SchedCLS, false, etherType, next)
@@ -277,7 +277,7 @@ func TestForeignClsact(t *testing.T) {
 	t.Run("an-ingress-qdisc", func(t *testing.T) {
 		network(t)
 		pair(t, "va", "vb")
-		k, i := Probe(o), iface(t, "va")
+		k, i := probe(o), iface(t, "va")
 		if err := netlink.QdiscAdd(&netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
 			LinkIndex: int(i.Index), Parent: netlink.HANDLE_INGRESS, Handle: netlink.MakeHandle(0xffff, 0),
 		}}); err != nil {
@@ -294,7 +294,7 @@ func TestForeignClsact(t *testing.T) {
 	t.Run("a-filter-of-ours-without-a-pin", func(t *testing.T) {
 		network(t)
 		pair(t, "va", "vb")
-		k, i := Probe(o), iface(t, "va")
+		k, i := probe(o), iface(t, "va")
 		f, s := folder(t, o), newSet(t, k)
 		attach(t, f, k, s, "va", TC)
 		before := newSet(t, k)

@@ -127,7 +127,7 @@ func TestTun(t *testing.T) {
 		if kind, err := LinkTypeOf("tun0"); err != nil || kind != RawIP {
 			t.Errorf("tun0: %v, %v", kind, err)
 		}
-		k := Probe(o)
+		k := probe(o)
 		if _, err := k.Plan(iface(t, "tun0"), XDP, nil); err == nil || !strings.Contains(err.Error(), "no Ethernet header") {
 			t.Errorf("xdp: %v", err)
 		}
@@ -189,7 +189,7 @@ func openTun(t testing.TB, name string) int {
 // lo gives each packet out and in again: it is counted once.
 func TestLoopback(t *testing.T) {
 	network(t)
-	k := Probe(Options{})
+	k := probe(Options{})
 	f, s := folder(t, Options{}), newSet(t, k)
 	done := attach(t, f, k, s, "lo", Auto)
 	if done.Mode != TC || spots(done) != onThisKernel("ingress/tcx") || done.NoLink {
@@ -215,7 +215,7 @@ func TestBridgeAndMember(t *testing.T) {
 	if err := netlink.LinkSetMaster(l, br); err != nil {
 		t.Fatal(err)
 	}
-	k := Probe(Options{})
+	k := probe(Options{})
 	if _, told := driverFeatures(iface(t, "br0").Index); !told {
 		if p, err := k.Plan(iface(t, "br0"), Auto, nil); err != nil || p.Mode != XDP || len(p.Notes) != 1 || p.Notes[0] != tentative {
 			t.Errorf("bridge, of which the kernel does not tell: %v, %v", p, err)
@@ -239,7 +239,7 @@ func TestTheDriversOwnWords(t *testing.T) {
 	up(t, "va")
 	up(t, "vb")
 	o := Options{NoFeatures: true}
-	k := Probe(o)
+	k := probe(o)
 	f, s := folder(t, o), newSet(t, k)
 	own := []Attachment(nil)
 	p, err := k.Plan(iface(t, "va"), Auto, own)
@@ -254,7 +254,7 @@ func TestTheDriversOwnWords(t *testing.T) {
 	// With the features told there is no attempt.
 	if _, told := driverFeatures(iface(t, "va").Index); !told {
 		t.Log("not tried: a kernel that tells what a driver has (6.3)")
-	} else if p, err := Probe(Options{}).Plan(iface(t, "va"), Auto, nil); err != nil || p.Mode != TC || !strings.Contains(p.Why, "has no XDP here") {
+	} else if p, err := probe(Options{}).Plan(iface(t, "va"), Auto, nil); err != nil || p.Mode != TC || !strings.Contains(p.Why, "has no XDP here") {
 		t.Errorf("told: %v, %v", p, err)
 	}
 }
