@@ -47,6 +47,9 @@ func (s *Sweeper) Adopt() error {
 			if why == flow.EndUnknown {
 				why = s.guess(slot, true)
 			}
+			if s.kind(slot) == kindFlow && !s.lossy {
+				s.left++ // it was another daemon that took it out
+			}
 			s.final(slot, why)
 		}
 	})
@@ -55,7 +58,9 @@ func (s *Sweeper) Adopt() error {
 		return s.err
 	}
 	s.recount()
-	s.refused = 0 // since now
+	if !s.lossy {
+		s.refused = 0 // since now
+	}
 	s.aged = marks{created: s.created()}
 	s.ticked = s.aged
 	s.adopted = true

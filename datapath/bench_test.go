@@ -231,3 +231,20 @@ func BenchmarkIdleTick(b *testing.B) {
 	b.ReportMetric(float64(used.Microseconds())/float64(b.N), "cpu-us/tick")
 	b.ReportMetric(used.Seconds()/float64(b.N)*100, "%cpu")
 }
+
+// BenchmarkPorts: what is asked for the counters of interfaces, of a million
+// flows.
+func BenchmarkPorts(b *testing.B) {
+	m := newMillion(b, 1<<21, 1_000_000)
+	s := sweeper(b, SweepConfig{Idle: time.Hour}, m, &counting{})
+	m.send()
+	var into [2 * bpf.MaxPorts]bpf.Count
+	start := cpuTime()
+	for b.Loop() {
+		s.Ports(&into)
+	}
+	b.ReportMetric(float64((cpuTime()-start).Microseconds())/1000/float64(b.N), "cpu-ms")
+	if p, _ := total(&into); p != 1_000_000 {
+		b.Fatalf("%d packets", p)
+	}
+}

@@ -298,6 +298,7 @@ func (s *Sweeper) countAll() {
 		s.live += uint64(p.live)
 		s.aggregates += uint64(p.aggregates)
 	}
+	s.peak = max(s.peak, s.live)
 }
 
 // created is how many flows have been entered, or adopted.
@@ -352,6 +353,6 @@ func (s *Sweeper) publish(sweeps uint64) {
 	defer s.mu.Unlock()
 	s.stats.Sweeps += sweeps
 	s.stats.Created, s.stats.Entries, s.stats.Aggregates = s.created(), s.live, s.aggregates
-	s.stats.Peak = max(s.stats.Peak, s.live)
+	s.stats.Peak = s.peak
 	s.stats.Refused = s.refused
 }

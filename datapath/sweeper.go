@@ -72,7 +72,7 @@ type Sweeper struct {
 	fast           bool   // then, rather than at the next second
 	staged, urgent uint64 // flows from which the idle limit falls; from which there is pressure;
 	crowded        uint64 // from which nobody is spared
-	live           uint64 // flows, as last counted
+	live, peak     uint64 // flows, as last counted, and the most there were
 	left           uint64 // flows taken out since Adopt
 	aggregates     uint64
 	refused        uint64   // packets that found no place since Adopt

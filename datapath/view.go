@@ -22,6 +22,7 @@ func (s *Sweeper) Walk(yield func([]flow.Record) error) error {
 		s.mu.Lock() // no entry is freed, so none changes its flow
 		for i := at; i < min(at+pageSets, all); i++ {
 			set := &s.mem.Sets[i]
+			s.fetchSet(i + 1)
 			for way := range set.Word {
 				slot := uint32(i*bpf.Ways + way)
 				if i < tables {
@@ -92,6 +93,7 @@ func (s *Sweeper) Ports(into *[2 * bpf.MaxPorts]bpf.Count) {
 	}
 	for i := range s.mem.Sets[:s.mem.Flows+s.mem.Aggregates] {
 		set := &s.mem.Sets[i]
+		s.fetchSet(i + 1)
 		for way := range set.Word {
 			switch atomic.LoadUint32(&set.Word[way]) & bpf.StateMask {
 			case bpf.Free, bpf.Claimed:
