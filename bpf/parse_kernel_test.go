@@ -1,16 +1,11 @@
 package bpf_test
 
 import (
-	"bytes"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"github.com/cilium/ebpf"
 
 	"weir/packet"
-	"weir/test/kernel"
 )
 
 // maxVerified is how many instructions the verifier may look at in a program
@@ -20,31 +15,7 @@ const maxVerified = 40_000
 // kernelPrograms loads testdata/parse/parse.bpf.c, or skips the test.
 func kernelPrograms(t testing.TB) *ebpf.Collection {
 	t.Helper()
-	cc := ""
-	for _, name := range []string{"clang-19", "clang"} {
-		if path, err := exec.LookPath(name); err == nil {
-			cc = path
-			break
-		}
-	}
-	if cc == "" {
-		t.Skip("skipped: parse.h in the kernel was not tried: no clang to build it")
-	}
-	object := filepath.Join(t.TempDir(), "parse.o")
-	out, err := exec.Command(cc, "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function",
-		"-c", "testdata/parse/parse.bpf.c", "-o", object).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	kernel.Programs(t)
-	b, err := os.ReadFile(object)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
+	spec := object(t, "testdata/parse/parse.bpf.c")
 	c, err := ebpf.NewCollection(spec)
 	if err != nil {
 		t.Fatalf("%+v", err)
