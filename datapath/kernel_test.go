@@ -528,7 +528,18 @@ func TestKernelKilled(t *testing.T) {
 	var daemon *exec.Cmd
 	var from int64
 	var until time.Time
+	// whole takes off half a record, which a killed daemon has not noted as sent.
+	whole := func() error {
+		const size = int64(unsafe.Sizeof(wire{}))
+		if n := written(); n%size != 0 {
+			return os.Truncate(out, n-n%size)
+		}
+		return nil
+	}
 	begin := func() error {
+		if err := whole(); err != nil {
+			return err
+		}
 		daemon = exec.Command(os.Args[0], "-test.run=^TestKernelKilled$")
 		daemon.Env = append(os.Environ(), childDir+"="+pins, childOut+"="+out)
 		daemon.Stderr, daemon.Stdout = os.Stderr, os.Stderr
@@ -565,6 +576,9 @@ func TestKernelKilled(t *testing.T) {
 	daemon.Process.Kill()
 	daemon.Wait()
 	kills++
+	if err := whole(); err != nil {
+		t.Fatal(err)
+	}
 
 	l := newLedger(src.gen.Few)
 	l.ids = map[uint64]bool{}
@@ -611,7 +625,8 @@ func (w *wire) record() (r flow.Record) {
 	return r
 }
 
-// file writes each batch with one system call, which a kill does not cut.
+// file writes each batch with one system call, which a kill may cut between two
+// pages (whole).
 type file struct {
 	f   *os.File
 	buf []byte

@@ -8,7 +8,7 @@ export PATH=$PATH:/usr/sbin:/sbin
 export WEIR_SOAK
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-go test -count=1 -v -timeout 24h -run '^TestSoak' ./test/system 2>&1 | tee "$log" | grep --line-buffered -vE '^=== (RUN|PAUSE|CONT|NAME)'
+go test -count=1 -v -timeout 24h -run "^(TestSoak|TestKernel)" ./datapath ./test/system 2>&1 | tee "$log" | grep --line-buffered -vE '^=== (RUN|PAUSE|CONT|NAME)'
 status=${PIPESTATUS[0]}
 grep -q -- '--- SKIP' "$log" && echo "Left out for want of a privilege or a program: the tests skipped above."
 cat <<END
