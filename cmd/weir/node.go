@@ -303,6 +303,8 @@ func (n *node) samples(emit func(metrics.Sample)) {
 		}
 		gauge("weir_cache_entries", "Flows in the cache now.", float64(s.Cache.Entries))
 		gauge("weir_cache_capacity_entries", "Flows it can hold.", float64(s.Cache.Capacity))
+		gauge("weir_cache_aggregates", "Overflow aggregates in it now.", float64(s.Cache.Aggregates))
+		counter("weir_cache_refused_packets_total", "Packets that found no place for a flow and are counted in an overflow aggregate.", s.Cache.Refused)
 	}
 	if e != nil {
 		for _, d := range n.exports() {
