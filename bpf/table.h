@@ -263,20 +263,31 @@ static __always_inline void count(struct entry *e, const struct seen *s, __u32 s
 
 /* --- enter --- */
 
-/* room is how many entries of a set are free; none, if it is to keep the rest
- * for flows with more than one packet. */
-static __always_inline __u32 room(const struct set *s, bool pressed)
+/* room is how many entries of a set are free. */
+static __always_inline __u32 room(const struct set *s)
 {
-	__u64 free = 0, new = 0;
+	__u64 free = 0;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < WAYS; i++) {
-		__u64 word = READ_ONCE(s->word[i]), other = (word & STATE_MASK) ^ NEW;
+		__u64 word = READ_ONCE(s->word[i]);
 		HIDE(word); /* no branches, or the verifier tries all combinations */
-		HIDE(other);
 		free += (word - 1) >> 63;
+	}
+	return free;
+}
+
+/* reserved says whether what is left of a set is kept for flows with more than
+ * one packet: under pressure the others may hold a quarter of it. */
+static __always_inline bool reserved(const struct set *s)
+{
+	__u64 new = 0;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < WAYS; i++) {
+		__u64 other = (READ_ONCE(s->word[i]) & STATE_MASK) ^ NEW;
+		HIDE(other);
 		new += (other - 1) >> 63;
 	}
-	return pressed && new >= WAYS / 4 ? 0 : free;
+	return new >= WAYS / 4;
 }
 
 /* claim takes one of a set's free entries, writes the flow's first packet into
@@ -327,7 +338,13 @@ __noinline int enter(const struct seen *s, const struct place *at, bool pressed)
 	struct set *a = bpf_map_lookup_elem(&table, &i), *b = bpf_map_lookup_elem(&table, &j);
 	if (!a || !b)
 		return false;
-	__u32 room_a = room(a, pressed), room_b = room(b, pressed);
+	__u32 room_a = room(a), room_b = room(b);
+	if (pressed) {
+		if (room_a && reserved(a))
+			room_a = 0;
+		if (room_b && reserved(b))
+			room_b = 0;
+	}
 	if (room_a <= SPARE && room_a < room_b) {
 		if (claim(b, s, at->live)) {
 			touch(j);
@@ -447,10 +464,23 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 __noinline int first_xdp(struct xdp_md *ctx, struct seen *s, const struct place *at) { return first(ctx, s, at); }
 __noinline int first_tc(struct __sk_buff *ctx, struct seen *s, const struct place *at) { return first(ctx, s, at); }
 
+/* ahead begins to fetch a set that is likely to be looked at, while another still
+ * is on its way: programs have no other way to say so. */
+static __always_inline void ahead(__u32 at, __u32 live)
+{
+	struct set *s = bpf_map_lookup_elem(&table, &at);
+	if (s) {
+		__u32 word = READ_ONCE(s->word[home(live)]);
+		HIDE(word);
+	}
+}
+
 static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 {
 	struct place at;
 	find_place(&at, &s->p, 0, sets);
+	if (unlikely(READ_ONCE(control.pressure))) /* most packets are of new flows, which are in neither set */
+		ahead(at.set[1], at.live);
 	for (int i = 0; i < 2; i++) {
 		struct entry *e = find(at.set[i], at.live, &s->p);
 		if (likely(e)) {
