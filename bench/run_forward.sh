@@ -6,7 +6,7 @@
 # xdpsend makes packets in the kernel on one CPU; each setup in turn forwards
 # them for SECONDS; the figure is what arrived at s0.
 #
-#   run_forward.sh [-r ROUNDS] [-t SECONDS] [-s SIZE] 'label=setup' ...
+#   run_forward.sh [-r ROUNDS] [-t SECONDS] [-s SIZE] [-f FLOWS] 'label=setup' ...
 #
 # A setup is a shell command run inside the router namespace before the
 # packets start; {IN} and {OUT} are its devices, {N:1000} expands to the
@@ -15,8 +15,8 @@
 # that stays in the foreground and says "msg=metering" for each device when it
 # is ready.
 . "$(dirname "$0")/lib.sh"
-rounds=5 secs=3 size=60
-while getopts r:t:s: o; do case $o in r) rounds=$OPTARG ;; t) secs=$OPTARG ;; s) size=$OPTARG ;; *) exit 2 ;; esac; done
+rounds=5 secs=3 size=60 flows=1024
+while getopts r:t:s:f: o; do case $o in r) rounds=$OPTARG ;; t) secs=$OPTARG ;; s) size=$OPTARG ;; f) flows=$OPTARG ;; *) exit 2 ;; esac; done
 shift $((OPTIND - 1))
 : "${SEND_CPU:=0}"
 C=${NS}c R=${NS}r S=${NS}s
@@ -40,7 +40,7 @@ rules() { # linear list, none matching
 	for ((k = 0; k < $1; k++)); do echo "  ip saddr 198.$((18 + k % 2)).$((k / 256)).$((k % 256)) udp dport $((2000 + k)) drop"; done
 	echo "  accept"; echo " }"; echo "}"
 }
-echo "# $size-byte frames, $secs s, $rounds rounds"
+echo "# $size-byte frames of $flows flows, $secs s, $rounds rounds"
 for ((i = 1; i <= rounds; i++)); do
 	lock # for a whole round: the setups are compared within it
 	for arg; do
@@ -50,7 +50,7 @@ for ((i = 1; i <= rounds; i++)); do
 		meter:*)
 			ip netns exec $R sysctl -qw net.ipv4.ip_forward=1
 			ip netns exec $R bash -c "exec $(subst "${setup#meter:}" IN r0 OUT r1)" >"$BENCH_TMP/log.$label" 2>&1 9>&- & prog=$!; PIDS=("$prog")
-			for ((w = 0; w < 300; w++)); do [ "$(grep -c msg=metering "$BENCH_TMP/log.$label")" -ge 2 ] && break; sleep 0.1; done ;;
+			for ((w = 0; w < 300; w++)); do [ "$(grep -cs msg=metering "$BENCH_TMP/log.$label" || true)" = 2 ] && break; sleep 0.1; done ;;
 		*) ip netns exec $R sysctl -qw net.ipv4.ip_forward=1
 			while [[ $setup =~ \{N:([0-9]+)\} ]]; do
 				rules "${BASH_REMATCH[1]}" >"$BENCH_TMP/rules.$$"
@@ -61,7 +61,7 @@ for ((i = 1; i <= rounds; i++)); do
 		rx() { ip netns exec $S cat /proc/net/dev | awk '/s0:/{print $3}'; }
 		a=$(rx)
 		c0=$(awk '/^cpu /{print $2+$3+$4+$7+$8}' /proc/stat)
-		ip netns exec $C taskset -c "$SEND_CPU" "$BENCH_BIN/xdpsend" -dev c0 -dmac 02:00:00:00:00:01 -t "$secs" -size "$size" >"$BENCH_TMP/gen.$$" || cat "$BENCH_TMP/gen.$$"
+		ip netns exec $C taskset -c "$SEND_CPU" "$BENCH_BIN/xdpsend" -dev c0 -dmac 02:00:00:00:00:01 -t "$secs" -size "$size" -flows "$flows" >"$BENCH_TMP/gen.$$" || cat "$BENCH_TMP/gen.$$"
 		sleep 0.1
 		c1=$(awk '/^cpu /{print $2+$3+$4+$7+$8}' /proc/stat)
 		b=$(rx)
