@@ -261,9 +261,10 @@ type ledger struct {
 	few                       uint32
 	packets, bytes            uint64
 	records                   uint64
-	each                      []bpf.Count // of the few
-	early                     int         // of the few, records for lack of resources
-	aggregated, caught, flood uint64      // packets
+	each                      []bpf.Count   // of the few
+	early                     int           // of the few, records for lack of resources
+	gone                      []flow.Record // the first of them
+	aggregated, caught, flood uint64        // packets
 	wrong                     []flow.Record
 	ids                       map[uint64]bool // nil: not kept
 	repeats                   int
@@ -314,7 +315,9 @@ func (l *ledger) take(r *flow.Record) {
 	l.each[n].Packets += r.Packets
 	l.each[n].Bytes += r.Bytes
 	if r.EndReason == flow.EndResource {
-		l.early++
+		if l.early++; l.early <= 5 {
+			l.gone = append(l.gone, *r)
+		}
 	}
 }
 
@@ -478,7 +481,7 @@ func kernelFlood(t *testing.T, k *bpf.Kernel, entries, packets int, now uint64) 
 	t.Logf("%d packets in %v of %d new flows over %d: %d entered, %d packets aggregated, most %d of %d entries, expired %v, %d sweeps",
 		2*packets, took.Round(time.Millisecond), src.gen.Seq, src.gen.Few, st.Created, st.Refused, most, st.Capacity, st.Expired, st.Sweeps)
 	if l.early > 0 {
-		t.Errorf("%d of %d established flows lost their entries", l.early, src.gen.Few)
+		t.Errorf("%d of %d established flows lost their entries, at clock %d to %d; the first: %+v", l.early, src.gen.Few, now, k.Memory().Control.TestClock, l.gone)
 	}
 	if most > st.Capacity || st.Expired[flow.EndResource] == 0 {
 		t.Errorf("%+v", st)
