@@ -171,9 +171,6 @@ func (r *reader) policy() (*Policy, error) {
 	for _, l := range r.lists {
 		l.sort()
 		l.Remarks = append(l.Remarks, l.remarks...)
-		if fault := numberFault(l.List, l.standard); fault != "" {
-			r.errs.add(l.Pos, "%s", fault)
-		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.groups)) {
 		r.protocols(r.groups[name])
@@ -241,6 +238,9 @@ func (r *reader) inline() {
 	})
 	if len(made) == 0 {
 		return
+	}
+	if len(r.p.Groups) == 0 {
+		r.p.Groups = nil
 	}
 	for _, l := range r.p.Lists {
 		for _, rule := range l.Rules {
@@ -340,8 +340,9 @@ func (c *ciscoReader) line(l *line) {
 		at := l.peek().at
 		name := l.name("the name of a time range")
 		l.close()
-		c.time = c.reader.time(name, at)
-		c.in = inTime
+		if l.err == nil {
+			c.time, c.in = c.reader.time(name, at), inTime
+		}
 	case "interface":
 		c.iface = l.name("the name of an interface")
 		if n := l.peek().text; n != "" { // GigabitEthernet 0/1
@@ -425,6 +426,10 @@ func (c *ciscoReader) open(l *line, name string, f Family, standard bool, at Pos
 	if l.err != nil {
 		return
 	}
+	if fault := numberFault(name, f, standard); fault != "" {
+		l.fail(token{name, at}, "%s", fault)
+		return
+	}
 	_, known := c.lists[listKey{name, f}]
 	list := c.reader.list(name, f, at)
 	if known && list.standard != standard {
@@ -437,20 +442,20 @@ func (c *ciscoReader) open(l *line, name string, f Family, standard bool, at Pos
 }
 
 // numberFault says why a list may not have the number that is its name.
-func numberFault(l *List, standard bool) string {
-	n, isNumber := decimal(l.Name, 1<<30)
+func numberFault(name string, f Family, standard bool) string {
+	n, isNumber := decimal(name, 1<<30)
 	switch {
-	case l.Family == IPv6 || !isNumber:
+	case f == IPv6 || !isNumber:
 	case standardNumber(n):
 		if !standard {
-			return fmt.Sprintf("%s is the number of a standard list; accepted for extended ones: a name, 100 to 199, 2000 to 2699", l.Name)
+			return fmt.Sprintf("%s is the number of a standard list; accepted for extended ones: a name, 100 to 199, 2000 to 2699", name)
 		}
 	case extendedNumber(n):
 		if standard {
-			return fmt.Sprintf("%s is the number of an extended list; accepted for standard ones: a name, 1 to 99, 1300 to 1999", l.Name)
+			return fmt.Sprintf("%s is the number of an extended list; accepted for standard ones: a name, 1 to 99, 1300 to 1999", name)
 		}
 	default:
-		return l.Name + " is no list's number; accepted: a name, 1 to 199, 1300 to 2699"
+		return name + " is no list's number; accepted: a name, 1 to 199, 1300 to 2699"
 	}
 	return ""
 }
@@ -489,12 +494,11 @@ func (c *ciscoReader) refuseAction(l *line, t token) {
 // listLine reads a line within a list.
 func (c *ciscoReader) listLine(l *line) bool {
 	first := l.peek()
-	seq, hasSeq := decimal(first.text, maxSeq)
+	seq := 0
+	hasSeq := first.text[0] >= '0' && first.text[0] <= '9'
 	switch w := keyword(first.text, append(slices.Clone(actions), "remark", "no", "sequence", "evaluate", "dynamic")...); {
 	case hasSeq:
-		l.next++
-		if seq == 0 {
-			l.fail(first, "found \"0\"; accepted: sequence numbers from 1 to %d", maxSeq)
+		if seq = l.number("a sequence number", 1, maxSeq); l.err != nil {
 			return true
 		}
 	case w == "no" || strings.EqualFold(first.text, "no"):
@@ -530,6 +534,9 @@ func (c *ciscoReader) remove(l *line) {
 	}
 	delete(c.list.bySeq, seq)
 	c.list.Rules = slices.DeleteFunc(c.list.Rules, func(r *Rule) bool { return r.Seq == seq })
+	if len(c.list.Rules) == 0 {
+		c.list.Rules = nil
+	}
 	c.list.last = 0
 	for _, r := range c.list.Rules {
 		c.list.last = max(c.list.last, r.Seq)
@@ -811,7 +818,7 @@ func (c *ciscoReader) serviceLine(l *line) bool {
 			return true
 		}
 	} else if !l.isOperator() {
-		if _, known := protoTables[IPv4].byName[strings.ToLower(t.text)]; known {
+		if n, known := protoTables[IPv4].byName[strings.ToLower(t.text)]; known && n != AnyProto {
 			l.fail(t, "found %s: weir's service groups have ports alone; accepted: tcp, udp, tcp-udp, eq, lt, gt, range", quote(t.text))
 			return true
 		}

@@ -258,14 +258,14 @@ func (l *line) address(f Family) netip.Addr {
 	if !ok {
 		l.refuse(t, "an address, like "+exampleHost[f])
 	} else {
-		l.family(t, f, a)
+		l.family(t, f, familyOf(a))
 	}
 	return a
 }
 
-// family fails if a is of the other family than f.
-func (l *line) family(t token, f Family, a netip.Addr) {
-	if g := familyOf(a); g != f {
+// family fails if t, which is of family g, is not of f.
+func (l *line) family(t token, f, g Family) {
+	if g != f {
 		l.fail(t, "found %s, an %s address; accepted: %s, this being an %s list", quote(t.text), familyNames[g], familyNames[f], familyNames[f])
 	}
 }
@@ -276,7 +276,7 @@ func wildcardNet(a, wild netip.Addr) Net {
 	for i := range care {
 		care[i] = ^care[i]
 	}
-	if a.Unmap().Is4() {
+	if a.Is4() {
 		for i := range 12 {
 			care[i] = 0xff
 		}
@@ -284,13 +284,10 @@ func wildcardNet(a, wild netip.Addr) Net {
 	return NewNet(flow.AddrFrom(a), care)
 }
 
-// prefix reads A/LENGTH; bits behind the prefix are dropped, as IOS does.
+// parsePrefix reads A/LENGTH; bits behind the prefix are dropped, as IOS does.
 func parsePrefix(s string) (netip.Prefix, bool) {
 	p, err := netip.ParsePrefix(s)
-	if err != nil || p.Addr().Is4In6() {
-		return netip.Prefix{}, false
-	}
-	return p.Masked(), true
+	return p.Masked(), err == nil && !p.Masked().Addr().Is4In6()
 }
 
 func hostNet(a netip.Addr) Net { return NetFrom(netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen())) }
@@ -319,7 +316,7 @@ func (l *line) addrs(what string, f Family, standard bool) Addrs {
 		if !ok {
 			l.refuse(t, "a prefix, like "+exampleNet[f])
 		} else {
-			l.family(t, f, p.Addr())
+			l.family(t, f, familyOf(p.Addr()))
 		}
 		l.next++
 		return Addrs{Nets: []Net{NetFrom(p)}}
@@ -330,15 +327,19 @@ func (l *line) addrs(what string, f Family, standard bool) Addrs {
 		return Addrs{}
 	}
 	l.next++
-	l.family(t, f, a)
 	w := l.peek()
 	wild, ok := parseAddr(w.text)
 	switch {
 	case ok:
 		l.next++
-		l.family(w, f, wild)
-		return Addrs{Nets: []Net{wildcardNet(a, wild)}}
+		if a.Is4() != wild.Is4() {
+			l.refuse(w, "a wildcard of the address's family")
+		}
+		n := wildcardNet(a, wild)
+		l.family(t, f, n.family())
+		return Addrs{Nets: []Net{n}}
 	case standard:
+		l.family(t, f, familyOf(a))
 		return Addrs{Nets: []Net{hostNet(a)}}
 	}
 	l.refuse(w, fmt.Sprintf("a wildcard behind %s; or instead of it host %s, or %s/LENGTH", t.text, t.text, t.text))

@@ -28,6 +28,9 @@ var refused = map[string]string{
 	"auth":                   "weir does not look at IPv6 extension headers; ahp is the protocol 51",
 	"undetermined-transport": "weir does not say what it could not parse",
 	"flow-label":             "weir does not look at the flow label",
+	"host-query":             "weir does not look at the types of IGMP",
+	"host-report":            "weir does not look at the types of IGMP",
+	"dvmrp":                  "weir does not look at the types of IGMP",
 }
 
 // Parts of a rule that errors point to.

@@ -203,9 +203,9 @@ var icmpProto = [...]int16{IPv4: flow.ProtoICMP, IPv6: flow.ProtoICMPv6}
 // all is the code of a name that stands for a type.
 const all = -1
 
-func icmp(name string, typ, code int) entry { return entry{name, typ<<9 | code + 1} }
+func icmp(name string, typ, code int) entry { return entry{name, typ<<9 | (code + 1)} }
 
-func (i ICMP) index() int { return int(i.Type)<<9 | int(i.Code) + 1 }
+func (i ICMP) index() int { return int(i.Type)<<9 | (int(i.Code) + 1) }
 
 func icmpOf(n int) ICMP { return ICMP{uint8(n >> 9), int16(n&511) - 1} }
 

@@ -244,7 +244,7 @@ func (v *validator) list(l *List) {
 	if n, ok := decimal(l.Name, 1<<30); ok && l.Family == IPv4 {
 		standard = standardNumber(n)
 		if !standard && !extendedNumber(n) {
-			v.errs.add(l.Pos, "%s", numberFault(l, false))
+			v.errs.add(l.Pos, "%s", numberFault(l.Name, l.Family, false))
 		}
 	}
 	if n := len(l.Rules); n > MaxRules {
