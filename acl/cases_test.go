@@ -73,11 +73,11 @@ func runCases(t *testing.T, pattern string, f func(t *testing.T, c textCase) (ki
 }
 
 // outcome is what reading came to, for a case: its errors, or the print.
-func outcome(c textCase, p *Policy, err error) (kind, got string) {
+func outcome(c textCase, p *Policy, err error, print func([]byte, *Policy) []byte) (kind, got string) {
 	if err != nil {
 		return "errors", err.Error()
 	}
-	if s := string(AppendCisco(nil, p)); s != c.in {
+	if s := string(print(nil, p)); s != c.in {
 		return "prints", s
 	}
 	return "same", ""
@@ -86,7 +86,14 @@ func outcome(c textCase, p *Policy, err error) (kind, got string) {
 func TestCiscoCases(t *testing.T) {
 	runCases(t, "testdata/cisco/*.txt", func(t *testing.T, c textCase) (string, string) {
 		p, err := ReadCisco("acl", []byte(c.in))
-		return outcome(c, p, err)
+		return outcome(c, p, err, AppendCisco)
+	})
+}
+
+func TestYAMLCases(t *testing.T) {
+	runCases(t, "testdata/yaml/*.txt", func(t *testing.T, c textCase) (string, string) {
+		p, err := ReadYAML("acl", []byte(c.in))
+		return outcome(c, p, err, AppendYAML)
 	})
 }
 

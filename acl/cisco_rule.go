@@ -238,7 +238,7 @@ func (l *line) refuseOption(t token, r *Rule, f Family, words []string) {
 	switch {
 	case known:
 		l.fail(t, "found %s: %s", quote(t.text), why)
-	case (s == "established" || strings.HasPrefix(s, "match-") || flagNames.byName[s] != 0) && r.Proto != flow.ProtoTCP && len(words) > 1:
+	case (s == "established" || strings.HasPrefix(s, "match-") || flagNames.byName[s] != 0) && len(words) > 1 && !slices.Contains(words, "established"):
 		l.fail(t, "found %s, but %s has no TCP flags; accepted with flags: tcp", quote(t.text), protoName(r.Proto))
 	case r.Proto == icmpProto[f]:
 		all := append(slices.Clone(words), icmpTables[f].names()...)

@@ -44,7 +44,8 @@ func (e *Errors) add(at Pos, format string, args ...any) {
 	*e = append(*e, &Error{at, fmt.Sprintf(format, args...)})
 }
 
-// err is e as an error: sorted, of bounded length, nil if there is none.
+// err is e as an error: sorted, one for a place, of bounded length; nil if there
+// is none.
 func (e Errors) err() error {
 	if len(e) == 0 {
 		return nil
@@ -52,6 +53,7 @@ func (e Errors) err() error {
 	slices.SortStableFunc(e, func(a, b *Error) int {
 		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
 	})
+	e = slices.CompactFunc(e, func(a, b *Error) bool { return a.Pos == b.Pos && a.Pos.Line > 0 })
 	if n := len(e) - maxErrors; n > 0 {
 		e = append(e[:maxErrors:maxErrors], &Error{Pos{File: e[0].Pos.File}, strconv.Itoa(n) + " errors more"})
 	}
