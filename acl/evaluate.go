@@ -27,7 +27,7 @@ const (
 // no others. p has passed Validate.
 func (p *Policy) Evaluate(l *List, in *packet.Info, now time.Time) Verdict {
 	for _, r := range l.Rules {
-		if p.matches(r, in, now) {
+		if p.matches(l.Family, r, in, now) {
 			return Verdict{r.Action, r}
 		}
 	}
@@ -40,7 +40,7 @@ func (p *Policy) Evaluate(l *List, in *packet.Info, now time.Time) Verdict {
 	return Verdict{Action: Deny}
 }
 
-func (p *Policy) matches(r *Rule, in *packet.Info, now time.Time) bool {
+func (p *Policy) matches(f Family, r *Rule, in *packet.Info, now time.Time) bool {
 	k := &in.Key
 	if r.Time != "" && !p.Time(r.Time).Active(now) {
 		return false
@@ -48,7 +48,7 @@ func (p *Policy) matches(r *Rule, in *packet.Info, now time.Time) bool {
 	if r.Proto != AnyProto && r.Proto != int16(k.Proto) {
 		return false
 	}
-	if !p.hasAddr(&r.Src, k.Src) || !p.hasAddr(&r.Dst, k.Dst) {
+	if !p.hasAddr(f, &r.Src, k.Src) || !p.hasAddr(f, &r.Dst, k.Dst) {
 		return false
 	}
 	if !r.TOS.Match(k.TOS) {
@@ -79,8 +79,8 @@ func (p *Policy) matches(r *Rule, in *packet.Info, now time.Time) bool {
 	return r.Flags.Match(in.TCPFlags)
 }
 
-func (p *Policy) hasAddr(a *Addrs, addr flow.Addr) bool {
-	return a.Any() || slices.ContainsFunc(p.NetsOf(a), func(n Net) bool { return n.Contains(addr) })
+func (p *Policy) hasAddr(f Family, a *Addrs, addr flow.Addr) bool {
+	return a.Any() || slices.ContainsFunc(p.NetsOf(a, f), func(n Net) bool { return n.Contains(addr) })
 }
 
 func (p *Policy) hasPort(s *Ports, port uint16) bool {
@@ -93,14 +93,20 @@ func within(ranges []Range, n uint32) bool {
 	return slices.ContainsFunc(ranges, func(r Range) bool { return uint32(r.From) <= n && n <= uint32(r.To) })
 }
 
-// NetsOf is the networks of a, those of groups within its group among them; of
-// both families. Nil where a is any, or its group is empty.
-func (p *Policy) NetsOf(a *Addrs) []Net {
+// NetsOf is the networks of a in a list of family f: of a group those of this
+// family, and those of groups within it. Nil where a is any, or there are none.
+func (p *Policy) NetsOf(a *Addrs, f Family) []Net {
 	if a.Group == "" {
 		return a.Nets
 	}
 	var nets []Net
-	p.eachGroup(a.Group, map[string]bool{}, func(g *Group) { nets = append(nets, g.Nets...) })
+	p.eachGroup(a.Group, map[string]bool{}, func(g *Group) {
+		for _, n := range g.Nets {
+			if n.family() == f {
+				nets = append(nets, n)
+			}
+		}
+	})
 	return nets
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"weir/flow"
 	"weir/packet"
 )
@@ -76,7 +78,7 @@ func said(v Verdict) string {
 	return fmt.Sprintf("%s by %d", v.Action, v.Rule.Seq)
 }
 
-func mustRead(t testing.TB, text string) *Policy {
+func mustRead(t rapid.TB, text string) *Policy {
 	t.Helper()
 	p, err := ReadCisco("acl", []byte(text))
 	if err != nil {
