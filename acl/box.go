@@ -152,6 +152,9 @@ type cubes struct {
 
 // has says whether the address of a witness is in one of them.
 func (c *cubes) has(w *witness, side int) bool {
+	if len(c.all) == 1 {
+		return c.all[0].has(w.addr[side])
+	}
 	if c.asked[side] != w.number {
 		c.asked[side] = w.number
 		c.said[side] = slices.ContainsFunc(c.all, func(d cube) bool { return d.has(w.addr[side]) })
@@ -272,7 +275,7 @@ func icmpRanges(types []ICMP) []Range {
 // has says whether the rule matches w.
 func (h *shape) has(w *witness) bool {
 	in := func(all []span, v uint32) bool { return (span{v, v}).meets(all) }
-	return h.proto.has(w.proto) && h.addr[0].has(w, 0) && h.addr[1].has(w, 1) && in(h.dport, w.dport) && in(h.sport, w.sport) &&
+	return h.proto.has(w.proto) && in(h.dport, w.dport) && h.addr[0].has(w, 0) && h.addr[1].has(w, 1) && in(h.sport, w.sport) &&
 		h.flag.has(w.tcp) && h.tos.has(w.tos) && h.ttl.has(w.ttl) && in(h.length, w.length)
 }
 

@@ -233,30 +233,28 @@ func names(l *List, by []*Rule) string {
 // do.
 func (c *checker) covering(h *shape, before []*shape, preferred []*Rule) []*Rule {
 	// A packet of the rule that no other takes shows that it is needed: most
-	// rules are done with here.
-	var first *witness
-	for range witnesses {
+	// rules are done with here. One rule that takes all takes the first packet.
+	for n := range witnesses {
 		c.asked++
 		w := h.witness(c.asked, c.rng)
 		taken := false
+		var alone []*Rule
 		for _, g := range before {
-			if g.counts(h) && g.has(w) {
-				taken = true
+			if !g.counts(h) || !g.has(w) {
+				continue
+			}
+			taken = true
+			if n > 0 {
 				break
 			}
-		}
-		if !taken {
-			return nil
-		}
-		if first == nil {
-			first = w
-		}
-	}
-	for _, wanted := range [2]bool{true, false} {
-		for _, g := range before {
-			if (!wanted || slices.Contains(preferred, g.rule)) && g.counts(h) && g.has(first) && g.covers(h) {
-				return []*Rule{g.rule}
+			if (alone == nil || slices.Contains(preferred, g.rule)) && g.covers(h) {
+				if alone = []*Rule{g.rule}; len(preferred) == 0 || slices.Contains(preferred, g.rule) {
+					break
+				}
 			}
+		}
+		if !taken || alone != nil {
+			return alone
 		}
 	}
 	var all []*shape
