@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v4"
 )
 
 var update = flag.Bool("update", false, "write what comes out into testdata")
@@ -118,5 +120,70 @@ func seeds(f *testing.F, pattern string) {
 			in, _, _ = strings.Cut("\n"+in, "\n--- ")
 			f.Add([]byte(strings.TrimPrefix(in+"\n", "\n")))
 		}
+	}
+}
+
+// The sample says the same in every form, and only what it should is found in
+// it.
+func TestEdgeRouter(t *testing.T) {
+	c := readCases(t, "testdata/cisco/edge.txt")[0]
+	p := mustRead(t, c.in)
+	readsBack(t, p)
+	// The shadow is a real one, and hard to see: a permit that asks for a type of
+	// ICMP lets all later fragments of ICMP pass.
+	want := `acl:76:25: unbound: the IPv4 list 23 is applied at no interface
+acl:95:2: shadowed: rule 120 deny icmp any any fragments never matches: 70 permit icmp any any packet-too-big decides before
+acl:129:13: unbound: the IPv4 list 110 is applied at no interface
+acl:25:22: unused: nothing refers to the group MONITORING
+`
+	if got := findings(p); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestReadTellsTheLanguages(t *testing.T) {
+	cisco, yaml := "ip access-list extended A\n permit ip any any\n", "lists: {A: [permit ip any any]}\n"
+	for _, c := range []struct{ name, in string }{
+		{"a.acl", cisco},
+		{"a.txt", "! lists:\n" + cisco},
+		{"a", cisco},
+		{"-", "! lists:\n\n" + cisco},
+		{"router.confg", cisco},
+		{"a.yaml", yaml},
+		{"a.yml", "---\n" + yaml},
+		{"a", yaml},
+		{"-", "# ip access-list\n---\n" + yaml},
+		{"a", "{" + yaml[:len(yaml)-1] + "}"},
+	} {
+		p, err := Read(c.name, []byte(c.in))
+		if err != nil || len(p.Lists) != 1 || len(p.Lists[0].Rules) != 1 {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	if _, err := Read("a.yaml", []byte(cisco)); err == nil {
+		t.Error("a.yaml was not read as YAML")
+	}
+}
+
+// A part of a larger document keeps its positions.
+func TestReadNode(t *testing.T) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte("cache: {}\nacl:\n  lists:\n    A:\n      - permit ip any any\n      - permit tpc any any\n"), &doc); err != nil {
+		t.Fatal(err)
+	}
+	_, err := ReadNode("weir.yaml", doc.Content[0].Content[3])
+	if err == nil || !strings.HasPrefix(err.Error(), `weir.yaml:6:16: found "tpc"`) {
+		t.Errorf("%v", err)
+	}
+}
+
+// A rule by itself shows the sets that AppendCisco would put into groups.
+func TestRuleInBraces(t *testing.T) {
+	p, err := ReadYAML("a", []byte("lists: {A: [{permit: tcp, from: [10.0.0.1, 10.1.0.0/16], to-port: [80, 90-99]}]}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := p.Lists[0].Rules[0].Cisco(IPv4), "permit tcp { host 10.0.0.1, 10.1.0.0 0.0.255.255 } any { eq www, range 90 99 }"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }

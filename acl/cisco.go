@@ -548,10 +548,11 @@ func (c *ciscoReader) rule(l *line, seq uint32) {
 	first := l.toks[0]
 	if keyword(l.peek().text, "remark") != "" {
 		l.next++
-		text := l.rest()
-		if seq == 0 {
+		switch text := l.rest(); {
+		case l.err != nil:
+		case seq == 0:
 			c.list.remarks = append(c.list.remarks, text)
-		} else {
+		default:
 			c.list.numbered = append(c.list.numbered, numberedRemark{seq, text})
 		}
 		return
@@ -653,7 +654,9 @@ func (c *ciscoReader) groupLine(l *line) bool {
 	switch w := keyword(t.text, "description", "group-object"); {
 	case w == "description":
 		l.next++
-		g.Remark = l.rest()
+		if text := l.rest(); l.err == nil {
+			g.Remark = text
+		}
 		return true
 	case w != "":
 		l.next++

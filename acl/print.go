@@ -31,13 +31,18 @@ func AppendCisco(dst []byte, p *Policy) []byte {
 		if i == 0 || p.Bindings[i-1].Interface != b.Interface {
 			w.line("interface ", b.Interface)
 		}
-		verb := [...]string{IPv4: " ip access-group ", IPv6: " ipv6 traffic-filter "}[b.Family&1]
-		w.line(verb, b.List, " ", b.Direction.String())
+		w.line(" ", b.text())
 		if i == len(p.Bindings)-1 || p.Bindings[i+1].Interface != b.Interface {
 			w.line("!")
 		}
 	}
 	return w.dst
+}
+
+// text is b as a line of an interface.
+func (b *Binding) text() string {
+	verb := [...]string{IPv4: "ip access-group ", IPv6: "ipv6 traffic-filter "}[b.Family&1]
+	return verb + b.List + " " + b.Direction.String()
 }
 
 // Cisco is r in a list of family f as `show access-lists` prints it, without
