@@ -180,10 +180,12 @@ type witness struct {
 
 // shapes makes shapes of rules.
 type shapes struct {
-	p      *Policy
 	family Family
 	groups map[string]*cubes
+	byName map[string]*Group
 }
+
+func (s *shapes) find(name string) *Group { return s.byName[name] }
 
 var anyNet = [...]cube{
 	IPv4: {[2]uint64{0, 0xffff << 32}, [2]uint64{math.MaxUint64, math.MaxUint32 << 32}},
@@ -205,13 +207,24 @@ func (s *shapes) cubes(a *Addrs) *cubes {
 	if a.Any() {
 		c.all = []cube{anyNet[s.family]}
 	}
-	for _, n := range s.p.NetsOf(a, s.family) {
+	for _, n := range a.Nets {
 		c.all = append(c.all, cubeOf(n))
 	}
 	if a.Group != "" {
+		for _, n := range netsOf(s.find, a.Group, s.family) {
+			c.all = append(c.all, cubeOf(n))
+		}
 		s.groups[a.Group] = c
 	}
 	return c
+}
+
+func (s *shapes) ports(a *Ports) []span {
+	ranges := a.Ranges
+	if a.Group != "" {
+		ranges = rangesOf(s.find, a.Group)
+	}
+	return spansOf(ranges)
 }
 
 // of is what r matches: of later fragments, or of the other packets. Nil if it
@@ -242,10 +255,10 @@ func (s *shapes) of(r *Rule, later bool) *shape {
 			h.flag = setOf(r.Flags.Match)
 		}
 		if !r.SrcPorts.Any() {
-			h.sport = spansOf(s.p.RangesOf(&r.SrcPorts))
+			h.sport = s.ports(&r.SrcPorts)
 		}
 		if !r.DstPorts.Any() {
-			h.dport = spansOf(s.p.RangesOf(&r.DstPorts))
+			h.dport = s.ports(&r.DstPorts)
 		}
 		if len(r.ICMP) > 0 { // which is where ports would be
 			h.dport = spansOf(icmpRanges(r.ICMP))

@@ -73,7 +73,11 @@ const (
 //
 // p has passed Validate.
 func (p *Policy) Check() []Finding {
-	c := checker{p: p, rng: rand.New(rand.NewPCG(1, 2))}
+	c := checker{p: p, rng: rand.New(rand.NewPCG(1, 2)), byName: map[string]*Group{}}
+	for _, g := range p.Groups {
+		c.byName[g.Name] = g
+	}
+	lists := p.byName()
 	bound := map[listKey]bool{}
 	for _, b := range p.Bindings {
 		bound[listKey{b.List, b.Family}] = true
@@ -85,7 +89,7 @@ func (p *Policy) Check() []Finding {
 		}
 	}
 	for _, b := range p.Bindings {
-		if p.List(b.List, b.Family) == nil {
+		if lists[listKey{b.List, b.Family}] == nil {
 			c.add(Finding{Kind: UnknownList, Pos: b.Pos, Msg: fmt.Sprintf("%s has the %s list %s %s, which is not there", b.Interface, familyNames[b.Family], b.List, b.Direction)})
 		}
 	}
@@ -94,10 +98,20 @@ func (p *Policy) Check() []Finding {
 	return c.found
 }
 
+// byName is the lists by what tells one from another.
+func (p *Policy) byName() map[listKey]*List {
+	lists := map[listKey]*List{}
+	for _, l := range p.Lists {
+		lists[listKey{l.Name, l.Family}] = l
+	}
+	return lists
+}
+
 type checker struct {
-	p     *Policy
-	rng   *rand.Rand
-	found []Finding
+	p      *Policy
+	rng    *rand.Rand
+	found  []Finding
+	byName map[string]*Group
 
 	shapes [2][]*shape // of the rules so far: of packets that are no later fragments, and of those that are
 	asked  int         // witnesses so far
@@ -112,7 +126,7 @@ func (r *Rule) name(f Family) string { return fmt.Sprintf("%d %s", r.Seq, r.Cisc
 func (c *checker) list(l *List) {
 	c.budget = boxesPerList
 	c.shapes = [2][]*shape{}
-	of := shapes{c.p, l.Family, map[string]*cubes{}}
+	of := shapes{l.Family, map[string]*cubes{}, c.byName}
 	permits := false
 	for i, r := range l.Rules {
 		permits = permits || r.Action == Permit

@@ -35,6 +35,9 @@ func ReadCisco(name string, data []byte) (*Policy, error) {
 		if l.err != nil {
 			r.errs = append(r.errs, l.err)
 		}
+		if r.errs.enough() {
+			return nil, r.errs.err()
+		}
 	}
 	return r.policy()
 }

@@ -37,14 +37,15 @@ type Change struct {
 // has another number is told as such.
 func Diff(old, new *Policy) []Change {
 	var all []Change
+	before, after := old.byName(), new.byName()
 	for _, l := range old.Lists {
-		if new.List(l.Name, l.Family) == nil {
+		if after[listKey{l.Name, l.Family}] == nil {
 			all = append(all, Change{Kind: Removed, In: l.head(), Was: []string{l.head()}})
 			all = append(all, diffRules(l, &List{Name: l.Name, Family: l.Family})...)
 		}
 	}
 	for _, l := range new.Lists {
-		was := old.List(l.Name, l.Family)
+		was := before[listKey{l.Name, l.Family}]
 		if was == nil {
 			was = &List{Name: l.Name, Family: l.Family}
 			all = append(all, Change{Kind: Added, In: l.head(), Is: []string{l.head()}})

@@ -41,6 +41,9 @@ func (e Errors) Error() string {
 }
 
 func (e *Errors) add(at Pos, format string, args ...any) {
+	if e.enough() {
+		return
+	}
 	*e = append(*e, &Error{at, fmt.Sprintf(format, args...)})
 }
 
@@ -54,11 +57,15 @@ func (e Errors) err() error {
 		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
 	})
 	e = slices.CompactFunc(e, func(a, b *Error) bool { return a.Pos == b.Pos && a.Pos.Line > 0 })
-	if n := len(e) - maxErrors; n > 0 {
-		e = append(e[:maxErrors:maxErrors], &Error{Pos{File: e[0].Pos.File}, strconv.Itoa(n) + " errors more"})
+	if len(e) > maxErrors {
+		e = append(e[:maxErrors:maxErrors], &Error{Pos{File: e[0].Pos.File}, "and more"})
 	}
 	return e
 }
+
+// enough says whether there are so many that looking for more is no use: to
+// nobody but who wants to keep this program busy.
+func (e Errors) enough() bool { return len(e) > 4*maxErrors }
 
 // accepted is the end of a message: the words that would do, and the one that
 // was perhaps meant.

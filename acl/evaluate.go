@@ -99,8 +99,13 @@ func (p *Policy) NetsOf(a *Addrs, f Family) []Net {
 	if a.Group == "" {
 		return a.Nets
 	}
+	return netsOf(p.Group, a.Group, f)
+}
+
+// netsOf is the networks of a group, as NetsOf.
+func netsOf(find func(name string) *Group, group string, f Family) []Net {
 	var nets []Net
-	p.eachGroup(a.Group, map[string]bool{}, func(g *Group) {
+	eachGroup(find, group, map[string]bool{}, func(g *Group) {
 		for _, n := range g.Nets {
 			if n.family() == f {
 				nets = append(nets, n)
@@ -116,21 +121,26 @@ func (p *Policy) RangesOf(s *Ports) []Range {
 	if s.Group == "" {
 		return s.Ranges
 	}
+	return rangesOf(p.Group, s.Group)
+}
+
+// rangesOf is the ranges of a group, as RangesOf.
+func rangesOf(find func(name string) *Group, group string) []Range {
 	var ranges []Range
-	p.eachGroup(s.Group, map[string]bool{}, func(g *Group) { ranges = append(ranges, g.Ports...) })
+	eachGroup(find, group, map[string]bool{}, func(g *Group) { ranges = append(ranges, g.Ports...) })
 	return ranges
 }
 
 // eachGroup visits a group and those within it, each once.
-func (p *Policy) eachGroup(name string, seen map[string]bool, visit func(*Group)) {
-	g := p.Group(name)
+func eachGroup(find func(name string) *Group, name string, seen map[string]bool, visit func(*Group)) {
+	g := find(name)
 	if g == nil || seen[name] {
 		return
 	}
 	seen[name] = true
 	visit(g)
 	for _, inner := range g.Groups {
-		p.eachGroup(inner, seen, visit)
+		eachGroup(find, inner, seen, visit)
 	}
 }
 

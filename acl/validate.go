@@ -1,6 +1,8 @@
 package acl
 
 import (
+	"iter"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -191,12 +193,28 @@ func (v *validator) depth(g *Group, way []*Group) int {
 
 // didYouMean suggests a group of a kind.
 func (v *validator) didYouMean(name string, kind GroupKind) string {
+	return v.oneOf(name, func(yield func(string) bool) {
+		for _, g := range v.p.Groups {
+			if g.Kind == kind && !yield(g.Name) {
+				return
+			}
+		}
+	})
+}
+
+// oneOf suggests one of the first thousand names, for as long as messages are
+// read.
+func (v *validator) oneOf(name string, all iter.Seq[string]) string {
+	if len(v.errs) > maxErrors {
+		return ""
+	}
 	var names []string
-	for _, g := range v.p.Groups[:min(len(v.p.Groups), 1000)] {
-		if g.Kind == kind {
-			names = append(names, g.Name)
+	for s := range all {
+		if names = append(names, s); len(names) == 1000 {
+			break
 		}
 	}
+	slices.Sort(names)
 	if s := suggest(name, names); s != "" {
 		return ` (did you mean "` + s + `"?)`
 	}
@@ -312,15 +330,7 @@ func (v *validator) rule(l *List, r *Rule) {
 		fail("", "a way to log that is not known")
 	}
 	if r.Time != "" && v.times[r.Time] == nil {
-		var names []string
-		for _, t := range v.p.Times {
-			names = append(names, t.Name)
-		}
-		s := ""
-		if m := suggest(r.Time, names); m != "" {
-			s = ` (did you mean "` + m + `"?)`
-		}
-		fail(partTime, "there is no time range %s%s", quote(r.Time), s)
+		fail(partTime, "there is no time range %s%s", quote(r.Time), v.oneOf(r.Time, maps.Keys(v.times)))
 	}
 	for _, s := range r.Remarks {
 		v.text("remark", s, v.at(r, partRemark, r.Pos))
@@ -396,18 +406,13 @@ func (v *validator) bindings(lists map[listKey]*List) {
 			continue
 		}
 		if lists[listKey{b.List, b.Family}] == nil {
-			var names []string
-			for k := range lists {
-				if k.family == b.Family {
-					names = append(names, k.name)
+			v.errs.add(b.Pos, "there is no %s list %s%s", familyNames[b.Family], quote(b.List), v.oneOf(b.List, func(yield func(string) bool) {
+				for _, l := range v.p.Lists {
+					if l.Family == b.Family && !yield(l.Name) {
+						return
+					}
 				}
-			}
-			slices.Sort(names)
-			s := ""
-			if m := suggest(b.List, names); m != "" {
-				s = ` (did you mean "` + m + `"?)`
-			}
-			v.errs.add(b.Pos, "there is no %s list %s%s", familyNames[b.Family], quote(b.List), s)
+			}))
 		}
 		at := point{b.Interface, b.Direction, b.Family}
 		if other, twice := seen[at]; twice {

@@ -135,6 +135,9 @@ func (y yamlReader) each(n *yaml.Node, what string, keys []string, visit func(ke
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i]
 		line, twice := seen[key.Value]
+		if y.errs.enough() {
+			return
+		}
 		switch {
 		case key.Kind != yaml.ScalarNode:
 			y.fail(key, "found %s; accepted: a key", kindOf(key))
@@ -169,6 +172,9 @@ func (y yamlReader) items(n *yaml.Node, what string, visit func(n *yaml.Node)) {
 
 // scalar says whether n is a value, and refuses it if not.
 func (y yamlReader) scalar(n *yaml.Node, what string) bool {
+	if y.errs.enough() {
+		return false
+	}
 	switch {
 	case n.Kind != yaml.ScalarNode || n.Tag == "!!null":
 		y.fail(n, "found %s; accepted: %s", kindOf(n), what)
@@ -294,6 +300,9 @@ func (y yamlReader) yamlList(key, val *yaml.Node) {
 
 // rule reads a rule: keys, or a line as in Cisco's language.
 func (y yamlReader) rule(list *listReader, n *yaml.Node) {
+	if y.errs.enough() {
+		return
+	}
 	if n.Kind == yaml.ScalarNode {
 		y.read(n, "a rule", func(l *line) {
 			c := ciscoReader{reader: y.reader, list: list}

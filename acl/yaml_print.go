@@ -12,10 +12,10 @@ import (
 func AppendYAML(dst []byte, p *Policy) []byte {
 	doc := mapping()
 	if len(p.Lists) > 0 {
-		lists := mapping()
+		lists, known := mapping(), p.byName()
 		for _, l := range p.Lists {
 			name := l.Name
-			if l.Family == IPv6 && p.List(name, IPv4) != nil {
+			if l.Family == IPv6 && known[listKey{name, IPv4}] != nil {
 				name = "ipv6 " + name
 			}
 			put(lists, name, l.node(name == l.Name))
