@@ -449,7 +449,7 @@ func (y yamlReader) addrs(n *yaml.Node, what string, f Family, a *Addrs) {
 				a.Group = l.groupName()
 				return
 			}
-			one := l.addrs(what, f, true)
+			one := l.addrs(what, f, yamlWords)
 			anything = anything || one.Any() && l.err == nil
 			a.Nets = append(a.Nets, one.Nets...)
 		})
@@ -559,7 +559,7 @@ func (y yamlReader) member(n *yaml.Node, g *Group) {
 			g.Nets = append(g.Nets, nets...)
 			return
 		}
-		g.Nets = append(g.Nets, l.addrs("network", f, true).Nets...)
+		g.Nets = append(g.Nets, l.addrs("network", f, standardWords).Nets...)
 	})
 }
 
