@@ -115,7 +115,7 @@ type Rule struct {
 
 	TOS     TOS
 	TTL     []Range // 0 to 255, any of these; none: all
-	Lengths []Range // octets of the IP packet (IE 1), any of these; none: all
+	Lengths []Range // octets of the IP packet (IE 1), any of these; none: all. Longer ones than 65535 are in no range
 
 	Log     Log
 	Time    string   // name of a TimeRange outside of which the rule is not there; "": always

@@ -504,7 +504,7 @@ func (c *ciscoReader) listLine(l *line) bool {
 		if seq = l.number("a sequence number", 1, maxSeq); l.err != nil {
 			return true
 		}
-	case w == "no" || strings.EqualFold(first.text, "no"):
+	case w == "no":
 		l.next++
 		c.remove(l)
 		return true
