@@ -340,7 +340,7 @@ func (l *line) addrs(what string, f Family, words []string) Addrs {
 			l.refuse(w, "a wildcard of the address's family")
 		}
 		n := wildcardNet(a, wild)
-		l.family(t, f, n.family())
+		l.family(t, f, n.Family())
 		return Addrs{Nets: []Net{n}}
 	case standard:
 		l.family(t, f, familyOf(a))

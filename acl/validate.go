@@ -353,24 +353,10 @@ func (v *validator) addrs(l *List, r *Rule, a *Addrs, part string) {
 		switch {
 		case NewNet(n.Addr, n.Care) != n:
 			v.errs.add(at, "a network with bits that its mask has not")
-		case n.family() != l.Family:
-			v.errs.add(at, "an %s network; accepted in an %s list: %s", familyNames[n.family()], familyNames[l.Family], exampleNet[l.Family])
+		case n.Family() != l.Family:
+			v.errs.add(at, "an %s network; accepted in an %s list: %s", familyNames[n.Family()], familyNames[l.Family], exampleNet[l.Family])
 		}
 	}
-}
-
-// family is the one whose addresses n has. The addresses that v4-mapped ones
-// are among are IPv6.
-func (n *Net) family() Family {
-	for _, b := range n.Care[:12] {
-		if b != 0xff {
-			return IPv6
-		}
-	}
-	if !n.Addr.Is4() {
-		return IPv6
-	}
-	return IPv4
 }
 
 func (v *validator) ports(r *Rule, s *Ports, part string) {
