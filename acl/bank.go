@@ -67,8 +67,8 @@ const (
 	listShape  = 0 // family, fields << 8, those of the key << 16, log2 of the words of a row << 24
 	listCounts = 1 // rows of the summary, words << 32
 	listRows   = 2 // offset of the rows, of the rules << 32
-	listFields = 4 // for each field: reference or offset, kind… << 32, argument << 40
-	maxFields  = listWords - listFields
+	listFields = 4 // for each field, of which there are maxFields at most: reference or offset, kind… << 32, argument << 40
+	maxFields  = 20
 
 	kindByte  = 0 // argument: offset in the kernel's struct packet; table of 256
 	kindProto = 1 // table of 512: protocol, 256 more for later fragments

@@ -215,7 +215,7 @@ func (w *world) net(f Family) Net {
 	}
 	n := NetFrom(netip.PrefixFrom(a, w.IntN(a.BitLen()+1)))
 	if w.IntN(4) == 0 {
-		first := 8 // wildcards have fields for so many octets
+		first := 11 // wildcards have fields for so many octets
 		if f == IPv4 {
 			first = 12
 		}
