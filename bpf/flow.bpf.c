@@ -1,7 +1,8 @@
 //go:build ignore
 
 /* The programs that meter packets where they pass. Read from top to bottom:
- * parse, choose, look up, count. All of them let every packet pass.
+ * parse, choose, look up, judge, count. Without access lists they let every packet
+ * pass.
  *
  *   xdp_meter      ingress, each frame as it came from the wire
  *   tc_ingress     ingress where XDP is not to be had
@@ -12,7 +13,7 @@
  *   tell_time      writes down what the clock says; run by the daemon
  *
  * parse.h reads a frame, choose.h says whether it is metered, table.h looks it
- * up and counts it.
+ * up and counts it, judge.h says whether it passes, if there are lists.
  */
 #include "table.h"
 
@@ -81,23 +82,44 @@ static __always_inline bool chosen(const struct seen *s, void *ctx, void *data, 
 	return true;
 }
 
+/* stops_unread says whether a frame does not pass a port because no list there can
+ * judge it: an IP packet that cannot be read. All that is not IP passes. */
+static __always_inline bool stops_unread(__u32 at, __u32 reason)
+{
+	return use_lists && reason >= TOO_DEEP && reason <= BAD_TOTAL_LENGTH && is_filtered(at) && lists_in_force(now_ns());
+}
+
 /* leave counts a frame that makes no flow: as chosen or not, like any other. */
 static __always_inline void leave(void *ctx, struct seen *s, void *data, void *end, __u32 reason, __u32 wire)
 {
 	s->packets = 1;
 	s->bytes = wire;
+	s->word = 0;
 	if (chosen(s, ctx, data, end))
 		note(s->port, reason, 1, wire);
+	if (stops_unread(s->port, reason)) {
+		s->word = VERDICT_DENY;
+		note(s->port, DROPPED, 1, wire);
+	}
 }
 
 /* meter does all that is left once a frame is parsed and its sizes are known. */
 static __always_inline void meter(void *ctx, struct seen *s, void *data, void *end, bool xdp)
 {
-	if (!chosen(s, ctx, data, end))
-		return;
-	mask(&s->p, s->port);
 	s->now = now_ns();
+	s->lists = use_lists ? lists_in_force(s->now) : 0;
+	s->word = s->lists >> 32 << 32;
+	s->asked = s->spare = 0;
 	s->closing = 0;
+	if (!chosen(s, ctx, data, end)) {
+		if (use_lists && s->lists) {
+			mask(&s->p, s->port);
+			s->p.spare = 0;
+			judge_alone(s, s->port);
+		}
+		return;
+	}
+	mask(&s->p, s->port);
 	if (unlikely(s->p.tcp_flags & 0x05)) { /* FIN, RST */
 		s->closing = (s->now + 999999999) / 1000000000;
 		s->facts |= FACTS_CLOSING;
@@ -106,6 +128,31 @@ static __always_inline void meter(void *ctx, struct seen *s, void *data, void *e
 		note(s->port, METERED, s->packets, s->bytes);
 	look_up(ctx, s, xdp);
 }
+
+#define EVENTS_A_TICK 8 /* of each CPU */
+
+/* emit sends an event. */
+static __always_inline int emit(void *ctx, const struct seen *s, __u32 at, __u32 length)
+{
+	__u32 zero = 0;
+	struct told *t = s ? bpf_map_lookup_elem(&told, &zero) : NULL;
+	if (!t)
+		return 0;
+	if (t->tick != s->now) {
+		t->tick = s->now;
+		t->events = 0;
+	}
+	struct event event = {
+		.now = s->now, .word = s->word, .port = at, .network = s->p.network,
+		.octets = length < EVENT_OCTETS ? length : EVENT_OCTETS, .rejected = is_stopped(s->word) && s->word & VERDICT_REJECT,
+	};
+	if (t->events++ >= EVENTS_A_TICK || bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU | (__u64)event.octets << 32, &event, sizeof event))
+		note(at, UNTOLD, s->packets, s->bytes);
+	return 0;
+}
+
+__noinline int emit_xdp(struct xdp_md *ctx, const struct seen *s, __u32 at, __u32 length) { return emit(ctx, s, at, length); }
+__noinline int emit_tc(struct __sk_buff *ctx, const struct seen *s, __u32 at, __u32 length) { return emit(ctx, s, at, length); }
 
 SEC("xdp")
 int xdp_meter(struct xdp_md *ctx)
@@ -118,17 +165,44 @@ int xdp_meter(struct xdp_md *ctx)
 	__u32 reason = parse_ethernet(ctx, wire, 0, &s.p);
 	if (unlikely(reason != DECODED)) {
 		leave(ctx, &s, data, end, reason, wire);
-		return XDP_PASS;
+		return use_lists && is_stopped(s.word) ? XDP_DROP : XDP_PASS;
 	}
 	one(&s);
 	meter(ctx, &s, data, end, true);
-	return XDP_PASS;
+	if (!use_lists)
+		return XDP_PASS;
+	if (unlikely(is_told(&s)))
+		emit_xdp(ctx, &s, s.port, wire);
+	return is_stopped(s.word) ? XDP_DROP : XDP_PASS;
 }
 
 /* The outermost VLAN tag, if it is no longer in the frame. */
 static __always_inline __u16 accelerated(struct __sk_buff *skb)
 {
 	return skb->vlan_present ? (skb->vlan_tci & VLAN_ID) | KEY_TAGGED : 0;
+}
+
+/* passing says what a buffer is that is counted elsewhere, if a list wants to know. */
+static __always_inline void passing(struct seen *s, struct __sk_buff *skb)
+{
+	s->lists = s->word = 0;
+	if (!use_lists)
+		return;
+	segments(s, skb, (void *)(long)skb->data, (void *)(long)skb->data_end, true);
+	s->now = now_ns();
+	s->lists = lists_in_force(s->now);
+	s->asked = s->spare = s->closing = 0;
+	s->p.spare = 0;
+}
+
+/* verdict is what becomes of a buffer. */
+static __always_inline int verdict(const struct seen *s, struct __sk_buff *skb, __u32 at)
+{
+	if (!use_lists)
+		return TC_ACT_UNSPEC;
+	if (unlikely(is_told(s)))
+		emit_tc(skb, s, at, skb->len);
+	return is_stopped(s->word) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 #define TC_MAX_PULL 512 /* octets of headers that are made readable */
@@ -155,19 +229,25 @@ static __always_inline int tc(struct __sk_buff *skb, bool egress, bool ip)
 	if (egress && skb->ingress_ifindex) {
 		struct port *p = find_port(skb->ingress_ifindex);
 		if (p && READ_ONCE(p->flags) & PORT_INGRESS) {
-			if (reason == DECODED)
-				correct(&s, p, ifindex);
-			return TC_ACT_UNSPEC;
+			if (reason != DECODED) {
+				if (!stops_unread(ifindex | KEY_EGRESS, reason))
+					return TC_ACT_UNSPEC;
+				note(ifindex | KEY_EGRESS, DROPPED, 1, skb->len);
+				return TC_ACT_SHOT;
+			}
+			passing(&s, skb);
+			correct(&s, p, ifindex);
+			return verdict(&s, skb, s.output | KEY_EGRESS);
 		}
 	}
 	data = (void *)(long)skb->data, end = (void *)(long)skb->data_end;
 	if (unlikely(reason != DECODED)) {
 		leave(skb, &s, data, end, reason, skb->len);
-		return TC_ACT_UNSPEC;
+		return use_lists && is_stopped(s.word) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	}
 	segments(&s, skb, data, end, egress);
 	meter(skb, &s, data, end, false);
-	return TC_ACT_UNSPEC;
+	return verdict(&s, skb, s.port);
 }
 
 SEC("tc") int tc_ingress(struct __sk_buff *skb)    { return tc(skb, false, false); }

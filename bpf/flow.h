@@ -8,7 +8,7 @@
 #ifndef WEIR_FLOW_H
 #define WEIR_FLOW_H
 
-#define LAYOUT 1
+#define LAYOUT 2
 
 #define WAYS      15   /* entries of a set */
 #define MAX_PORTS 256  /* metered interfaces; 0 stands for all without a number */
@@ -57,8 +57,8 @@ struct entry {
 	/* line 1 */
 	__u64 first;           /* @64 ns of the kernel's clock; 0: set by the next packet */
 	__u64 last;            /* @72 */
-	__u64 verdict;         /* @80, @88, @96: for filtering, forwarding, guarding */
-	__u64 route;
+	__u64 verdict;         /* @80: what the lists said, see VERDICT_…; changed by compare-and-exchange */
+	__u64 route;           /* @88, @96: for forwarding, guarding */
 	__u64 rate[2];
 	union {                /* @112: changed as one word by compare-and-exchange */
 		__u64 facts;
@@ -71,6 +71,51 @@ struct entry {
 	__u32 incarnation;     /* @120: records that the slot has given; the daemon's */
 	__u32 output;          /* @124: ifindex that packets leave by; 0: unknown */
 };
+
+/* What the lists say of a flow, or said: generation << 32 | rule << 16 | class << 8
+ * | verdict. It holds for packets of its class, under the lists of its generation;
+ * any other packet is judged anew. `class` is acl.h's; the rule's number means the
+ * same in all generations. 0: never judged. */
+#define VERDICT_GENERATION(w) ((__u32)((w) >> 32))
+#define VERDICT_RULE(w)       ((__u16)((w) >> 16))
+#define VERDICT_CLASS(w)      ((__u8)((w) >> 8))
+#define VERDICT_MASK   0x03
+#define VERDICT_NONE   0x00 /* no list judges it: it passes */
+#define VERDICT_PERMIT 0x01
+#define VERDICT_DENY   0x02
+#define VERDICT_COUNT  0x04 /* with the last: it passes all the same, the list only counts */
+#define VERDICT_REJECT 0x08 /* with it: the sender is told */
+#define VERDICT_LOG    0x10
+
+/* Beside each entry if there are lists. Written anew when the entry is. */
+struct judged {
+	__u64 credited_packets, credited_bytes; /* of the entry's: in `hits` already, of rules that the verdict is no longer from */
+	__u64 dropped_packets, dropped_bytes;   /* and not yet in a record: the daemon takes off what is */
+	__u64 out;                              /* as entry.verdict: of the list at the interface where it leaves, if it came in by another */
+	__u64 out_packets, out_bytes;           /* judged by that, since it is from this rule */
+	__u64 spare;
+};
+
+/* By a rule's number: what it has decided of. Beside this, entries with a verdict
+ * from it have what they counted and is not credited. */
+#define MAX_RULES (1 << 16)
+struct hits {
+	__u64 direct_packets, direct_bytes;   /* the programs add */
+	__u64 retired_packets, retired_bytes; /* of entries that have left: the daemon's alone */
+	__u64 last;                           /* ns of the kernel's clock: the daemon's alone */
+	__u64 spare[3];
+};
+
+/* What the daemon is told of a packet, in front of its first octets. */
+struct event { /* 32 octets */
+	__u64 now;     /* ns of the kernel's clock */
+	__u64 word;    /* as entry.verdict */
+	__u32 port;    /* ifindex, with KEY_EGRESS */
+	__u32 network; /* where in the octets the IP header begins */
+	__u32 octets;  /* how many follow */
+	__u32 rejected; /* 1: it was dropped, and its sender is to be told; 0: a rule wants it logged */
+};
+#define EVENT_OCTETS 128
 
 /* Half a page of memory, so that what a look-up touches is in one page, with
  * each entry's two cache lines side by side. The words' line is the set's head. */
@@ -99,6 +144,8 @@ enum reason {
 	REFUSED,         /* found no place, is counted in an aggregate: not lost */
 	CAUGHT,          /* of those, the ones in a catch-all */
 	METERED,         /* only where keys have no input interface */
+	DROPPED,         /* by a list: they are in flows, or under another reason */
+	UNTOLD,          /* events that there were too many of */
 	REASONS = 32,
 };
 
@@ -113,6 +160,13 @@ struct counters {
 #define PORT_INGRESS  1 /* its ingress is metered: egress elsewhere need not count what came in here */
 #define PORT_FORWARDS 2 /* the kernel forwards what comes in: the output interface is looked up */
 #define PORT_NO_LINK  4 /* frames start with the IP header (tun, wireguard, ppp in TC) */
+#define PORT_LIST_IN  8 /* lists judge what comes in, */
+#define PORT_LIST_OUT 0x10 /* what leaves */
+#define PORT_UNRULED_CLOSED 0x20 /* packets that no list judges do not pass */
+#define PORT_ORPHAN_OPEN    0x40 /* without a daemon all pass, */
+#define PORT_ORPHAN_CLOSED  0x80 /* or none */
+#define PORT_FULL_OPEN      0x100 /* packets that find no place in the table pass, */
+#define PORT_FULL_CLOSED    0x200 /* or do not: else they are judged one by one */
 #define PORT_VLAN    16 /* flags >> PORT_VLAN: KEY_TAGGED and the id, for a VLAN's interface on top of a metered one */
 
 /* The kernel says of a forwarded packet that it came in by the uppermost
@@ -135,8 +189,18 @@ struct control {
 	__u64 jiffies_ns; /* written by the program `tell_time`: the kernel's clock as entries have it … */
 	__u64 mono_ns;    /* … and CLOCK_MONOTONIC at the same moment */
 	__u64 spare2[3];
+	/* Which lists are in force, as generation << 32 | LISTS_BANK | LISTS_ORPHAN. A
+	 * packet goes by one of these words, which is read once. */
+	__u64 lists;       /* 0: none */
+	__u64 trial;       /* until trial_until, ns of the kernel's clock: these instead; 0: no change is on trial */
+	__u64 trial_until;
+	__u64 orphan;      /* from alive_until on, which the daemon puts off: these instead; 0: lists stay as they are without it */
+	__u64 alive_until;
+	__u64 spare3[3];
 	struct port port[PORT_SLOTS];
 };
+#define LISTS_BANK   1u /* which of the two */
+#define LISTS_ORPHAN 2u /* there is no daemon: ports have a choice, PORT_ORPHAN_… */
 
 /* What the daemon leaves for the next daemon; the programs do not read it. */
 struct meta {

@@ -16,12 +16,17 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	flowMapBanks         = "banks"
 	flowMapCounters      = "counters"
+	flowMapEvents        = "events"
+	flowMapHits          = "hits"
+	flowMapJudged        = "judged"
 	flowMapMeta          = "meta"
 	flowMapOwn           = "own"
 	flowMapPrefixes      = "prefixes"
 	flowMapSide          = "side"
 	flowMapTable         = "table"
+	flowMapTold          = "told"
 	flowMapTouched       = "touched"
 	flowProgTcEgress     = "tc_egress"
 	flowProgTcEgressIp   = "tc_egress_ip"
@@ -38,6 +43,7 @@ const (
 	flowVarTestClock     = "test_clock"
 	flowVarTickNs        = "tick_ns"
 	flowVarUseFilter     = "use_filter"
+	flowVarUseLists      = "use_lists"
 	flowVarUsePrefixes   = "use_prefixes"
 	flowVarWeakOrder     = "weak_order"
 )
@@ -96,12 +102,17 @@ type flowProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type flowMapSpecs struct {
+	Banks    *ebpf.MapSpec `ebpf:"banks"`
 	Counters *ebpf.MapSpec `ebpf:"counters"`
+	Events   *ebpf.MapSpec `ebpf:"events"`
+	Hits     *ebpf.MapSpec `ebpf:"hits"`
+	Judged   *ebpf.MapSpec `ebpf:"judged"`
 	Meta     *ebpf.MapSpec `ebpf:"meta"`
 	Own      *ebpf.MapSpec `ebpf:"own"`
 	Prefixes *ebpf.MapSpec `ebpf:"prefixes"`
 	Side     *ebpf.MapSpec `ebpf:"side"`
 	Table    *ebpf.MapSpec `ebpf:"table"`
+	Told     *ebpf.MapSpec `ebpf:"told"`
 	Touched  *ebpf.MapSpec `ebpf:"touched"`
 }
 
@@ -118,6 +129,7 @@ type flowVariableSpecs struct {
 	TestClock     *ebpf.VariableSpec `ebpf:"test_clock"`
 	TickNs        *ebpf.VariableSpec `ebpf:"tick_ns"`
 	UseFilter     *ebpf.VariableSpec `ebpf:"use_filter"`
+	UseLists      *ebpf.VariableSpec `ebpf:"use_lists"`
 	UsePrefixes   *ebpf.VariableSpec `ebpf:"use_prefixes"`
 	WeakOrder     *ebpf.VariableSpec `ebpf:"weak_order"`
 }
@@ -142,23 +154,33 @@ func (o *flowObjects) Close() error {
 //
 // It can be passed to loadFlowObjects or ebpf.CollectionSpec.LoadAndAssign.
 type flowMaps struct {
+	Banks    *ebpf.Map `ebpf:"banks"`
 	Counters *ebpf.Map `ebpf:"counters"`
+	Events   *ebpf.Map `ebpf:"events"`
+	Hits     *ebpf.Map `ebpf:"hits"`
+	Judged   *ebpf.Map `ebpf:"judged"`
 	Meta     *ebpf.Map `ebpf:"meta"`
 	Own      *ebpf.Map `ebpf:"own"`
 	Prefixes *ebpf.Map `ebpf:"prefixes"`
 	Side     *ebpf.Map `ebpf:"side"`
 	Table    *ebpf.Map `ebpf:"table"`
+	Told     *ebpf.Map `ebpf:"told"`
 	Touched  *ebpf.Map `ebpf:"touched"`
 }
 
 func (m *flowMaps) Close() error {
 	return _FlowClose(
+		m.Banks,
 		m.Counters,
+		m.Events,
+		m.Hits,
+		m.Judged,
 		m.Meta,
 		m.Own,
 		m.Prefixes,
 		m.Side,
 		m.Table,
+		m.Told,
 		m.Touched,
 	)
 }
@@ -176,6 +198,7 @@ type flowVariables struct {
 	TestClock     *ebpf.Variable `ebpf:"test_clock"`
 	TickNs        *ebpf.Variable `ebpf:"tick_ns"`
 	UseFilter     *ebpf.Variable `ebpf:"use_filter"`
+	UseLists      *ebpf.Variable `ebpf:"use_lists"`
 	UsePrefixes   *ebpf.Variable `ebpf:"use_prefixes"`
 	WeakOrder     *ebpf.Variable `ebpf:"weak_order"`
 }

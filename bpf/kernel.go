@@ -42,6 +42,8 @@ type Options struct {
 	Filter   *capture.Filter // what is metered; nil: everything
 	Prefixes []netip.Prefix  // packets from or to one of these are metered; nil: everything (SetPrefixes)
 
+	Lists bool // access lists judge what passes (Lists)
+
 	TestClock bool // time is Control.TestClock
 
 	// Do without, though the kernel has it.
@@ -75,8 +77,9 @@ func (p *Programs) all() map[string]*ebpf.Program {
 type Kernel struct {
 	*Table
 	Programs Programs
-	Reused   bool // the table was there
-	Frags    bool // Programs.XDP takes frames in several buffers
+	Lists    *Lists // nil without Options.Lists
+	Reused   bool   // the table was there
+	Frags    bool   // Programs.XDP takes frames in several buffers
 }
 
 // Load makes or finds the table and loads the programs. Nothing passes them
@@ -144,6 +147,17 @@ func Load(o Options) (k *Kernel, err error) {
 	if k.Reused {
 		opts.MapReplacements = pinned.replacements()
 	}
+	if o.Lists {
+		lists, err := openLists(o.Dir, spec)
+		if err != nil {
+			return nil, err
+		}
+		defer lists.close()
+		if opts.MapReplacements == nil {
+			opts.MapReplacements = map[string]*ebpf.Map{}
+		}
+		lists.each(func(name string, m **ebpf.Map) { opts.MapReplacements[name] = *m })
+	}
 	coll, err := newCollection(spec, opts, o.Filter)
 	if err != nil {
 		return nil, loadError(err)
@@ -164,6 +178,14 @@ func Load(o Options) (k *Kernel, err error) {
 		XDP:     coll.DetachProgram("xdp_meter"),
 		Ingress: coll.DetachProgram("tc_ingress"), Egress: coll.DetachProgram("tc_egress"),
 		IngressIP: coll.DetachProgram("tc_ingress_ip"), EgressIP: coll.DetachProgram("tc_egress_ip"),
+	}
+	if o.Lists {
+		if k.Lists, err = newLists(coll); err != nil {
+			return k, err
+		}
+		if k.Lists.fresh = !k.Reused || k.Memory().Control.Lists == 0; k.Lists.fresh {
+			clear(k.Lists.Judged) // entries that lists never judged say nothing there
+		}
 	}
 	if o.Prefixes != nil {
 		if err := k.SetPrefixes(o.Prefixes); err != nil {
@@ -187,10 +209,11 @@ func (k *Kernel) Close() error {
 	for _, p := range k.Programs.all() {
 		p.Close()
 	}
+	err := k.Lists.Close()
 	if k.Table == nil {
-		return nil
+		return err
 	}
-	return k.Table.Close()
+	return errors.Join(err, k.Table.Close())
 }
 
 // configure sets the constants of the programs and the sizes of the maps.
@@ -200,6 +223,9 @@ func configure(spec *ebpf.CollectionSpec, m *Meta, o Options, frags bool) error 
 	spec.Maps["side"].MaxEntries = slots
 	spec.Maps["touched"].MaxEntries = (slots/Ways + TouchedSets - 1) / TouchedSets
 	spec.Maps["prefixes"].MaxEntries = prefixMapEntries
+	if o.Lists {
+		spec.Maps["judged"].MaxEntries = slots
+	}
 	var secret [16]uint32
 	for i, s := range m.Secret {
 		secret[2*i], secret[2*i+1] = uint32(s), uint32(s>>32)
@@ -207,7 +233,7 @@ func configure(spec *ebpf.CollectionSpec, m *Meta, o Options, frags bool) error 
 	for name, value := range map[string]any{
 		"sets": m.Sets, "aggregate_sets": m.AggregateSets, "secret": secret, "tick_ns": m.TickNs,
 		"key_5tuple": m.KeyMode == uint32(flow.Key5Tuple), "test_clock": m.TestClock != 0,
-		"use_prefixes": o.Prefixes != nil, "frags": frags, "weak_order": runtime.GOARCH != "amd64" && runtime.GOARCH != "386",
+		"use_prefixes": o.Prefixes != nil, "use_lists": o.Lists, "frags": frags, "weak_order": runtime.GOARCH != "amd64" && runtime.GOARCH != "386",
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("constant %s of the kernel's programs: %w", name, err)

@@ -37,17 +37,19 @@ typedef _Bool bool;
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH          = 1,
 	BPF_MAP_TYPE_ARRAY         = 2,
+	BPF_MAP_TYPE_PERF_EVENT_ARRAY = 4,
 	BPF_MAP_TYPE_PERCPU_HASH   = 5,
 	BPF_MAP_TYPE_PERCPU_ARRAY  = 6,
 	BPF_MAP_TYPE_LPM_TRIE      = 11,
 	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
 };
 #define BPF_F_NO_PREALLOC 1
+#define BPF_F_CURRENT_CPU 0xffffffffull /* of bpf_perf_event_output; above it how many octets of the packet follow */
 #define BPF_F_MMAPABLE    (1 << 10)
 #define BPF_F_INNER_MAP   (1 << 12) /* 5.10 */
 
-enum { XDP_PASS = 2 };
-enum { TC_ACT_UNSPEC = -1 }; /* TCX_NEXT: the programs after this one are run */
+enum { XDP_DROP = 1, XDP_PASS = 2 };
+enum { TC_ACT_SHOT = 2, TC_ACT_UNSPEC = -1 }; /* TCX_NEXT: the programs after this one are run */
 
 struct xdp_md {
 	__u32 data, data_end, data_meta;
@@ -89,6 +91,7 @@ static void *(*const bpf_map_lookup_elem)(void *map, const void *key)           
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 how) = (void *)2;
 static __u64 (*const bpf_ktime_get_ns)(void)                                                       = (void *)5;
 static __u32 (*const bpf_get_prandom_u32)(void)                                                    = (void *)7;
+static long (*const bpf_perf_event_output)(void *ctx, void *map, __u64 how, const void *data, __u64 size) = (void *)25;
 static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, __u32 len)                           = (void *)39;
 static long (*const bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *f, int size, __u32 flags)    = (void *)69;
 static __u64 (*const bpf_jiffies64)(void)                                                          = (void *)118; /* 5.6 */

@@ -14,7 +14,7 @@ import "weir/flow"
 
 // Constants of flow.h.
 const (
-	Layout   = 1
+	Layout   = 2
 	Ways     = 15
 	MaxPorts = 256
 
@@ -29,12 +29,35 @@ const (
 
 	MarkClosing = 1
 
-	PortSlots    = 1024
-	PortProbes   = 8
-	PortIngress  = 1
-	PortForwards = 2
-	PortNoLink   = 4
-	PortVLAN     = 16 // Flags>>PortVLAN: flow.KeyTagged and the id, of a VLAN's interface on top of a metered one
+	PortSlots         = 1024
+	PortProbes        = 8
+	PortIngress       = 1
+	PortForwards      = 2
+	PortNoLink        = 4
+	PortListIn        = 8     // lists judge what comes in,
+	PortListOut       = 0x10  // what leaves
+	PortUnruledClosed = 0x20  // what no list judges does not pass
+	PortOrphanOpen    = 0x40  // without a daemon all pass,
+	PortOrphanClosed  = 0x80  // or none
+	PortFullOpen      = 0x100 // what finds no place in the table passes,
+	PortFullClosed    = 0x200 // or does not
+	PortVLAN          = 16    // Flags>>PortVLAN: flow.KeyTagged and the id, of a VLAN's interface on top of a metered one
+
+	MaxRules = 1 << 16
+
+	// Of Filtered.Out and Entry.Verdict: generation << 32 | rule << 16 | class << 8 | one of these.
+	VerdictMask   = 0x03
+	VerdictNone   = 0x00 // no list judges it: it passes
+	VerdictPermit = 0x01
+	VerdictDeny   = 0x02
+	VerdictCount  = 0x04 // with the last: it passes all the same
+	VerdictReject = 0x08 // with it: the sender is told
+	VerdictLog    = 0x10
+
+	ListsBank   = 1 // which of the two banks
+	ListsOrphan = 2
+
+	EventOctets = 128
 
 	CatchAllSets = (2*MaxPorts + Ways - 1) / Ways
 	TouchedSets  = 64 // sets that one word of Memory.Touched stands for
@@ -48,6 +71,8 @@ const (
 	Refused // found no place: counted in an aggregate, not lost
 	Caught  // of those, in a catch-all
 	Metered // only where keys have no input interface
+	Dropped // by a list: in flows, or under another reason
+	Untold  // events that there were too many of
 	Reasons = 32
 )
 
@@ -68,7 +93,8 @@ type Entry struct {
 	Closing        uint32 // second of the kernel's clock, rounded up, of the first FIN or RST
 	First          uint64 // ns of the kernel's clock; 0: set by the next packet
 	Last           uint64
-	Verdict, Route uint64
+	Verdict        uint64 // what the lists say
+	Route          uint64
 	Rate           [2]uint64
 	Facts          Facts
 	Incarnation    uint32 // records the slot has given
@@ -96,6 +122,36 @@ type Side struct {
 	Bank [2]struct{ Packets, Bytes uint64 }
 }
 
+// Judged stands beside an entry, if there are lists: written anew when the entry
+// is, then changed by the programs.
+type Judged struct {
+	CreditedPackets, CreditedBytes uint64 // of the entry's: in Hits already, of rules that the verdict is no longer from
+	DroppedPackets, DroppedBytes   uint64 // and not yet in a record
+	Out                            uint64 // as Entry.Verdict: at the interface where it leaves, if it came in by another
+	OutPackets, OutBytes           uint64 // judged by that, since it is from this rule
+	_                              uint64
+}
+
+// Hits are what a rule has decided of, by its number. Beside this, entries with a
+// verdict from it have what is not credited of them.
+type Hits struct {
+	DirectPackets, DirectBytes   uint64 // the programs add
+	RetiredPackets, RetiredBytes uint64 // of entries that have left: the daemon's alone
+	Last                         uint64 // ns of the kernel's clock: the daemon's alone
+	_                            [3]uint64
+}
+
+// Event is what stands in front of a packet's first octets, which a rule wants
+// logged or answered.
+type Event struct {
+	Now      uint64 // ns of the kernel's clock
+	Word     uint64 // as Entry.Verdict
+	Port     uint32
+	Network  uint32 // where in the octets the IP header begins
+	Octets   uint32
+	Rejected uint32 // 1: it was dropped, and its sender is to be told
+}
+
 // Count is packets and octets.
 type Count struct{ Packets, Bytes uint64 }
 
@@ -117,6 +173,14 @@ type Control struct {
 	TestClock  uint64
 	JiffiesNs  uint64 // written by tell_time: the entries' clock, and
 	MonoNs     uint64 // CLOCK_MONOTONIC at the same moment
+	_          [3]uint64
+
+	// Which lists are in force: generation << 32 | ListsBank | ListsOrphan; 0: none.
+	Lists      uint64
+	Trial      uint64 // until TrialUntil: these instead; 0: no change is on trial
+	TrialUntil uint64
+	Orphan     uint64 // from AliveUntil on: these instead; 0: lists stay as they are without a daemon
+	AliveUntil uint64
 	_          [3]uint64
 	Port       [PortSlots]Port
 }

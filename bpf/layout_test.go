@@ -32,7 +32,9 @@ func TestLayout(t *testing.T) {
 		{"side", Side{}, 32},
 		{"counters", Counters{}, 16 * Reasons},
 		{"port", Port{}, 16},
-		{"control", Control{}, 64 + 16*PortSlots},
+		{"control", Control{}, 128 + 16*PortSlots},
+		{"judged", Judged{}, 64},
+		{"hits", Hits{}, 64},
 		{"meta", Meta{}, unsafe.Sizeof(Meta{})},
 		{"own", Own{}, 36},
 		{"prefix", prefixKey{}, 20},
@@ -95,8 +97,11 @@ func TestConstants(t *testing.T) {
 		"LAYOUT": Layout, "WAYS": Ways, "MAX_PORTS": MaxPorts, "STATE_MASK": StateMask, "NEW_BIT": NewBit, "MARK_CLOSING": MarkClosing,
 		"FREE": Free, "CLAIMED": Claimed, "LIVE": Live, "DYING": Dying, "NEW": New,
 		"PORT_SLOTS": PortSlots, "PORT_PROBES": PortProbes, "PORT_INGRESS": PortIngress, "PORT_FORWARDS": PortForwards, "PORT_NO_LINK": PortNoLink, "PORT_VLAN": PortVLAN,
+		"PORT_LIST_IN": PortListIn, "PORT_LIST_OUT": PortListOut, "PORT_UNRULED_CLOSED": PortUnruledClosed, "PORT_ORPHAN_OPEN": PortOrphanOpen, "PORT_ORPHAN_CLOSED": PortOrphanClosed, "PORT_FULL_OPEN": PortFullOpen, "PORT_FULL_CLOSED": PortFullClosed,
+		"VERDICT_MASK": VerdictMask, "VERDICT_NONE": VerdictNone, "VERDICT_PERMIT": VerdictPermit, "VERDICT_DENY": VerdictDeny, "VERDICT_COUNT": VerdictCount, "VERDICT_REJECT": VerdictReject, "VERDICT_LOG": VerdictLog,
+		"LISTS_BANK": ListsBank, "LISTS_ORPHAN": ListsOrphan, "EVENT_OCTETS": EventOctets,
 		"VLAN_ID": flow.VLANMask, "KEY_IPV6": flow.KeyIPv6, "KEY_FRAGMENT": flow.KeyFragment, "KEY_INNER": flow.KeyInner, "KEY_TAGGED": flow.KeyTagged, "KEY_EGRESS": flow.KeyEgress,
-		"DECODED": uint64(packet.Decoded), "FILTERED": Filtered, "NOT_SAMPLED": NotSampled, "OWN_EXPORT": OwnExport, "REFUSED": Refused, "CAUGHT": Caught, "METERED": Metered, "REASONS": Reasons,
+		"DECODED": uint64(packet.Decoded), "FILTERED": Filtered, "NOT_SAMPLED": NotSampled, "OWN_EXPORT": OwnExport, "REFUSED": Refused, "CAUGHT": Caught, "METERED": Metered, "DROPPED": Dropped, "UNTOLD": Untold, "REASONS": Reasons,
 	}
 	for _, r := range packet.Reasons() {
 		if uint64(r) >= Filtered {

@@ -76,6 +76,43 @@ struct {
 	__uint(max_entries, 1024);
 } own SEC(".maps");
 
+/* One for each slot of the table, if there are lists; else one in all. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct judged);
+	__uint(max_entries, 1);
+} judged SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct hits);
+	__uint(max_entries, MAX_RULES);
+} hits SEC(".maps");
+
+/* What rules want to be told. Full: counted as UNTOLD, like what there is too
+ * much of. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, 4);
+	__uint(value_size, 4);
+} events SEC(".maps");
+
+/* Each CPU's events in the present tick. */
+struct told {
+	__u64 tick;
+	__u64 events;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct told);
+	__uint(max_entries, 1);
+} told SEC(".maps");
+
 /* Packets whose source or destination is in one of these are metered, if there
  * is a list; of these programs only: the daemon writes and deletes. Full: it is told. */
 struct prefix {

@@ -8,72 +8,16 @@
 #ifndef WEIR_TABLE_H
 #define WEIR_TABLE_H
 
-#include "kernel.h"
-#include "flow.h"
-#include "maps.h"
-#include "parse.h"
+#include "seen.h"
 #include "choose.h"
+#include "judge.h"
 
 CONSTANT __u32 sets           = 1;     /* of flows */
 CONSTANT __u32 aggregate_sets = 1;     /* behind them, of overflow aggregates */
 CONSTANT __u32 secret[16]     = {};    /* of the hash */
-CONSTANT __u64 tick_ns        = 1;     /* a jiffy */
 CONSTANT bool  key_5tuple     = false; /* the key is addresses, protocol, ports */
-CONSTANT bool  test_clock     = false; /* now is control.test_clock */
 CONSTANT bool  weak_order     = false; /* the machine may read ahead of a read that comes before */
 CONSTANT bool  use_prefixes   = false;
-
-/* What a frame, or a buffer of several segments, says. */
-struct seen {
-	struct packet p;
-	__u64 now;        /* ns of the kernel's clock */
-	__u64 bytes;      /* of all segments */
-	__u64 facts;      /* as in struct entry */
-	__u32 packets;
-	__u32 closing;    /* FIN or RST: now in seconds, rounded up; else 0 */
-	__u32 port;       /* ifindex of the metered interface, with KEY_EGRESS */
-	__u32 output;     /* ifindex, if it is known */
-};
-
-/* Functions that are not static are verified once, not for each way that leads
- * to them. */
-
-static __always_inline __u64 now_ns(void)
-{
-	return test_clock ? READ_ONCE(control.test_clock) : bpf_jiffies64() * tick_ns;
-}
-
-static __always_inline struct port *find_port(__u32 ifindex)
-{
-	for (__u32 i = 0; i < PORT_PROBES; i++) {
-		struct port *p = &control.port[(ifindex + i) % PORT_SLOTS];
-		if (READ_ONCE(p->ifindex) == ifindex)
-			return p;
-	}
-	return NULL;
-}
-
-/* row is where a port's counters and its catch-all are. */
-static __always_inline __u32 row(__u32 port)
-{
-	struct port *p = find_port(port & ~KEY_EGRESS);
-	__u32 number = p ? READ_ONCE(p->number) % MAX_PORTS : 0;
-	return number * 2 + (port >> 31);
-}
-
-/* note counts what makes no flow. A program can be preempted by another on its
- * CPU where the kernel is a real-time one, so that these adds are atomic, too. */
-__noinline int note(__u32 port, __u32 reason, __u32 packets, __u64 bytes)
-{
-	__u32 i = row(port);
-	struct counters *c = bpf_map_lookup_elem(&counters, &i);
-	if (!c)
-		return 0;
-	reason %= REASONS;
-	__sync_fetch_and_add(&c->reason[reason].packets, packets);
-	__sync_fetch_and_add(&c->reason[reason].bytes, bytes);
-	return 0;
-}
 
 /* --- look up --- */
 
@@ -151,7 +95,7 @@ _Static_assert((TURN & WAYS) == 0 && __builtin_offsetof(struct set, note) == __b
  * not let reads overtake each other; elsewhere the key's address is made to
  * depend on the word. The other side is claim(), whose word follows the key by
  * a full barrier. */
-static __always_inline struct entry *find(__u32 at, __u32 live, const struct packet *p)
+static __always_inline struct entry *find(__u32 at, __u32 live, const struct packet *p, __u32 *slot)
 {
 	struct set *s = bpf_map_lookup_elem(&table, &at);
 	if (!s)
@@ -170,6 +114,7 @@ static __always_inline struct entry *find(__u32 at, __u32 live, const struct pac
 			continue;
 		if (unlikely(word & NEW_BIT)) /* the second packet; if it fails, another was quicker, or the daemon */
 			__sync_val_compare_and_swap(&s->word[way], word, live);
+		*slot = at * WAYS + way;
 		return e;
 	}
 	return NULL;
@@ -299,7 +244,7 @@ static __always_inline bool reserved(const struct set *s)
  * CPUs with the first packets of one flow may enter it twice: two records,
  * whose sum is right, and one of which idles out, as find() takes the first.
  * incarnation is not written: it is the slot's. */
-static __always_inline bool claim(struct set *s, const struct seen *v, __u32 live)
+static __always_inline bool claim(struct set *s, __u32 at, const struct seen *v, __u32 live)
 {
 	__u32 way = home(live);
 #pragma clang loop unroll(disable)
@@ -313,9 +258,12 @@ static __always_inline bool claim(struct set *s, const struct seen *v, __u32 liv
 		__builtin_memcpy(&e->key, &v->p.key, sizeof e->key);
 		e->closing = v->closing;
 		e->first = e->last = v->now;
-		e->verdict = e->route = e->rate[0] = e->rate[1] = 0;
+		e->verdict = v->word;
+		e->route = e->rate[0] = e->rate[1] = 0;
 		e->facts = v->facts;
 		e->output = v->output;
+		if (use_lists)
+			fresh(at * WAYS + way, v);
 		__u32 word = v->packets == 1 ? live | NEW_BIT : live;
 		return __sync_val_compare_and_swap(&s->word[way], CLAIMED, word) == CLAIMED;
 	}
@@ -346,17 +294,17 @@ __noinline int enter(const struct seen *s, const struct place *at, bool pressed)
 			room_b = 0;
 	}
 	if (room_a <= SPARE && room_a < room_b) {
-		if (claim(b, s, at->live)) {
+		if (claim(b, j, s, at->live)) {
 			touch(j);
 			return true;
 		}
 		room_b = 0;
 	}
-	if (room_a && claim(a, s, at->live)) {
+	if (room_a && claim(a, i, s, at->live)) {
 		touch(i);
 		return true;
 	}
-	if (room_b && claim(b, s, at->live)) {
+	if (room_b && claim(b, j, s, at->live)) {
 		touch(j);
 		return true;
 	}
@@ -372,7 +320,8 @@ __noinline int aggregate(struct seen *s)
 		return 0;
 	note(s->port, REFUSED, s->packets, s->bytes);
 	__u32 *w = s->p.word;
-	w[0] = w[1] = w[2] = w[3] = w[8] = 0;
+	w[0] = w[1] = w[2] = w[3] = 0;
+	w[8] = use_lists ? WORD_PORTS(VERDICT_RULE(s->word), s->word & 0xff) : 0; /* a rule's packets, which have one verdict */
 	if (s->p.key.vlan & KEY_IPV6)
 		w[6] = w[7] = 0;
 	else
@@ -383,15 +332,20 @@ __noinline int aggregate(struct seen *s)
 	struct place at;
 	find_place(&at, &s->p, sets, aggregate_sets);
 	for (int i = 0; i < 2; i++) {
-		struct entry *e = find(at.set[i], at.live, &s->p);
+		__u32 slot;
+		struct entry *e = find(at.set[i], at.live, &s->p, &slot);
 		if (e) {
 			count(e, s, at.set[i]);
+			if (use_lists && is_stopped(s->word))
+				dropped(slot, s);
 			return 0;
 		}
 	}
 	if (enter(s, &at, false))
 		return 0;
 	note(s->port, CAUGHT, s->packets, s->bytes);
+	if (use_lists)
+		decided(s);
 	__u32 slot = row(s->port), set = sets + aggregate_sets + slot / WAYS, way = slot % WAYS;
 	HIDE(way); /* the verifier knows no remainders */
 	struct set *c = bpf_map_lookup_elem(&table, &set);
@@ -440,6 +394,8 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 		return 0;
 	if (use_prefixes && !is_listed(&s->p.key)) {
 		note(s->port, FILTERED, s->packets, s->bytes);
+		if (use_lists)
+			alone(s, s->port);
 		return 0;
 	}
 	if (READ_ONCE(control.own)) {
@@ -447,6 +403,7 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 		__builtin_memcpy(&k, &s->p.key, sizeof k); /* the key begins like this */
 		if (bpf_map_lookup_elem(&own, &k)) {
 			note(s->port, OWN_EXPORT, s->packets, s->bytes);
+			s->word = 0; /* no list stands in its way */
 			return 0;
 		}
 	}
@@ -456,8 +413,13 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 		if (p && READ_ONCE(p->flags) & PORT_FORWARDS)
 			s->output = forwards_to(ctx, s);
 	}
-	if (!enter(s, at, pressed))
+	if (!enter(s, at, pressed)) {
+		if (use_lists)
+			unplaced(s);
 		aggregate(s);
+	} else if (use_lists && is_stopped(s->word)) {
+		note(s->port, DROPPED, s->packets, s->bytes);
+	}
 	return 0;
 }
 
@@ -478,17 +440,33 @@ static __always_inline void ahead(__u32 at, __u32 live)
 static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 {
 	struct place at;
+	struct entry *e = NULL;
+	__u32 slot = 0, set = 0;
 	find_place(&at, &s->p, 0, sets);
 	if (unlikely(READ_ONCE(control.pressure))) /* most packets are of new flows, which are in neither set */
 		ahead(at.set[1], at.live);
-	for (int i = 0; i < 2; i++) {
-		struct entry *e = find(at.set[i], at.live, &s->p);
-		if (likely(e)) {
-			count(e, s, at.set[i]);
-			return;
+	for (int i = 0; i < 2 && !e; i++) {
+		set = at.set[i];
+		e = find(set, at.live, &s->p, &slot);
+	}
+	if (use_lists) {
+		__u64 old = e ? READ_ONCE(e->verdict) : 0;
+		s->word = old;
+		if (unlikely(!e || !holds(old, s))) {
+			s->p.spare = 0; /* what a function is given is given whole */
+			s->word = judge(s, s->port);
+			s->asked = VERDICT_RULE(old) != VERDICT_RULE(s->word);
+			if (e)
+				replace(e, slot, s, old);
 		}
 	}
-	s->p.spare = 0; /* what a function is given is given whole */
+	if (likely(e)) {
+		count(e, s, set);
+		if (use_lists && is_stopped(s->word))
+			dropped(slot, s);
+		return;
+	}
+	s->p.spare = 0;
 	if (xdp)
 		first_xdp(ctx, s, &at);
 	else
@@ -504,7 +482,7 @@ static __always_inline void mask(struct packet *p, __u32 input)
 }
 
 /* correct writes down where a packet leaves that was counted when it came in by
- * a port. */
+ * a port, and asks the list there. */
 static __always_inline void correct(struct seen *s, const struct port *p, __u32 output)
 {
 	__u32 lower = READ_ONCE(p->lower), vlan = READ_ONCE(p->flags) >> PORT_VLAN;
@@ -514,13 +492,18 @@ static __always_inline void correct(struct seen *s, const struct port *p, __u32 
 	struct place at;
 	find_place(&at, &s->p, 0, sets);
 	for (int i = 0; i < 2; i++) {
-		struct entry *e = find(at.set[i], at.live, &s->p);
+		__u32 slot;
+		struct entry *e = find(at.set[i], at.live, &s->p, &slot);
 		if (!e)
 			continue;
 		if (READ_ONCE(e->output) != output)
 			WRITE_ONCE(e->output, output);
+		if (use_lists && s->lists)
+			judge_leaving(slot, s, output | KEY_EGRESS);
 		return;
 	}
+	if (use_lists && s->lists)
+		judge_alone(s, output | KEY_EGRESS);
 }
 
 #endif

@@ -51,7 +51,7 @@ static void stumble(void)
 #define HIDE(x) __asm__ volatile("" : "+r"(x))
 #define __uint(name, value) int(*name)[value]
 #define __type(name, value) __typeof__(value) *name
-enum { BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, BPF_F_MMAPABLE };
+enum { BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_F_NO_PREALLOC, BPF_F_MMAPABLE };
 enum { AF_INET = 2, AF_INET6 = 10, BPF_FIB_LKUP_RET_SUCCESS = 0, BPF_FIB_LKUP_RET_NO_NEIGH = 7 };
 struct xdp_md;
 struct __sk_buff;

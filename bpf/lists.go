@@ -1,0 +1,183 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Banks is how many compiled policies the programs can have at a time: the one
+// that is in force, and the next.
+const Banks = 2
+
+// BankPage is how many words a bank's page has, as acl.h has them.
+const BankPage = 1 << 17
+
+// Lists is what the programs have of access lists, beside the words in Control
+// that say which are in force.
+type Lists struct {
+	Judged []Judged // by slot
+	Hits   []Hits   // by a rule's number
+
+	// Events are what rules want to be told: of Event, and octets behind it.
+	Events *ebpf.Map
+
+	banks    *ebpf.Map
+	judged   *ebpf.Map
+	hits     *ebpf.Map
+	mappings [][]byte
+	fresh    bool
+}
+
+// Fresh says that no lists have been in force since the table was made, or since
+// weir went on without.
+func (l *Lists) Fresh() bool { return l.fresh }
+
+// listMaps are the maps that lists need besides the table's. They are pinned
+// beside it, once there have been lists.
+type listMaps struct{ judged, hits, banks *ebpf.Map }
+
+func (m *listMaps) each(visit func(name string, m **ebpf.Map)) {
+	visit("judged", &m.judged)
+	visit("hits", &m.hits)
+	visit("banks", &m.banks)
+}
+
+func (m *listMaps) close() {
+	m.each(func(_ string, p **ebpf.Map) { (*p).Close() })
+}
+
+// openLists opens the lists' maps in a folder, or makes them, and pins them if
+// there is a folder.
+func openLists(dir string, spec *ebpf.CollectionSpec) (*listMaps, error) {
+	var err error
+	m := new(listMaps)
+	m.each(func(name string, p **ebpf.Map) {
+		if err != nil {
+			return
+		}
+		want := spec.Maps[name]
+		path := filepath.Join(dir, name)
+		if dir != "" {
+			*p, err = ebpf.LoadPinnedMap(path, nil)
+			switch {
+			case err == nil && (*p).MaxEntries() == want.MaxEntries && (*p).ValueSize() == want.ValueSize:
+				return
+			case err == nil: // of another table that was here
+				(*p).Close()
+				err = os.Remove(path)
+			case errors.Is(err, fs.ErrNotExist):
+				err = nil
+			}
+			if err != nil {
+				return
+			}
+		}
+		if *p, err = ebpf.NewMap(want); err != nil {
+			err = fmt.Errorf("making the map %s, for access lists: %w", name, err)
+			return
+		}
+		if dir != "" {
+			err = (*p).Pin(path)
+		}
+	})
+	if err != nil {
+		m.close()
+		return nil, err
+	}
+	return m, nil
+}
+
+func newLists(c *ebpf.Collection) (*Lists, error) {
+	l := &Lists{Events: c.DetachMap("events"), banks: c.DetachMap("banks"), judged: c.DetachMap("judged"), hits: c.DetachMap("hits")}
+	for _, part := range []struct {
+		m    *ebpf.Map
+		size uintptr
+		take func(b []byte, n int)
+	}{
+		{l.judged, unsafe.Sizeof(Judged{}), func(b []byte, n int) { l.Judged = mapped[Judged](b, n) }},
+		{l.hits, unsafe.Sizeof(Hits{}), func(b []byte, n int) { l.Hits = mapped[Hits](b, n) }},
+	} {
+		n := int(part.m.MaxEntries())
+		size := (n*int(part.size) + os.Getpagesize() - 1) &^ (os.Getpagesize() - 1)
+		b, err := unix.Mmap(part.m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			l.Close()
+			return nil, fmt.Errorf("mapping %s: %w", part.m, err)
+		}
+		l.mappings = append(l.mappings, b)
+		part.take(b, n)
+	}
+	return l, nil
+}
+
+// SetBank puts the words of a compiled policy (acl.Bank) in place of a bank. No
+// program may have its number still: the word that tells it must have been
+// another for a grace period.
+func (l *Lists) SetBank(bank int, words []uint64) error {
+	pages := max((len(words)+BankPage-1)/BankPage, 1)
+	m, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: "weir_bank", Type: ebpf.Array, KeySize: 4, ValueSize: 8 * BankPage, MaxEntries: uint32(pages),
+		Flags: unix.BPF_F_INNER_MAP | unix.BPF_F_MMAPABLE,
+	})
+	if err != nil {
+		return fmt.Errorf("making a bank of %d MiB for access lists: %w", pages, err)
+	}
+	defer m.Close() // l.banks has it
+	b, err := unix.Mmap(m.FD(), 0, 8*BankPage*pages, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("mapping a bank: %w", err)
+	}
+	copy(mapped[uint64](b, BankPage*pages), words)
+	if err := unix.Munmap(b); err != nil {
+		return err
+	}
+	if err := l.banks.Put(uint32(bank), m); err != nil {
+		return fmt.Errorf("handing the access lists to the kernel: %w", err)
+	}
+	return nil
+}
+
+// Bank reads the words of a bank; nil: it has none.
+func (l *Lists) Bank(bank int) ([]uint64, error) {
+	var id ebpf.MapID
+	if err := l.banks.Lookup(uint32(bank), &id); errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	m, err := ebpf.NewMapFromID(id)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	n := BankPage * int(m.MaxEntries())
+	b, err := unix.Mmap(m.FD(), 0, 8*n, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Munmap(b)
+	return append([]uint64(nil), mapped[uint64](b, n)...), nil
+}
+
+// Close unmaps and closes. What is pinned or attached lives on.
+func (l *Lists) Close() error {
+	if l == nil {
+		return nil
+	}
+	var err error
+	for _, b := range l.mappings {
+		err = errors.Join(err, unix.Munmap(b))
+	}
+	l.mappings, l.Judged, l.Hits = nil, nil, nil
+	for _, m := range []*ebpf.Map{l.Events, l.banks, l.judged, l.hits} {
+		m.Close()
+	}
+	return err
+}

@@ -1,0 +1,71 @@
+/* What the programs know of a packet once it is parsed, of the port it came by,
+ * and how they count what makes no flow.
+ */
+#ifndef WEIR_SEEN_H
+#define WEIR_SEEN_H
+
+#include "kernel.h"
+#include "flow.h"
+#include "maps.h"
+#include "parse.h"
+
+CONSTANT __u64 tick_ns        = 1;     /* a jiffy */
+CONSTANT bool  test_clock     = false; /* now is control.test_clock */
+
+/* What a frame, or a buffer of several segments, says. */
+struct seen {
+	struct packet p;
+	__u64 now;        /* ns of the kernel's clock */
+	__u64 bytes;      /* of all segments */
+	__u64 facts;      /* as in struct entry */
+	__u32 packets;
+	__u32 closing;    /* FIN or RST: now in seconds, rounded up; else 0 */
+	__u32 port;       /* ifindex of the metered interface, with KEY_EGRESS */
+	__u32 output;     /* ifindex, if it is known */
+	__u64 lists;      /* in force for it, as in struct control */
+	__u64 word;       /* what they say of it, as in struct entry */
+	__u32 asked;      /* they were asked just now, and a rule wants it logged */
+	__u32 spare;
+};
+
+/* Functions that are not static are verified once, not for each way that leads
+ * to them. */
+
+static __always_inline __u64 now_ns(void)
+{
+	return test_clock ? READ_ONCE(control.test_clock) : bpf_jiffies64() * tick_ns;
+}
+
+static __always_inline struct port *find_port(__u32 ifindex)
+{
+	for (__u32 i = 0; i < PORT_PROBES; i++) {
+		struct port *p = &control.port[(ifindex + i) % PORT_SLOTS];
+		if (READ_ONCE(p->ifindex) == ifindex)
+			return p;
+	}
+	return NULL;
+}
+
+/* row is where a port's counters and its catch-all are. */
+static __always_inline __u32 row(__u32 port)
+{
+	struct port *p = find_port(port & ~KEY_EGRESS);
+	__u32 number = p ? READ_ONCE(p->number) % MAX_PORTS : 0;
+	return number * 2 + (port >> 31);
+}
+
+/* note counts what makes no flow. A program can be preempted by another on its
+ * CPU where the kernel is a real-time one, so that these adds are atomic, too. */
+__noinline int note(__u32 port, __u32 reason, __u32 packets, __u64 bytes)
+{
+	__u32 i = row(port);
+	struct counters *c = bpf_map_lookup_elem(&counters, &i);
+	if (!c)
+		return 0;
+	reason %= REASONS;
+	__sync_fetch_and_add(&c->reason[reason].packets, packets);
+	__sync_fetch_and_add(&c->reason[reason].bytes, bytes);
+	return 0;
+}
+
+#endif
