@@ -196,7 +196,8 @@ struct control {
 	__u64 trial_until;
 	__u64 orphan;      /* from alive_until on, which the daemon puts off: these instead; 0: lists stay as they are without it */
 	__u64 alive_until;
-	__u64 spare3[3];
+	__u64 generation;  /* the last that was given, the daemon's */
+	__u64 spare3[2];
 	struct port port[PORT_SLOTS];
 };
 #define LISTS_BANK   1u /* which of the two */
@@ -213,7 +214,8 @@ struct meta {
 	__u64 tick_ns;
 	__u64 leaving[3];      /* a sum of `retired` before the change under way: whose it is, packets, octets; all 0 at rest */
 	__u64 test_clock;      /* 1: the clock is control's */
-	__u64 spare[13];
+	__u64 leaving_hits[2][3]; /* two rules' sums of `hits` before that change: rule + 1, or 0; packets, octets */
+	__u64 spare[7];
 	__u64 retired[2 * MAX_PORTS][2]; /* packets, octets that left the table; by port number * 2 + egress */
 	__u64 told[REASONS][2];  /* of `counters`, over all ports: what is in a daemon's account already */
 	__u64 sequence[256];   /* the exporter's, see export.Memory */

@@ -181,7 +181,8 @@ type Control struct {
 	TrialUntil uint64
 	Orphan     uint64 // from AliveUntil on: these instead; 0: lists stay as they are without a daemon
 	AliveUntil uint64
-	_          [3]uint64
+	Generation uint64 // the last that was given
+	_          [2]uint64
 	Port       [PortSlots]Port
 }
 
@@ -196,7 +197,8 @@ type Meta struct {
 	TickNs                               uint64
 	Leaving                              [3]uint64 // a sum of Retired before the change under way: whose it is, packets, octets
 	TestClock                            uint64    // 1: the clock is Control's
-	_                                    [13]uint64
+	LeavingHits                          [2][3]uint64 // two rules' sums of Hits before that change: rule+1 or 0, packets, octets
+	_                                    [7]uint64
 	Retired                              [2 * MaxPorts]Count // what left the table, by port number*2 + egress
 	Told                                 Counters            // of all ports' counters: what is in a daemon's account already
 	Sequence                             [256]uint64         // the exporter's

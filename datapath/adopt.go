@@ -98,6 +98,7 @@ func (s *Sweeper) settleSum() {
 			atomic.StoreUint64(&sum.Packets, atomic.LoadUint64(&leaving[1]))
 			s.at()
 			atomic.StoreUint64(&sum.Bytes, atomic.LoadUint64(&leaving[2]))
+			s.settleHits()
 		}
 	}
 	s.at()

@@ -214,8 +214,17 @@ func (s *Sweeper) clear(slot uint32, set *bpf.Set, e *bpf.Entry) {
 		atomic.StoreUint64(&leaving[1], was.Packets)
 		s.at()
 		atomic.StoreUint64(&leaving[2], was.Bytes)
+		hits := s.decided(slot, e, c)
+		for i, h := range hits {
+			s.at()
+			s.leavingHits(i, h.rule)
+		}
 		s.at()
 		atomic.StoreUint64(&leaving[0], uint64(port)<<32|uint64(slot)+1)
+		for _, h := range hits {
+			s.at()
+			s.retireHits(h, atomic.LoadUint64(&e.Last))
+		}
 		s.at()
 		atomic.StoreUint64(&sum.Packets, was.Packets+c.Packets)
 		s.at()

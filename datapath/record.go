@@ -40,6 +40,7 @@ func (s *Sweeper) fill(slot uint32, k *flow.Key, r *record, out *flow.Record) {
 	switch kind {
 	case kindAggregate:
 		g.Key = *k
+		g.Key.SrcPort, g.Key.DstPort = 0, 0 // what is there is a rule and its verdict
 		g.Mark |= goneAggregate
 	case kindCatchAll:
 		if slot-s.firstCatchAll() > 1 { // those of port number 0 are of many
@@ -50,6 +51,11 @@ func (s *Sweeper) fill(slot uint32, k *flow.Key, r *record, out *flow.Record) {
 		g.Key = *k
 	}
 	s.recorder.Fill(&g, out)
+	if s.lists != nil && kind != kindCatchAll {
+		if out.ForwardingStatus = s.status(slot, s.entry(slot)); out.ForwardingStatus != 0 {
+			out.Has |= flow.HasForwardingStatus
+		}
+	}
 	if kind == kindFlow && out.Has&flow.HasOutput == 0 {
 		if o := atomic.LoadUint32(&s.entry(slot).Output); o != 0 {
 			out.Output = o

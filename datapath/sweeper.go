@@ -33,6 +33,8 @@ type SweepConfig struct {
 	Key      flow.KeyMask // as the programs have it
 	Sampling uint32       // one packet in so many is looked at, told in the records; 0: 1
 
+	Lists *bpf.Lists // what the programs have of access lists; nil: there are none
+
 	// Wall gives the Unix ns of a moment of CLOCK_MONOTONIC; nil: the machine's.
 	Wall func(mono uint64) int64
 }
@@ -62,6 +64,7 @@ type Sweeper struct {
 
 	idle, active, tcpEnd uint64 // ns; never
 	recorder             cache.Recorder
+	lists                *bpf.Lists   // nil: nothing is filtered
 	offset               atomic.Int64 // Unix ns less the kernel's clock
 	moved                uint64       // by how much it must move to be believed
 
@@ -156,6 +159,7 @@ func NewSweeper(cfg SweepConfig, kernel Kernel, sink flow.Sink) (*Sweeper, error
 		cfg: cfg, kernel: kernel, sink: sink, mem: m,
 		idle: orNever(cfg.Idle), active: orNever(cfg.Active), tcpEnd: orNever(cfg.TCPEnd),
 		recorder:  cache.NewRecorder(&same),
+		lists:     cfg.Lists,
 		moved:     2 * max(m.Meta.TickNs, uint64(time.Millisecond)),
 		pages:     make([]page, pages),
 		staged:    entries * stagedPercent / 100,
