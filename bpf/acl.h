@@ -14,26 +14,26 @@
  * outside of it or of the packet, and every loop ends.
  *
  * Functions that are not static are verified once, not for each way that leads
- * to them. They cannot be given a map, so each of them asks for the bank by its
- * number, which costs a nanosecond. A bank must not be changed before the
- * programs that may have its number have ended.
+ * to them. They cannot be given a map, so that they are given the bank's number
+ * and its first page. A bank must not be changed before the programs that may
+ * have its number have ended.
  */
 #ifndef WEIR_ACL_H
 #define WEIR_ACL_H
 
 #include "parse.h"
 
-#define BANK_WORDS (1 << 17) /* of a page */
+#define BANK_WORDS (1 << 18) /* of a page */
 
 struct bank_page { __u64 word[BANK_WORDS]; };
 
 #ifdef __bpf__
 #define BANKS 2
 
-/* An element of a bank is a page of a mebibyte. Banks are of any size, which
- * takes Linux 5.10, and for which the kernel calls a function for each look-up.
- * So the first page, which nearly always is the only one, is looked up once for
- * a packet and handed on. */
+/* An element of a bank is a page of two mebibytes; some kernels allow no more
+ * than four. Banks are of any size, which takes Linux 5.10, and for which the
+ * kernel calls a function for each look-up. So the first page, which nearly always
+ * is the only one, is looked up once for a packet and handed on. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, BANKS);
@@ -117,7 +117,7 @@ enum {
 	MAX_STEPS = 36,
 };
 
-#define REF_NONE   0x00000000u
+#define REF_NONE   0x1fffffffu /* a bit that no list has: where most packets differ, no branch need be guessed */
 #define REF_BIT    0x10000000u
 #define REF_VECTOR 0x20000000u
 #define REF_ALL    0x30000000u
@@ -228,6 +228,13 @@ static __always_inline __u32 acl_find(__u32 bank, const struct bank_page *first,
 	return REF_NONE;
 }
 
+/* octet is what a packet has in a field of an octet. */
+static __always_inline __u32 octet(const struct packet *p, __u64 field)
+{
+	__u32 kind = field >> 32 & 0xff, v = ((const __u8 *)p)[field >> 40 & (sizeof *p - 1)];
+	return kind == KIND_PROTO && p->key.vlan & KEY_FRAGMENT ? v + 256 : v;
+}
+
 /* acl_field looks up what a packet has in a field. */
 __noinline __u32 acl_field(const struct bank_page *first, const struct packet *p, __u64 field, __u32 bank)
 {
@@ -252,9 +259,7 @@ __noinline __u32 acl_field(const struct bank_page *first, const struct packet *p
 		x = p->length < 0xffff ? p->length : 0xffff;
 		break;
 	default:
-		x = ((const __u8 *)p)[arg & (sizeof *p - 1)];
-		if (kind == KIND_PROTO && later)
-			x += 256;
+		x = octet(p, field);
 		return half(bank_word(bank, first, ref + x / 2), x);
 	}
 	return acl_find(bank, first, ref, x, p, arg + 1, field);
@@ -262,7 +267,7 @@ __noinline __u32 acl_field(const struct bank_page *first, const struct packet *p
 
 /* acl_enter looks up a list, and a packet's values in its fields. It gives 0 if
  * the list does not judge it. */
-__noinline int acl_enter(const struct bank_page *first, struct acl_walk *k, __u32 list, const struct packet *p)
+static __always_inline int acl_enter(const struct bank_page *first, struct acl_walk *k, __u32 list, const struct packet *p)
 {
 	if (!first || !k || !p)
 		return 0;
@@ -288,7 +293,12 @@ __noinline int acl_enter(const struct bank_page *first, struct acl_walk *k, __u3
 	for (__u32 i = 0; i < MAX_FIELDS; i++) {
 		if (i >= n)
 			break;
-		k->ref[i] = acl_field(first, p, word[LIST_FIELDS + i], bank);
+		__u64 field = word[LIST_FIELDS + i];
+		__u32 kind = field >> 32 & 0xff, at_octet = (__u32)field + octet(p, field) / 2;
+		if (kind <= KIND_PROTO && at_octet < BANK_WORDS) /* acl_field's answer, without the call */
+			k->ref[i] = half(first->word[at_octet], octet(p, field));
+		else
+			k->ref[i] = acl_field(first, p, field, bank);
 	}
 	return 1;
 }
