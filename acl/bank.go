@@ -42,15 +42,13 @@ const (
 	bankLayout = 1
 	bankMagic  = 0x77656972_00000000 // "weir", layout
 
-	pageWords = 512
-
 	// words of the head
 	headMagic   = 0
 	headWords   = 1
 	headLists   = 2 // number, offset << 32
 	headClasses = 3 // classes…, offset << 32
 	headLengths = 4 // reference to the tree of length classes
-	bindings    = pageWords
+	bindings    = 512
 
 	// Ports that lists can be bound at.
 	MaxPorts = 256
@@ -71,7 +69,7 @@ const (
 	maxFields  = 20
 
 	kindByte  = 0 // argument: offset in the kernel's struct packet; table of 256
-	kindProto = 1 // table of 512: protocol, 256 more for later fragments
+	kindProto = 1 // as kindByte; table of 512: later fragments have the second half
 	kindSrc   = 2 // trees; argument: the first of the address's four words that is looked at
 	kindDst   = 3
 	kindSport = 4
@@ -80,14 +78,14 @@ const (
 	kindFlags = 7 // as kindByte; like ports not asked of later fragments
 
 	// references
-	refNone   = 0 << 28
 	refBit    = 1 << 28
-	refVector = 2 << 28 // offset
-	refAll    = 3 << 28 // every bit
-	refNode3  = 4 << 28 // offset / 4: three bounds, four references, a spare
-	refNode7  = 5 << 28 // offset / 4: seven bounds, eight references, a spare
-	refTable  = 6 << 28 // offset / 4: a word {first number, parts-1 << 32, log2 of their size << 56}, references
-	refNext   = 1 << 31 // with the last three: of the next 32 bits of the address
+	refNone   = refBit | refValue // a bit that no list has: where most packets differ, no branch need be guessed
+	refVector = 2 << 28           // offset
+	refAll    = 3 << 28           // every bit
+	refNode3  = 4 << 28           // offset / 4: three bounds, four references, a spare
+	refNode7  = 5 << 28           // offset / 4: seven bounds, eight references, a spare
+	refTable  = 6 << 28           // offset / 4: a word {first number, parts-1 << 32, log2 of their size << 56}, references
+	refNext   = 1 << 31           // with the last three: of the next 32 bits of the address
 	refKind   = 7 << 28
 	refValue  = 1<<28 - 1
 
@@ -99,8 +97,9 @@ const (
 	ruleShift    = 32 // what is above is its number in the list
 
 	// offsets in the kernel's struct packet
-	offTOS, offFlags, offTTL = 43, 60, 61
-	offSrc, offDst           = 0, 16
+	offSrc, offDst   = 0, 16
+	offProto, offTOS = 42, 43
+	offFlags, offTTL = 60, 61
 )
 
 // Classes of what is outside the key, as a flow's entry has them. Lower numbers
@@ -113,6 +112,7 @@ const (
 
 // Limits of banks.
 const (
-	MaxBank = 256 << 20 // octets
-	maxBits = 36864     // of a list's vectors: MaxRules and what protects, and addresses that are no prefixes
+	MaxBank  = 256 << 20 // octets
+	BankPage = 2 << 20   // octets of an element of the kernel's map; what a bank lacks of the last is 0
+	maxBits  = 36864     // of a list's vectors: MaxRules and what protects, and addresses that are no prefixes
 )

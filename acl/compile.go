@@ -28,7 +28,7 @@ type CompileOptions struct {
 // Bank is a compiled policy: memory that the kernel and Go read alike. It does
 // not change.
 type Bank struct {
-	Words   []uint64  // whole pages of 512
+	Words   []uint64  // whole pages of memory
 	Until   time.Time // when a time range may begin or end: compile again; zero: never
 	Unbound []Binding // those of interfaces without a number
 
@@ -100,7 +100,7 @@ func (c *compiler) put(at, i int, v uint32) {
 }
 
 func (c *compiler) compile() error {
-	c.alloc(2*pageWords, pageWords)
+	c.alloc(bindings+MaxPorts*2, 1)
 	lists := c.alloc(listWords*len(c.policy.Lists), listWords)
 	for i, l := range c.policy.Lists {
 		if err := c.list(lists+listWords*i, l); err != nil {
@@ -111,7 +111,7 @@ func (c *compiler) compile() error {
 		return err
 	}
 	c.classes()
-	c.alloc(0, pageWords)
+	c.alloc(0, 512) // whole pages of memory
 	if c.full {
 		return fmt.Errorf("%w: more than %d MiB", ErrTooBig, MaxBank>>20)
 	}
@@ -200,7 +200,7 @@ func (c *compiler) list(at int, l *List) error {
 	var rows []row
 	var entries []uint64
 	for i, r := range rules {
-		fail := func(err error) error { return fmt.Errorf("%v: rule %d: %w", r.Pos, r.Seq, err) }
+		fail := func(err error) error { return fmt.Errorf("rule %d (%v): %w", r.Seq, r.Pos, err) }
 		id, err := c.id(l, r)
 		if err != nil {
 			return fail(err)
@@ -384,7 +384,7 @@ func (c *compiler) fields(family Family, rows []row) ([]*field, error) {
 	addrs(kindDst, word, func(r *row) *AddrSet { return r.dst })
 	numbers(kindSport, false, func(m *Match) []Range { return m.SrcPorts })
 	numbers(kindDport, false, func(m *Match) []Range { return m.DstPorts })
-	proto := &field{kind: kindProto}
+	proto := &field{kind: kindProto, arg: offProto}
 	type protoSet struct {
 		proto        ByteSet
 		first, later bool
@@ -863,7 +863,7 @@ func (c *compiler) classes() {
 	}
 	octets(at, &flags)
 	octets(at+32, &ttls)
-	lengthTree := uint32(refNone)
+	var lengthTree uint32
 	if n <= maxClasses {
 		v := newValues(c, make([][]int, len(lists)), 0)
 		v.make = func([]int) uint32 { return refBit | uint32(len(v.refs)*n) }

@@ -16,7 +16,7 @@ import (
 
 // maxVerified is how many instructions the verifier may look at in a program
 // that does nothing but classify.
-const maxVerified = 80_000
+const maxVerified = 100_000
 
 // kernelPackets is how many packets the programs of testdata/acl/acl.bpf.c take
 // in turn.
@@ -64,21 +64,25 @@ func programs(t testing.TB) *ebpf.Collection {
 // put makes a bank the kernel's.
 func put(t testing.TB, c *ebpf.Collection, b *Bank) {
 	t.Helper()
-	pages := uint32(len(b.Words) / pageWords)
-	const innerMap = 1 << 12
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "bank", Type: ebpf.Array, KeySize: 4, ValueSize: 8 * pageWords, MaxEntries: pages, Flags: innerMap})
+	const mmapable, innerMap = 1 << 10, 1 << 12
+	m, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: "bank", Type: ebpf.Array, KeySize: 4, ValueSize: BankPage,
+		MaxEntries: uint32(b.Size()+BankPage-1) / BankPage, Flags: mmapable | innerMap,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	page := make([]byte, 8*pageWords)
-	for i := range pages {
-		for j, w := range b.Words[pageWords*int(i):][:pageWords] {
-			native.PutUint64(page[8*j:], w)
-		}
-		if err := m.Put(i, page); err != nil {
-			t.Fatal(err)
-		}
+	memory, err := m.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := make([]byte, 0, b.Size())
+	for _, w := range b.Words {
+		raw = native.AppendUint64(raw, w)
+	}
+	if _, err := memory.WriteAt(raw, 0); err != nil {
+		t.Fatal(err)
 	}
 	if err := c.Maps["banks"].Put(uint32(0), m); err != nil {
 		t.Fatal(err)

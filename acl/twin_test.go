@@ -83,7 +83,7 @@ const (
 )
 
 func (w *twin) bank(words []uint64) {
-	w.in.Write(native.AppendUint32(native.AppendUint32(nil, twinBank), uint32(len(words)/pageWords)))
+	w.in.Write(native.AppendUint32(native.AppendUint32(nil, twinBank), uint32(len(words))))
 	binary.Write(w.in, native, words)
 }
 
@@ -257,7 +257,7 @@ func TestTwinCorrupt(t *testing.T) {
 					words[i] += w.Uint64N(3) - 1
 				}
 			}
-			words = words[:pageWords*(1+w.IntN(len(words)/pageWords))]
+			words = words[:1+w.IntN(len(words))]
 			c.bank(words)
 			if _, err := c.ask(qs); err != nil {
 				t.Fatalf("%v\n%s", err, c.stderr.String())

@@ -14,69 +14,80 @@
  * outside of it or of the packet, and every loop ends.
  *
  * Functions that are not static are verified once, not for each way that leads
- * to them. They cannot be given a map, so each of them asks for the bank by its
- * number, which costs a nanosecond. A bank must not be changed before the
- * programs that may have its number have ended.
+ * to them. They cannot be given a map, so that they are given the bank's number
+ * and its first page. A bank must not be changed before the programs that may
+ * have its number have ended.
  */
 #ifndef WEIR_ACL_H
 #define WEIR_ACL_H
 
 #include "parse.h"
 
-#define ACL_PAGE_WORDS 512
+#define BANK_WORDS (1 << 18) /* of a page */
 
-struct bank_page { __u64 word[ACL_PAGE_WORDS]; };
+struct bank_page { __u64 word[BANK_WORDS]; };
 
 #ifdef __bpf__
-#define ACL_BANKS 2
+#define BANKS 2
 
-/* An element of a bank is a page. Banks are of any size, which takes Linux 5.10;
- * the kernel calls a function for each look-up then. */
+/* An element of a bank is a page of two mebibytes; some kernels allow no more
+ * than four. Banks are of any size, which takes Linux 5.10, and for which the
+ * kernel calls a function for each look-up. So the first page, which nearly always
+ * is the only one, is looked up once for a packet and handed on. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, ACL_BANKS);
+	__uint(max_entries, BANKS);
 	__type(key, __u32);
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);
-		__uint(map_flags, BPF_F_INNER_MAP);
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
 		__uint(max_entries, 1);
 		__uint(key_size, sizeof(__u32));
 		__uint(value_size, sizeof(struct bank_page));
 	});
 } banks SEC(".maps");
 
-static __always_inline void *find_bank(__u32 number) { return bpf_map_lookup_elem(&banks, &number); }
-
-static __always_inline const __u64 *bank_page(void *bank, __u32 at)
+static __always_inline const struct bank_page *find_page(__u32 bank, __u32 page)
 {
-	__u32 page = at / ACL_PAGE_WORDS;
-	return bpf_map_lookup_elem(bank, &page);
+	/* Keys of four octets, the first of eight that are written at once: the
+	 * verifier forgets what was in them before. */
+	__u64 key = bank;
+	void *pages = bpf_map_lookup_elem(&banks, &key);
+	if (!pages)
+		return NULL;
+	key = page;
+	return bpf_map_lookup_elem(pages, &key);
 }
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "an integer's first four octets are its lower half");
 #else
-/* There is one. */
+/* There is one bank. */
 static const struct bank_page *bank_pages;
 static __u32 bank_size; /* pages */
 
-static __always_inline void *find_bank(__u32 number) { return number ? (void *)0 : (void *)bank_pages; }
-
-static __always_inline const __u64 *bank_page(void *bank, __u32 at)
+static __always_inline const struct bank_page *find_page(__u32 bank, __u32 page)
 {
-	__u32 page = at / ACL_PAGE_WORDS;
-	return page < bank_size ? ((const struct bank_page *)bank)[page].word : (const __u64 *)0;
+	return !bank && page < bank_size ? &bank_pages[page] : (const struct bank_page *)0;
 }
 #ifndef HIDE
 #define HIDE(x) (void)(x)
 #endif
 #endif
 
+/* page_of is the page that has a word, or NULL. */
+static __always_inline const struct bank_page *page_of(__u32 bank, const struct bank_page *first, __u32 at)
+{
+	__u32 page = at / BANK_WORDS;
+	return page ? find_page(bank, page) : first;
+}
+
 /* in_page is where in its page a word is. */
-static __always_inline __u32 in_page(__u32 at) { return at & (ACL_PAGE_WORDS - 1); }
+static __always_inline __u32 in_page(__u32 at) { return at & (BANK_WORDS - 1); }
 
 /* bank_word is a word of a bank, or 0 where it has none. */
-static __always_inline __u64 bank_word(void *bank, __u32 at)
+static __always_inline __u64 bank_word(__u32 bank, const struct bank_page *first, __u32 at)
 {
-	const __u64 *page = bank_page(bank, at);
-	return page ? page[in_page(at)] : 0;
+	const struct bank_page *page = page_of(bank, first, at);
+	return page ? page->word[in_page(at)] : 0;
 }
 
 /* half is the i-th 32-bit number of some words, of which w is the one. */
@@ -86,7 +97,7 @@ enum {
 	BANK_LISTS   = 2,
 	BANK_CLASSES = 3,
 	BANK_LENGTHS = 4,
-	BANK_BINDING = ACL_PAGE_WORDS,
+	BANK_BINDING = 512,
 
 	CLASSES_NONE = 0,
 	CLASSES_SOME = 1,
@@ -106,7 +117,7 @@ enum {
 	MAX_STEPS = 36,
 };
 
-#define REF_NONE   0x00000000u
+#define REF_NONE   0x1fffffffu /* a bit that no list has: where most packets differ, no branch need be guessed */
 #define REF_BIT    0x10000000u
 #define REF_VECTOR 0x20000000u
 #define REF_ALL    0x30000000u
@@ -173,124 +184,121 @@ static __always_inline __u64 unless(__u64 condition)
 	return condition - 1;
 }
 
-/* acl_find follows a tree from ref for the number x, and where that leads to the
- * next word of the address, for the packet's word of that number. */
-__noinline __u32 acl_find(__u32 number, __u32 ref, __u32 x, const struct packet *p, __u32 next)
+/* acl_find follows a tree from ref for a value, and where that leads to the next
+ * word of the address, for the packet's word of that number. */
+static __always_inline __u32 acl_find(__u32 bank, const struct bank_page *first, __u32 ref, __u32 number, const struct packet *p, __u32 next, __u64 any)
 {
-	void *bank = find_bank(number);
-	if (!bank || !p)
-		return REF_NONE;
-	__u64 value = x;
+	__u64 value = (__u32)hide(number, any);
+	next = hide(next, any);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_STEPS; i++) {
 		__u32 kind = ref & REF_KIND, at = (ref & REF_VALUE) * 4, n, off;
 		if (kind < REF_NODE3)
 			return ref;
 		if (ref & REF_NEXT) {
-			value = NETWORK32(p->word[next & 7]);
-			next++;
-			HIDE(next); /* or the verifier follows each way to have counted */
+			value = (__u32)hide(NETWORK32(p->word[next & 7]), any);
+			next = hide(next + 1, any);
 		}
-		const __u64 *page = bank_page(bank, at);
+		const struct bank_page *page = page_of(bank, first, at);
 		if (!page)
 			return REF_NONE;
 		off = in_page(at);
+		const __u64 *word = page->word;
 		if (kind == REF_TABLE) {
-			__u64 head = page[off], first = (__u32)head, last = head >> 32 & 0xffffff;
-			__u64 part = ((value - first) & unless(below(value, first))) >> (head >> 56 & 31);
+			__u64 head = word[off], least = (__u32)head, last = head >> 32 & 0xffffff;
+			__u64 part = ((value - least) & unless(below(value, least))) >> (head >> 56 & 31);
 			part -= (part - last) & unless(below(part, last));
 			at += 1 + (__u32)part / 2;
-			ref = half(bank_word(bank, at), part);
+			ref = half(bank_word(bank, first, at), part);
 			continue;
 		}
 		if (kind == REF_NODE3) {
-			__u64 a = page[off], b = page[off | 1];
+			__u64 a = word[off], b = word[off | 1];
 			n = 6 - below(value, (__u32)a) - below(value, a >> 32) - below(value, (__u32)b);
 			off = (off & ~3) | (n >> 1 & 3);
 		} else {
 			off &= ~7;
-			__u64 a = page[off], b = page[off | 1], c = page[off | 2], d = page[off | 3];
+			__u64 a = word[off], b = word[off | 1], c = word[off | 2], d = word[off | 3];
 			n = 14 - below(value, (__u32)a) - below(value, a >> 32) - below(value, (__u32)b) - below(value, b >> 32) -
 				below(value, (__u32)c) - below(value, c >> 32) - below(value, (__u32)d);
 			off |= n >> 1 & 7;
 		}
-		ref = half(page[off], n);
+		ref = half(word[off], n);
 	}
 	return REF_NONE;
 }
 
+/* octet is what a packet has in a field of an octet. */
+static __always_inline __u32 octet(const struct packet *p, __u64 field)
+{
+	__u32 kind = field >> 32 & 0xff, v = ((const __u8 *)p)[field >> 40 & (sizeof *p - 1)];
+	return kind == KIND_PROTO && p->key.vlan & KEY_FRAGMENT ? v + 256 : v;
+}
+
+/* acl_field looks up what a packet has in a field. */
+__noinline __u32 acl_field(const struct bank_page *first, const struct packet *p, __u64 field, __u32 bank)
+{
+	if (!first || !p)
+		return REF_NONE;
+	__u32 ref = field, kind = field >> 32 & 0xff, arg = field >> 40 & 0xff, later = p->key.vlan & KEY_FRAGMENT, x;
+	if (later && (kind == KIND_SPORT || kind == KIND_DPORT || kind == KIND_FLAGS))
+		return REF_ALL;
+	switch (kind) {
+	case KIND_SRC:
+	case KIND_DST:
+		arg = (arg & 3) + (kind == KIND_DST ? 4 : 0);
+		x = NETWORK32(p->word[arg & 7]);
+		break;
+	case KIND_SPORT:
+		x = p->key.sport;
+		break;
+	case KIND_DPORT:
+		x = p->key.dport;
+		break;
+	case KIND_SIZE:
+		x = p->length < 0xffff ? p->length : 0xffff;
+		break;
+	default:
+		x = octet(p, field);
+		return half(bank_word(bank, first, ref + x / 2), x);
+	}
+	return acl_find(bank, first, ref, x, p, arg + 1, field);
+}
+
 /* acl_enter looks up a list, and a packet's values in its fields. It gives 0 if
  * the list does not judge it. */
-__noinline int acl_enter(struct acl_walk *k, __u32 list, const struct packet *p)
+static __always_inline int acl_enter(const struct bank_page *first, struct acl_walk *k, __u32 list, const struct packet *p)
 {
-	if (!k || !p)
+	if (!first || !k || !p)
 		return 0;
-	void *bank = find_bank(k->bank);
-	if (!bank)
-		return 0;
-	__u64 lists = bank_word(bank, BANK_LISTS);
+	__u64 lists = first->word[BANK_LISTS];
 	if (list >= (__u32)lists)
 		return 0;
-	__u32 at = (lists >> 32) + list * LIST_WORDS;
-	const __u64 *page = bank_page(bank, at);
+	__u32 bank = k->bank, at = (lists >> 32) + list * LIST_WORDS;
+	const struct bank_page *page = page_of(bank, first, at);
 	if (!page)
 		return 0;
-	page += in_page(at) & ~(LIST_WORDS - 1);
-	__u32 shape = page[LIST_SHAPE];
+	const __u64 *word = page->word + (in_page(at) & ~(LIST_WORDS - 1));
+	__u32 shape = word[LIST_SHAPE];
 	if ((shape & 0xff) != !!(p->key.vlan & KEY_IPV6))
 		return 0;
 	k->fields = shape >> 8;
 	k->key = shape >> 16;
 	k->shift = shape >> 24 & 7;
-	k->sums = page[LIST_COUNTS];
-	k->rows = page[LIST_ROWS];
-	k->rules = page[LIST_ROWS] >> 32;
-	__u32 n = k->fields, later = p->key.vlan & KEY_FRAGMENT;
+	k->sums = word[LIST_COUNTS];
+	k->rows = word[LIST_ROWS];
+	k->rules = word[LIST_ROWS] >> 32;
+	__u32 n = k->fields;
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < MAX_FIELDS; i++) {
 		if (i >= n)
 			break;
-		__u64 field = page[LIST_FIELDS + i];
-		__u32 ref = field, kind = field >> 32 & 0xff, arg = field >> 40 & 0xff, x;
-		switch (kind) {
-		case KIND_SRC:
-		case KIND_DST:
-			arg = (arg & 3) + (kind == KIND_DST ? 4 : 0);
-			x = NETWORK32(p->word[arg & 7]);
-			goto find;
-		case KIND_SPORT:
-			x = p->key.sport;
-			goto find_first;
-		case KIND_DPORT:
-			x = p->key.dport;
-			goto find_first;
-		case KIND_SIZE:
-			x = p->length < 0xffff ? p->length : 0xffff;
-			goto find;
-		case KIND_PROTO:
-			x = p->key.proto + (later ? 256 : 0);
-			break;
-		case KIND_FLAGS:
-			if (later) {
-				ref = REF_ALL;
-				goto found;
-			}
-			x = p->tcp_flags;
-			break;
-		default:
-			x = ((const __u8 *)p)[arg & (sizeof *p - 1)];
-		}
-		ref = half(bank_word(bank, ref + x / 2), x);
-		goto found;
-find_first:
-		if (later) {
-			ref = REF_ALL;
-			goto found;
-		}
-find:
-		ref = acl_find(k->bank, ref, x, p, arg + 1);
-found:
-		k->ref[i] = ref;
+		__u64 field = word[LIST_FIELDS + i];
+		__u32 kind = field >> 32 & 0xff, at_octet = (__u32)field + octet(p, field) / 2;
+		if (kind <= KIND_PROTO && at_octet < BANK_WORDS) /* acl_field's answer, without the call */
+			k->ref[i] = half(first->word[at_octet], octet(p, field));
+		else
+			k->ref[i] = acl_field(first, p, field, bank);
 	}
 	return 1;
 }
@@ -298,17 +306,15 @@ found:
 /* acl_row gives the rules of a row of the summary, or of a row of words, that
  * have no objection, and in k->open those with conditions outside the key that
  * have none in the key. */
-static __always_inline __u64 acl_row(struct acl_walk *k, __u32 index, bool summary)
+static __always_inline __u64 acl_row(const struct bank_page *first, struct acl_walk *k, __u32 index, bool summary)
 {
-	if (!k)
+	if (!first || !k)
 		return 0;
 	k->open = 0;
-	void *bank = find_bank(k->bank);
-	if (!bank)
-		return 0;
+	__u32 bank = k->bank;
 	__u32 n = k->fields, key = k->key, group = summary ? index : index / 64;
 	__u32 at = k->rows + ((summary ? index : k->sums + index) << (k->shift & 7));
-	const __u64 *row = bank_page(bank, at), *page;
+	const struct bank_page *row = page_of(bank, first, at), *page;
 	if (!row)
 		return 0;
 	__u64 match = ~0ull, open = ~0ull;
@@ -324,37 +330,36 @@ static __always_inline __u64 acl_row(struct acl_walk *k, __u32 index, bool summa
 			adds = below(v / 64 ^ index, 1) << (v & 63);
 		} else if (kind == REF_VECTOR) {
 			v += group * 2;
-			page = bank_page(bank, v);
+			page = page_of(bank, first, v);
 			if (!page)
 				return 0;
-			adds = page[in_page(v)];
+			adds = page->word[in_page(v)];
 			if (!summary) {
 				__u64 before = adds & ((1ull << (index & 63)) - 1);
 				if (adds >> (index & 63) & 1)
-					adds = bank_word(bank, (__u32)bank_word(bank, v + 1) + ones(before));
+					adds = bank_word(bank, first, (__u32)bank_word(bank, first, v + 1) + ones(before));
 				else
 					adds = 0;
 			}
 		} else if (kind == REF_ALL) {
 			adds = ~0ull;
 		}
-		match &= row[in_page(at + i)] | adds;
+		match &= row->word[in_page(at + i)] | adds;
 		open &= match | unless(below(i, key));
 	}
-	k->open = open & row[in_page(at + n)];
+	k->open = open & row->word[in_page(at + n)];
 	return match;
 }
 
-__noinline __u64 acl_sums(struct acl_walk *k, __u32 sum) { return acl_row(k, sum, true); }
-__noinline __u64 acl_word(struct acl_walk *k, __u32 word) { return acl_row(k, word, false); }
+__noinline __u64 acl_word(const struct bank_page *first, struct acl_walk *k, __u32 word) { return acl_row(first, k, word, false); }
 
 /* acl_group looks for the first rule that matches, of those that a row of the
  * summary speaks of, and gives its bit, counted from 1; 0: none of them does. */
-__noinline __u32 acl_group(struct acl_walk *k, __u32 sum)
+__noinline __u32 acl_group(const struct bank_page *first, struct acl_walk *k, __u32 sum)
 {
-	if (!k)
+	if (!first || !k)
 		return 0;
-	__u64 full = acl_sums(k, sum), outside = k->open & unless(k->depends);
+	__u64 full = acl_row(first, k, sum, true), outside = k->open & unless(k->depends);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 64; i++) {
 		__u64 visit = full | outside;
@@ -364,13 +369,13 @@ __noinline __u32 acl_group(struct acl_walk *k, __u32 sum)
 		full &= ~bit;
 		outside &= ~bit;
 		__u32 w = sum * 64 + ones(bit - 1);
-		__u64 match = acl_word(k, w), first = match & -match;
-		__u64 open = k->open & (first | (first - 1)); /* all of them, if there is no first */
+		__u64 match = acl_word(first, k, w), rule = match & -match;
+		__u64 open = k->open & (rule | (rule - 1)); /* all of them, if no rule matches */
 		__u64 depends = (open | -open) >> 63;
 		k->depends |= depends;
 		outside &= unless(depends); /* need not be looked for any more */
 		if (match)
-			return w * 64 + ones(first - 1) + 1;
+			return w * 64 + ones(rule - 1) + 1;
 	}
 	return 0;
 }
@@ -379,22 +384,20 @@ __noinline __u32 acl_group(struct acl_walk *k, __u32 sum)
  * if there is no such list, or the packet is not of its family. */
 __noinline int acl_classify(__u32 bank, __u32 list, const struct packet *p, struct acl_result *r)
 {
-	if (!p || !r)
+	const struct bank_page *first = find_page(bank, 0);
+	if (!first || !p || !r)
 		return 0;
 	struct acl_walk k = { .bank = bank };
-	if (!acl_enter(&k, list, p))
+	if (!acl_enter(first, &k, list, p))
 		return 0;
 #pragma clang loop unroll(disable)
 	for (__u32 s = 0; s < MAX_SUMS; s++) {
 		if (s >= k.sums)
 			break;
-		__u32 bit = acl_group(&k, s);
+		__u32 bit = acl_group(first, &k, s);
 		if (!bit)
 			continue;
-		void *b = find_bank(bank);
-		if (!b)
-			return 0;
-		__u64 rule = bank_word(b, k.rules + bit - 1);
+		__u64 rule = bank_word(bank, first, k.rules + bit - 1);
 		r->rule = rule >> 32;
 		r->id = rule;
 		r->flags = rule >> 16;
@@ -407,29 +410,30 @@ __noinline int acl_classify(__u32 bank, __u32 list, const struct packet *p, stru
 /* acl_class is a number that is the same for packets of one flow that get the
  * same verdict from every list: below CLASS_MANY, which is the number where
  * there are too many. */
-__noinline __u32 acl_class(__u32 number, const struct packet *p)
+__noinline __u32 acl_class(__u32 bank, const struct packet *p)
 {
-	void *bank = find_bank(number);
-	if (!bank || !p)
+	const struct bank_page *first = find_page(bank, 0);
+	if (!first || !p)
 		return CLASS_MANY;
-	__u64 head = bank_word(bank, BANK_CLASSES);
+	__u64 head = first->word[BANK_CLASSES];
 	__u32 at = head >> 32, mode = head, flags = p->tcp_flags, ttl = p->ttl;
 	if (mode == CLASSES_NONE)
 		return 0;
 	if (mode != CLASSES_SOME)
 		return CLASS_MANY;
-	__u32 length = acl_find(number, bank_word(bank, BANK_LENGTHS), p->length < 0xffff ? p->length : 0xffff, p, 0);
-	__u32 class = (bank_word(bank, at + flags / 8) >> flags % 8 * 8 & 0xff) + (bank_word(bank, at + 32 + ttl / 8) >> ttl % 8 * 8 & 0xff);
-	return (class + length) & 0xff;
+	__u32 class = acl_field(first, p, (__u64)KIND_SIZE << 32 | (__u32)first->word[BANK_LENGTHS], bank);
+	class += bank_word(bank, first, at + flags / 8) >> flags % 8 * 8;
+	class += bank_word(bank, first, at + 32 + ttl / 8) >> ttl % 8 * 8;
+	return class & 0xff;
 }
 
 /* acl_list gives the list that judges a port's packets, counted from 1, and
  * BIND_COUNT; 0: none does. */
-static __always_inline __u32 acl_list(__u32 number, __u32 port, bool egress, bool ipv6)
+static __always_inline __u32 acl_list(__u32 bank, __u32 port, bool egress, bool ipv6)
 {
-	void *bank = find_bank(number);
+	const struct bank_page *first = find_page(bank, 0);
 	__u32 slot = (port & (MAX_PORTS - 1)) << 2 | (__u32)egress << 1 | (__u32)ipv6;
-	return bank ? half(bank_word(bank, BANK_BINDING + slot / 2), slot) : 0;
+	return first ? half(first->word[BANK_BINDING + slot / 2], slot) : 0;
 }
 
 #endif

@@ -10,9 +10,9 @@
 
 enum { BANK = 1, QUESTION, ANSWER };
 
-/* BANK: that many pages follow; QUESTION: that; ANSWER: all
+/* BANK: so many words follow; QUESTION: that; ANSWER: all
  * that was asked is to be answered now. */
-struct message { __u32 kind, pages; };
+struct message { __u32 kind, words; };
 struct question { struct packet p; __u32 list, port, egress, ipv6; };
 struct answer { struct acl_result r; __u32 judged, class, list, spare; };
 
@@ -25,11 +25,10 @@ int main(void)
 	while (fread(&m, sizeof m, 1, stdin) == 1) {
 		if (m.kind == BANK) {
 			free(bank);
-			bank = malloc(m.pages * sizeof *bank_pages); /* exactly: a sanitizer watches */
-			if (fread(bank, sizeof *bank_pages, m.pages, stdin) != m.pages)
+			bank_size = (m.words + BANK_WORDS - 1) / BANK_WORDS;
+			bank_pages = bank = calloc(bank_size, sizeof *bank_pages); /* exactly: a sanitizer watches */
+			if (!bank || fread(bank, sizeof(__u64), m.words, stdin) != m.words)
 				return fprintf(stderr, "a bank is cut\n"), 1;
-			bank_pages = bank;
-			bank_size = m.pages;
 			continue;
 		}
 		if (m.kind == ANSWER) {
