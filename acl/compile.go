@@ -33,6 +33,16 @@ type Bank struct {
 	Unbound []Binding // those of interfaces without a number
 
 	rules [][]*Rule
+	ids   [][]uint16
+}
+
+// BankWords is how many of some words are a bank, or 0: what stands behind them is
+// not of it.
+func BankWords(words []uint64) int {
+	if len(words) <= headLengths || words[headMagic] != bankMagic|bankLayout || words[headWords] > uint64(len(words)) {
+		return 0
+	}
+	return int(words[headWords])
 }
 
 // Size is how many octets the bank has.
@@ -44,6 +54,9 @@ func (b *Bank) Lists() int { return len(b.rules) }
 // Rules are the rules of a list, as Result.Rule numbers them: those that
 // protect, its own, and the implicit ones.
 func (b *Bank) Rules(list int) []*Rule { return b.rules[list] }
+
+// ID is the number of a rule of a list, as CompileOptions.IDs gave it.
+func (b *Bank) ID(list, rule int) uint16 { return b.ids[list][rule] }
 
 var implicit = [...][]*Rule{
 	IPv4: {{Action: Deny, Proto: AnyProto}},
@@ -197,6 +210,8 @@ func (c *compiler) list(at int, l *List) error {
 		return fmt.Errorf("%d rules: %d at most", len(l.Rules), MaxRules)
 	}
 	c.bank.rules = append(c.bank.rules, rules)
+	ids := make([]uint16, 0, len(rules))
+	defer func() { c.bank.ids = append(c.bank.ids, ids) }()
 	var rows []row
 	var entries []uint64
 	for i, r := range rules {
@@ -205,6 +220,7 @@ func (c *compiler) list(at int, l *List) error {
 		if err != nil {
 			return fail(err)
 		}
+		ids = append(ids, id)
 		active, err := c.active(r)
 		if err != nil {
 			return fail(err)

@@ -11,8 +11,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"weir/acl"
 	"weir/bpf"
 	"weir/cache"
 	"weir/capture"
@@ -29,6 +31,7 @@ type Interface struct {
 	Want     hook.Mode
 	Filter   *capture.Filter // nil: every packet
 	Prefixes []netip.Prefix  // source or destination is in one of them; none: every packet
+	Lists    ListChoice      // what becomes of packets that no access list can judge
 }
 
 // Options say what to meter in the kernel.
@@ -38,6 +41,11 @@ type Options struct {
 	Sampling   uint32       // one packet in so many, by lot; 0 and 1: all
 	Hook       hook.Options
 	Log        *slog.Logger
+
+	// Policy is the access lists that judge what passes; nil: everything passes,
+	// and none can be applied later.
+	Policy *acl.Policy
+	Filter FilterOptions // Ports is found here
 }
 
 // Datapath is the kernel's flow table with its programs at their hooks. It
@@ -52,6 +60,7 @@ type Datapath struct {
 	made   *table   // the one in use, if it was not there
 	old    []*table // tables of another size or key, to be emptied
 	plans  []*hook.Plan
+	filter *Filter // nil without Options.Policy
 
 	life   sync.RWMutex // held by who reads the table; Close waits for it
 	closed bool
@@ -238,7 +247,7 @@ func (d *Datapath) loadGroups(dir string) error {
 		k, err := bpf.Load(bpf.Options{
 			Entries: d.o.Cache.Entries, Key: d.o.Cache.Key, Dir: dir, NoFrags: !d.probe.Fragments,
 			Secret: [8]uint64(secret[:8]), Boot: uint32(secret[8]) & 0xfff, Born: time.Now().UnixNano(),
-			Filter: in.Filter, Prefixes: in.Prefixes,
+			Filter: in.Filter, Prefixes: in.Prefixes, Lists: d.o.Policy != nil,
 		})
 		if err != nil {
 			return err
@@ -276,10 +285,20 @@ func (d *Datapath) attach() error {
 		if p.Mode == hook.AFPacket {
 			continue
 		}
-		at := slices.IndexFunc(d.groups, func(g *group) bool { return g.fits(&d.o.Interfaces[i]) })
-		if err := ports.set(p.Ifindex, flags(p)); err != nil {
+		if err := ports.set(p.Ifindex, d.flags(i)); err != nil {
 			return err
 		}
+	}
+	if d.o.Policy != nil {
+		if err := d.openFilter(); err != nil {
+			return err
+		}
+	}
+	for i, p := range d.plans {
+		if p.Mode == hook.AFPacket {
+			continue
+		}
+		at := slices.IndexFunc(d.groups, func(g *group) bool { return g.fits(&d.o.Interfaces[i]) })
 		done, err := d.folder.Attach(p, d.groups[at].kernel.Programs)
 		if err != nil {
 			ports.quiet(p.Ifindex)
@@ -289,15 +308,41 @@ func (d *Datapath) attach() error {
 			ports.quiet(p.Ifindex)
 			continue
 		}
-		if err := ports.set(done.Ifindex, flags(done)); err != nil {
+		if err := ports.set(done.Ifindex, d.flags(i)); err != nil {
 			return err
+		}
+	}
+	if d.o.Policy == nil { // no program asks for lists any more
+		c := d.kernel().Memory().Control
+		for _, word := range []*uint64{&c.Trial, &c.Orphan, &c.Lists} {
+			atomic.StoreUint64(word, 0)
 		}
 	}
 	return nil
 }
 
-// flags are a port's.
-func flags(p *hook.Plan) (f uint32) {
+// openFilter puts the lists in force before a packet is seen that they are to judge.
+func (d *Datapath) openFilter() error {
+	o := d.o.Filter
+	o.Ports = func() map[string]uint16 {
+		ports, all := ports{d.kernel().Memory().Control}, map[string]uint16{}
+		for _, p := range d.plans {
+			if at := ports.find(p.Ifindex); p.Mode != hook.AFPacket && at != nil {
+				all[p.Interface] = uint16(at.Number)
+			}
+		}
+		return all
+	}
+	d.filter = newFilter(d.kernel(), d.log, o)
+	if err := d.filter.adopt(); err != nil {
+		d.log.Warn("what a weir before had in force is replaced", "error", err)
+	}
+	return d.filter.Ensure(d.o.Policy)
+}
+
+// flags are those of the i-th interface's port.
+func (d *Datapath) flags(i int) (f uint32) {
+	p := d.plans[i]
 	if p.Ingress() {
 		f |= bpf.PortIngress
 	}
@@ -306,6 +351,16 @@ func flags(p *hook.Plan) (f uint32) {
 	}
 	if v4, v6 := hook.Forwards(p.Interface); v4 || v6 {
 		f |= bpf.PortForwards
+	}
+	if d.o.Policy != nil {
+		f |= d.o.Interfaces[i].Lists.flags()
+		policies := []*acl.Policy{d.o.Policy}
+		if d.filter != nil {
+			policies = d.filter.policies()
+		}
+		for _, policy := range policies {
+			f |= boundFlags(policy, p.Interface)
+		}
 	}
 	return f
 }
@@ -344,6 +399,23 @@ func (d *Datapath) plan(ifindex uint32) *hook.Plan {
 
 // Born is when the table was made: the zero of sysUptime of what exports it.
 func (d *Datapath) Born() time.Time { return time.Unix(0, int64(d.kernel().Memory().Meta.Born)) }
+
+// Filtering is the access lists; nil: there are none.
+func (d *Datapath) Filtering() *Filter { return d.filter }
+
+// ErrNoLists is what errors.Is finds when nothing is filtered.
+var ErrNoLists = errors.New("nothing is filtered here: the configuration has no `acl:`")
+
+// FilterState is what lists are in force and what their rules have decided of.
+func (d *Datapath) FilterState() (FilterState, error) {
+	d.life.RLock()
+	defer d.life.RUnlock()
+	s := d.sweeping()
+	if d.closed || d.filter == nil || s == nil {
+		return FilterState{}, ErrNoLists
+	}
+	return d.filter.state(s.Hits(), func(clock uint64) int64 { return int64(clock) + s.offset.Load() }), nil
+}
 
 // ExportMemory is where an exporter keeps its sequence numbers for the next
 // process.
@@ -389,6 +461,7 @@ func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 		d.sample()
 		cfg.Sampling = max(d.o.Sampling, 1)
 	}
+	cfg.Lists = d.kernel().Lists
 	s, err := NewSweeper(cfg, d.kernel(), sink)
 	if err != nil {
 		return err
@@ -396,14 +469,15 @@ func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 	d.begin(s)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	watching := make(chan struct{})
-	go func() {
-		defer close(watching)
-		d.watch(ctx)
-	}()
+	var beside sync.WaitGroup
+	beside.Go(func() { d.watch(ctx) })
+	if d.filter != nil {
+		d.filter.setUsed(s.rulesInUse)
+		beside.Go(func() { d.filter.run(ctx) })
+	}
 	err = s.Run(ctx)
 	cancel()
-	<-watching
+	beside.Wait()
 	if err == nil {
 		err = s.Drain(flow.EndForced)
 	}
@@ -445,10 +519,14 @@ func (d *Datapath) watch(ctx context.Context) {
 		for _, a := range gone {
 			d.lose(a.Ifindex, a.Interface)
 		}
-		for _, p := range d.plans {
-			if p.Mode != hook.AFPacket && !d.lost(p.Ifindex) {
-				ports.set(p.Ifindex, flags(p))
-			}
+		d.setFlags(ports)
+	}
+}
+
+func (d *Datapath) setFlags(ports ports) {
+	for i, p := range d.plans {
+		if p.Mode != hook.AFPacket && !d.lost(p.Ifindex) {
+			ports.set(p.Ifindex, d.flags(i))
 		}
 	}
 }

@@ -1,0 +1,588 @@
+package datapath
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weir/acl"
+	"weir/bpf"
+)
+
+// Filter is the access lists that the programs judge by: which are in force, which
+// are on trial, and what each rule has decided of.
+//
+// A change is compiled beside what is in force, put into the bank that nobody reads,
+// and then one word says that it is the other bank now: each packet is judged by the
+// old lists or by the new ones. A change on trial is taken back by the programs
+// themselves when its time is over, whether there is a daemon or not.
+//
+// The policies stand in the banks too, so that the next daemon knows what its
+// predecessor had put in force, and by which number each rule goes.
+type Filter struct {
+	log     *slog.Logger
+	lists   *bpf.Lists
+	control *bpf.Control
+	clock   func() (uint64, error) // ns of the kernel's clock
+	grace   func() error
+	used    func() []bool // rules' numbers that entries have
+	options FilterOptions
+
+	mu      sync.Mutex
+	ids     map[string]uint16 // by a rule's identity
+	running *inForce          // nil: none
+	trial   *inForce
+	before  *acl.Policy // what was in force before the last change that was confirmed
+}
+
+// FilterOptions are what lists need to know of their surroundings.
+type FilterOptions struct {
+	Ports   func() map[string]uint16 // numbers of the interfaces
+	Protect [2][]*acl.Rule           // by family: rules in front of every list
+	// CountOnly says of a binding that it drops nothing; nil: all do.
+	CountOnly func(*acl.Binding) bool
+	// Orphan is how long after the daemon's last sign of life the ports' choice for
+	// that case is made; 0: lists stay in force without it.
+	Orphan time.Duration
+}
+
+// inForce is a policy that programs have.
+type inForce struct {
+	policy *acl.Policy
+	bank   *acl.Bank
+	number int // of the bank
+	word   uint64
+	since  time.Time
+	until  time.Time // of a trial
+}
+
+// Errors that errors.Is finds.
+var (
+	ErrNoTrial = errors.New("no change of access lists is on trial")
+	ErrTrial   = errors.New("a change of access lists is on trial: confirm it or roll it back first")
+)
+
+func newFilter(k *bpf.Kernel, log *slog.Logger, o FilterOptions) *Filter {
+	return &Filter{
+		log: log, lists: k.Lists, control: k.Memory().Control, grace: k.Grace, options: o, ids: map[string]uint16{},
+		clock: func() (uint64, error) { now, _, err := k.Now(); return now, err },
+		used:  func() []bool { return nil },
+	}
+}
+
+// trailer stands behind the words of a bank.
+type trailer struct {
+	Policy []byte            `json:"policy"` // Cisco's words
+	IDs    map[string]uint16 `json:"ids"`
+	Since  time.Time         `json:"since"`
+}
+
+const trailerMark = 0x7765697274726c72 // "weirtrlr"
+
+func appendTrailer(words []uint64, t *trailer) ([]uint64, error) {
+	b, err := json.Marshal(t)
+	if err != nil {
+		return nil, err
+	}
+	size := len(b)
+	for len(b)%8 != 0 {
+		b = append(b, ' ')
+	}
+	words = append(slices.Clip(words), trailerMark, uint64(size))
+	for ; len(b) > 0; b = b[8:] {
+		words = append(words, binary.NativeEndian.Uint64(b))
+	}
+	return words, nil
+}
+
+// readTrailer finds what stands behind the words of a bank; nil: nothing that can be
+// read.
+func readTrailer(words []uint64) *trailer {
+	n := acl.BankWords(words)
+	if n == 0 || n+2 > len(words) || words[n] != trailerMark || words[n+1] > uint64(8*(len(words)-n-2)) {
+		return nil
+	}
+	var b []byte
+	for _, w := range words[n+2:][:(words[n+1]+7)/8] {
+		b = binary.NativeEndian.AppendUint64(b, w)
+	}
+	t := new(trailer)
+	if json.Unmarshal(b[:words[n+1]], t) != nil {
+		return nil
+	}
+	return t
+}
+
+// adopt takes up what another daemon has left in force.
+func (f *Filter) adopt() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	take := func(word uint64) (*inForce, error) {
+		if word == 0 {
+			return nil, nil
+		}
+		number := int(word & bpf.ListsBank)
+		words, err := f.lists.Bank(number)
+		if err != nil {
+			return nil, fmt.Errorf("reading the access lists in force: %w", err)
+		}
+		t := readTrailer(words)
+		if t == nil {
+			return nil, errors.New("the access lists in force are of another weir, and cannot be read")
+		}
+		maps.Copy(f.ids, t.IDs)
+		p, err := acl.ReadCisco("the lists in force", t.Policy)
+		if err != nil {
+			return nil, err
+		}
+		bank, err := f.compile(p)
+		if err != nil {
+			return nil, err
+		}
+		return &inForce{policy: p, bank: bank, number: number, word: word, since: t.Since}, nil
+	}
+	var err error
+	if f.running, err = take(atomic.LoadUint64(&f.control.Lists)); err != nil {
+		return err
+	}
+	now, err := f.clock()
+	if err != nil {
+		return err
+	}
+	if trial, until := atomic.LoadUint64(&f.control.Trial), atomic.LoadUint64(&f.control.TrialUntil); trial != 0 && now < until {
+		if f.trial, err = take(trial); err != nil {
+			return err
+		}
+		f.trial.until = time.Now().Add(time.Duration(until - now))
+	} else {
+		atomic.StoreUint64(&f.control.Trial, 0)
+	}
+	return nil
+}
+
+// identity is by what a rule keeps its number, whatever is changed around it.
+func identity(l *acl.List, r *acl.Rule, nth int) string {
+	return fmt.Sprintf("%v %s\x00%s\x00%d", l.Family, l.Name, r.Cisco(l.Family), nth)
+}
+
+// compile makes a bank for the interfaces there are. mu is held.
+func (f *Filter) compile(p *acl.Policy) (*acl.Bank, error) {
+	seen := map[string]int{}
+	free := f.free(p)
+	full := false
+	bank, err := acl.Compile(p, acl.CompileOptions{
+		Now: time.Now(), Ports: f.options.Ports(), Protect: f.options.Protect, CountOnly: f.options.CountOnly,
+		IDs: func(l *acl.List, r *acl.Rule) uint16 {
+			key := identity(l, r, 0)
+			if n := seen[key]; n > 0 {
+				seen[key]++
+				key = identity(l, r, n)
+			} else {
+				seen[key] = 1
+			}
+			id, ok := f.ids[key]
+			if !ok {
+				if id = free(); id == 0 {
+					full = true
+				}
+				f.ids[key] = id
+			}
+			return id
+		},
+	})
+	if err == nil && full {
+		err = fmt.Errorf("more than %d rules in all lists, those counted that flows still point to", bpf.MaxRules-1)
+	}
+	return bank, err
+}
+
+// free gives numbers that no rule has. When there are few left, those of rules that
+// are gone, and that no entry has, are given anew.
+func (f *Filter) free(p *acl.Policy) func() uint16 {
+	taken := make([]bool, bpf.MaxRules)
+	taken[0] = true
+	n := 0
+	for _, l := range p.Lists {
+		n += len(l.Rules) + 8
+	}
+	if len(f.ids)+n > bpf.MaxRules*3/4 {
+		used := f.used()
+		keep := map[uint16]bool{}
+		for _, now := range []*inForce{f.running, f.trial} {
+			if now == nil {
+				continue
+			}
+			for list := range now.bank.Lists() {
+				for i := range now.bank.Rules(list) {
+					keep[now.bank.ID(list, i)] = true
+				}
+			}
+		}
+		maps.DeleteFunc(f.ids, func(_ string, id uint16) bool {
+			gone := !keep[id] && int(id) < len(used) && !used[id]
+			if gone {
+				f.lists.Hits[id] = bpf.Hits{}
+			}
+			return gone
+		})
+	}
+	for _, id := range f.ids {
+		taken[id] = true
+	}
+	next := 1
+	return func() uint16 {
+		for ; next < len(taken); next++ {
+			if !taken[next] {
+				taken[next] = true
+				return uint16(next)
+			}
+		}
+		return 0
+	}
+}
+
+// Apply puts a policy in force: for good, or on trial for so long, after which the
+// programs go back to what was in force by themselves.
+func (f *Filter) Apply(p *acl.Policy, trial time.Duration) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.expire(); err != nil {
+		return err
+	}
+	if f.trial != nil {
+		return ErrTrial
+	}
+	return f.apply(p, trial)
+}
+
+func (f *Filter) apply(p *acl.Policy, trial time.Duration) error {
+	bank, err := f.compile(p)
+	if err != nil {
+		return err
+	}
+	next := &inForce{policy: p, bank: bank, since: time.Now()}
+	if f.running != nil {
+		next.number = 1 - f.running.number
+	}
+	words, err := appendTrailer(bank.Words, &trailer{Policy: acl.AppendCisco(nil, p), IDs: f.ids, Since: next.since})
+	if err != nil {
+		return err
+	}
+	// Nobody reads the other bank who began after its word went.
+	if err := f.grace(); err != nil {
+		return err
+	}
+	if err := f.lists.SetBank(next.number, words); err != nil {
+		return err
+	}
+	generation := atomic.LoadUint64(&f.control.Generation) + 2
+	if generation > 1<<31 {
+		generation = 2
+	}
+	atomic.StoreUint64(&f.control.Generation, generation)
+	next.word = generation<<32 | uint64(next.number)
+	if trial <= 0 {
+		f.force(next)
+		return nil
+	}
+	now, err := f.clock()
+	if err != nil {
+		return err
+	}
+	next.until = time.Now().Add(trial)
+	atomic.StoreUint64(&f.control.TrialUntil, now+uint64(trial))
+	atomic.StoreUint64(&f.control.Trial, next.word)
+	f.trial = next
+	f.log.Info("access lists are on trial", "until", next.until.Format(time.RFC3339))
+	return nil
+}
+
+// force makes lists the ones in force. mu is held.
+func (f *Filter) force(next *inForce) {
+	if f.running != nil {
+		f.before = f.running.policy
+	}
+	atomic.StoreUint64(&f.control.Lists, next.word)
+	f.running = next
+	f.setOrphan()
+	if len(next.bank.Unbound) > 0 {
+		for _, b := range next.bank.Unbound {
+			f.log.Warn("an access list is bound at an interface that is not metered in the kernel", "list", b.List, "interface", b.Interface)
+		}
+	}
+	f.log.Info("access lists are in force", "lists", next.bank.Lists(), "octets", next.bank.Size())
+}
+
+// setOrphan says what is in force without a daemon. mu is held.
+func (f *Filter) setOrphan() {
+	word := uint64(0)
+	if f.options.Orphan > 0 {
+		if err := f.alive(); err != nil {
+			f.log.Error("access lists", "error", err)
+		}
+		word = f.running.word + 1<<32 | bpf.ListsOrphan
+	}
+	atomic.StoreUint64(&f.control.Orphan, word)
+}
+
+// Confirm keeps what is on trial.
+func (f *Filter) Confirm() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.expire(); err != nil {
+		return err
+	}
+	if f.trial == nil {
+		return ErrNoTrial
+	}
+	next := f.trial
+	next.until = time.Time{}
+	f.force(next) // the two words are of one bank now, so that nothing is judged anew
+	atomic.StoreUint64(&f.control.Trial, 0)
+	f.trial = nil
+	return nil
+}
+
+// Rollback ends a trial at once; without one it puts in force what was before the
+// last change.
+func (f *Filter) Rollback() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.expire(); err != nil {
+		return err
+	}
+	if f.trial != nil {
+		atomic.StoreUint64(&f.control.Trial, 0)
+		f.trial = nil
+		f.log.Info("a change of access lists was rolled back")
+		return nil
+	}
+	if f.before == nil {
+		return errors.New("nothing to roll back: no change is on trial, and none was made since weir began")
+	}
+	return f.apply(f.before, 0)
+}
+
+// expire notes that a trial is over: the programs know it already. mu is held.
+func (f *Filter) expire() error {
+	if f.trial == nil {
+		return nil
+	}
+	now, err := f.clock()
+	if err != nil {
+		return err
+	}
+	if now < atomic.LoadUint64(&f.control.TrialUntil) {
+		return nil
+	}
+	atomic.StoreUint64(&f.control.Trial, 0)
+	f.trial = nil
+	f.log.Warn("a change of access lists was not confirmed: what was in force before is again")
+	return nil
+}
+
+// alive puts off what ports do without a daemon.
+func (f *Filter) alive() error {
+	if f.options.Orphan <= 0 {
+		return nil
+	}
+	now, err := f.clock()
+	if err == nil {
+		atomic.StoreUint64(&f.control.AliveUntil, now+uint64(f.options.Orphan))
+	}
+	return err
+}
+
+// Tick is called every second or so: it is the daemon's sign of life, and looks
+// whether a trial is over or a time range begins or ends.
+func (f *Filter) Tick() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := errors.Join(f.alive(), f.expire()); err != nil {
+		return err
+	}
+	if r := f.running; r != nil && f.trial == nil && !r.bank.Until.IsZero() && !time.Now().Before(r.bank.Until) {
+		before := f.before
+		if err := f.apply(r.policy, 0); err != nil {
+			return fmt.Errorf("compiling access lists whose time ranges have changed: %w", err)
+		}
+		f.before = before
+	}
+	return nil
+}
+
+// State is what is in force.
+type FilterState struct {
+	Policy *acl.Policy // nil: nothing
+	Since  time.Time
+	Trial  *acl.Policy // what is on trial instead; nil: nothing is
+	Until  time.Time   // of the trial
+	Memory int         // octets of the compiled lists
+	Lists  []ListState
+}
+
+// ListState is a list as the programs have it.
+type ListState struct {
+	List  *acl.List
+	Rules []RuleState // the protecting ones, its own, the implicit ones
+}
+
+// RuleState is a rule and what it has decided of since the table was made.
+type RuleState struct {
+	Rule      *acl.Rule
+	Protected bool
+	Implicit  bool
+	Packets   uint64
+	Bytes     uint64
+	Last      time.Time // zero: never
+}
+
+// state shows what is in force, with hits by number.
+func (f *Filter) state(hits []Hit, wall func(clock uint64) int64) FilterState {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_ = f.expire()
+	var s FilterState
+	now := f.running
+	if f.running != nil {
+		s.Policy, s.Since = f.running.policy, f.running.since
+	}
+	if f.trial != nil {
+		s.Trial, s.Until, now = f.trial.policy, f.trial.until, f.trial
+	}
+	if now == nil {
+		return s
+	}
+	s.Memory = now.bank.Size()
+	for i, l := range now.policy.Lists {
+		ls := ListState{List: l}
+		protect, own := len(f.options.Protect[l.Family]), len(l.Rules)
+		for n, r := range now.bank.Rules(i) {
+			rs := RuleState{Rule: r, Protected: n < protect, Implicit: n >= protect+own}
+			if id := now.bank.ID(i, n); int(id) < len(hits) {
+				h := hits[id]
+				rs.Packets, rs.Bytes = h.Packets, h.Bytes
+				if h.Last != 0 {
+					rs.Last = time.Unix(0, wall(h.Last))
+				}
+			}
+			ls.Rules = append(ls.Rules, rs)
+		}
+		s.Lists = append(s.Lists, ls)
+	}
+	return s
+}
+
+// same says whether two policies read alike.
+func same(a, b *acl.Policy) bool {
+	return a != nil && b != nil && bytes.Equal(acl.AppendCisco(nil, a), acl.AppendCisco(nil, b))
+}
+
+// Ensure puts a policy in force unless it is already, or another is on trial.
+func (f *Filter) Ensure(p *acl.Policy) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.expire(); err != nil {
+		return err
+	}
+	if f.running != nil && same(f.running.policy, p) {
+		// Other interfaces, other rules that protect: the words may differ all the same.
+		words, err := f.lists.Bank(f.running.number)
+		if err != nil {
+			return err
+		}
+		bank := f.running.bank.Words
+		if len(words) >= len(bank) && slices.Equal(words[:len(bank)], bank) {
+			f.setOrphan()
+			return nil
+		}
+	}
+	if f.trial != nil {
+		return nil
+	}
+	return f.apply(p, 0)
+}
+
+// boundFlags are those of an interface's port for the lists that a policy has there.
+func boundFlags(p *acl.Policy, name string) (flags uint32) {
+	for i := range p.Bindings {
+		if b := &p.Bindings[i]; b.Interface == name {
+			flags |= map[acl.Direction]uint32{acl.In: bpf.PortListIn, acl.Out: bpf.PortListOut}[b.Direction]
+		}
+	}
+	return flags
+}
+
+// policies are those that are in force, or may be in a moment.
+func (f *Filter) policies() (all []*acl.Policy) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, now := range []*inForce{f.running, f.trial} {
+		if now != nil {
+			all = append(all, now.policy)
+		}
+	}
+	return all
+}
+
+func (f *Filter) setUsed(used func() []bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.used = used
+}
+
+// run gives signs of life until ctx ends.
+func (f *Filter) run(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if err := f.Tick(); err != nil {
+			f.log.Error("access lists", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// ListChoice says what becomes of an interface's packets when no list can tell.
+type ListChoice struct {
+	Unruled Fallback // no list judges them: open is the default
+	Orphan  Fallback // no daemon is there: the default is to go on with the lists
+	Full    Fallback // no place in the table: the default is to judge each packet
+}
+
+// Fallback is one of the choices.
+type Fallback uint8
+
+const (
+	FallbackDefault Fallback = iota
+	FallbackOpen             // they pass
+	FallbackClosed           // they do not
+)
+
+func (c ListChoice) flags() (flags uint32) {
+	for _, x := range []struct {
+		is           Fallback
+		open, closed uint32
+	}{{c.Unruled, 0, bpf.PortUnruledClosed}, {c.Orphan, bpf.PortOrphanOpen, bpf.PortOrphanClosed}, {c.Full, bpf.PortFullOpen, bpf.PortFullClosed}} {
+		switch x.is {
+		case FallbackOpen:
+			flags |= x.open
+		case FallbackClosed:
+			flags |= x.closed
+		}
+	}
+	return flags
+}
