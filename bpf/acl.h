@@ -90,10 +90,10 @@ static __always_inline __u64 bank_word(__u32 bank, const struct bank_page *first
 	return page ? page->word[in_page(at)] : 0;
 }
 
-/* near_word is bank_word for what most often is in the first page, in few
- * instructions and octets of stack. */
 __noinline __u64 acl_far_word(__u32 bank, __u32 at) { return bank_word(bank, NULL, at); }
 
+/* near_word is bank_word for what most often is in the first page: in fewer
+ * instructions, and with less on the stack. */
 static __always_inline __u64 near_word(__u32 bank, const struct bank_page *first, __u32 at)
 {
 	return at < BANK_WORDS ? first->word[at] : acl_far_word(bank, at);
