@@ -73,8 +73,7 @@ func (n *naive) inTime(name string) bool {
 	}
 	for _, t := range n.p.Times {
 		if t.Name == name {
-			within, _ := t.at(n.now)
-			return within
+			return t.active(n.now)
 		}
 	}
 	panic(name)
@@ -100,7 +99,7 @@ func (n *naive) key(r *Rule, f Family, in *packet.Info) bool {
 	case !r.Flags.None() && !protos(6):
 		return false
 	case later:
-		return r.Fragments || !r.Layer4() || r.Action == Permit
+		return r.Fragments || !r.Layer4() || r.Action == Permit && !slices.Contains(implicit[f], r)
 	case r.Fragments:
 		return false
 	}

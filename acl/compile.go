@@ -189,9 +189,9 @@ func (c *compiler) active(r *Rule) (bool, error) {
 	if i < 0 {
 		return false, fmt.Errorf("there is no time range %q", r.Time)
 	}
-	within, until := c.policy.Times[i].at(c.options.Now)
-	c.until[r.Time] = until
-	return within, nil
+	t := c.policy.Times[i]
+	c.until[r.Time] = t.change(c.options.Now)
+	return t.active(c.options.Now), nil
 }
 
 func (c *compiler) id(l *List, r *Rule) (uint16, error) {
@@ -228,6 +228,9 @@ func (c *compiler) list(at int, l *List) error {
 		m, err := c.normal.match(r, l.Family)
 		if err != nil {
 			return fail(err)
+		}
+		if i >= len(rules)-len(implicit[l.Family]) {
+			m.Later = m.Later && !r.Layer4() // no list lets all later fragments of ICMPv6 pass
 		}
 		if !active || m.Never() {
 			continue

@@ -300,7 +300,7 @@ func TestTimes(t *testing.T) {
 		{&once, "2026-03-30 00:00", false, ""},
 		{&both, "2026-03-29 12:00", true, "2026-03-30 00:00"},
 	} {
-		within, until := c.r.at(at(c.now))
+		within, until := c.r.active(at(c.now)), c.r.change(at(c.now))
 		if within != c.within || c.until == "" != until.IsZero() || c.until != "" && !until.Equal(at(c.until)) {
 			t.Errorf("%+v at %s: %v until %v, want %v until %s", *c.r, c.now, within, until, c.within, c.until)
 		}

@@ -380,15 +380,15 @@ func (n *normaliser) match(r *Rule, f Family) (m Match, err error) {
 	return m, nil
 }
 
-// at says whether it is within t at a time, in whose location days begin, and
-// when that may change next; the zero time: never.
-func (t *TimeRange) at(now time.Time) (within bool, until time.Time) {
-	change := func(at time.Time) {
+// change says when Active may change next after a time, in whose location days
+// begin; the zero time: never. It may be too early, by an hour where clocks are
+// put forward.
+func (t *TimeRange) change(now time.Time) (until time.Time) {
+	next := func(at time.Time) {
 		if at.After(now) && (until.IsZero() || at.Before(until)) {
 			until = at
 		}
 	}
-	within = len(t.Periods) == 0
 	y, m, d := now.Date()
 	for i := range t.Periods {
 		p := &t.Periods[i]
@@ -409,18 +409,15 @@ func (t *TimeRange) at(now time.Time) (within bool, until time.Time) {
 				}
 			}
 			end := time.Date(y, m, day+days, 0, p.To, 0, 0, now.Location())
-			within = within || !now.Before(begin) && now.Before(end)
-			change(begin)
-			change(end)
+			next(begin)
+			next(end)
 		}
 	}
 	if !t.Start.IsZero() {
-		within = within && !now.Before(t.Start)
-		change(t.Start)
+		next(t.Start)
 	}
 	if !t.End.IsZero() {
-		within = within && now.Before(t.End)
-		change(t.End)
+		next(t.End)
 	}
-	return within, until
+	return until
 }

@@ -17,7 +17,7 @@ import (
 const Banks = 2
 
 // BankPage is how many words a bank's page has, as acl.h has them.
-const BankPage = 1 << 17
+const BankPage = 1 << 18
 
 // Lists is what the programs have of access lists, beside the words in Control
 // that say which are in force.

@@ -169,9 +169,10 @@ func (f *Filter) adopt() error {
 	return nil
 }
 
-// identity is by what a rule keeps its number, whatever is changed around it.
+// identity is by what a rule keeps its number, whatever is changed around it. Those
+// that nobody wrote have no sequence number.
 func identity(l *acl.List, r *acl.Rule, nth int) string {
-	return fmt.Sprintf("%v %s\x00%s\x00%d", l.Family, l.Name, r.Cisco(l.Family), nth)
+	return fmt.Sprintf("%v %s\x00%s\x00%d\x00%v", l.Family, l.Name, r.Cisco(l.Family), nth, r.Seq == 0)
 }
 
 // compile makes a bank for the interfaces there are. mu is held.

@@ -250,9 +250,11 @@ func TestKernelJudges(t *testing.T) {
 	hits := s.Hits()
 	f.mu.Lock()
 	for id, n := range f.ids {
-		list, rest, _ := strings.Cut(id, "\x00")
-		rule, _, _ := strings.Cut(rest, "\x00")
-		name := key{strings.Replace(list, " ", "", 1), rule}
+		part := strings.Split(id, "\x00")
+		name := key{strings.Replace(part[0], " ", "", 1), part[1]}
+		if part[3] == "true" {
+			name.rule = "implicit"
+		}
 		c := got[name]
 		c.Packets += hits[n].Packets
 		c.Bytes += hits[n].Bytes
@@ -262,9 +264,6 @@ func TestKernelJudges(t *testing.T) {
 	var sum, asked bpf.Count
 	for name, c := range want {
 		asked.Packets, asked.Bytes = asked.Packets+c.Packets, asked.Bytes+c.Bytes
-		if name.rule == "implicit" {
-			continue // checked by the sum
-		}
 		if got[name] != c {
 			t.Errorf("%s, %s: hits %+v, want %+v", name.list, name.rule, got[name], c)
 		}
@@ -289,11 +288,12 @@ func TestKernelJudges(t *testing.T) {
 // before it.
 func TestKernelListsSwapped(t *testing.T) {
 	k, f := filtering(t, 1<<12, FilterOptions{})
+	f.setUsed(sweeper(t, SweepConfig{Lists: k.Lists}, k, &counting{}).rulesInUse) // they have more rules than there are numbers
 	d := dice{rand.New(rand.NewPCG(8, 1))}
 	text := func(n int) string {
 		var b strings.Builder
 		b.WriteString("ip access-list extended L\n")
-		for i := range 300 {
+		for i := range 100 {
 			fmt.Fprintf(&b, " deny tcp 172.16.%d.0 0.0.0.255 any eq %d\n", d.IntN(256), 1+(i*7+n)%60000)
 		}
 		fmt.Fprintf(&b, " deny udp any host 203.0.113.1 eq 53\n %s udp any any eq 80\n permit udp any any eq 443\n deny ip any any\ninterface lo\n ip access-group L in\n", map[bool]string{true: "permit", false: "deny"}[n%2 == 0])
