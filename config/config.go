@@ -35,7 +35,7 @@ type Config struct {
 	Collect    Collect              `yaml:"collect"`
 	Store      Store                `yaml:"store"`
 	Console    Console              `yaml:"console"`
-	ACL        any                  `yaml:"acl" reserved:"filtering"`
+	ACL        ACL                  `yaml:"acl"`
 	Guard      any                  `yaml:"guard" reserved:"protection"`
 	Enrich     any                  `yaml:"enrich" reserved:"enrichment"`
 	Billing    any                  `yaml:"billing" reserved:"billing"`
@@ -52,11 +52,11 @@ type Interface struct {
 	Promiscuous bool   `yaml:"promiscuous"`
 	// Filter and Prefixes choose what is metered: packets that the expression
 	// matches, and of which source or destination is in a prefix. Empty: all.
-	Filter   string   `yaml:"filter"` // tcpdump's language
-	Prefixes []Prefix `yaml:"prefixes"`
-	ACL      any      `yaml:"acl" reserved:"filtering"`
-	Forward  any      `yaml:"forward" reserved:"forwarding"`
-	Guard    any      `yaml:"guard" reserved:"protection"`
+	Filter   string       `yaml:"filter"` // tcpdump's language
+	Prefixes []Prefix     `yaml:"prefixes"`
+	ACL      InterfaceACL `yaml:"acl"`
+	Forward  any          `yaml:"forward" reserved:"forwarding"`
+	Guard    any          `yaml:"guard" reserved:"protection"`
 }
 
 // Cache is the flow cache.
@@ -110,6 +110,7 @@ func Default() *Config {
 		},
 		Store:   Store{Dir: defaultStore(), MaxSize: 20 << 30, MaxAge: Duration(90 * 24 * time.Hour), Compact: true},
 		Console: Console{Listen: "127.0.0.1:8642", Hosts: []string{}},
+		ACL:     defaultACL(),
 		Control: defaultControl(),
 		Log:     Log{Level: "info", Format: "text"},
 	}
@@ -160,6 +161,7 @@ func (c *Config) check(report func(path, msg string)) {
 	rate := Sample(0)
 	for _, name := range slices.Sorted(maps.Keys(c.Interfaces)) {
 		i := c.Interfaces[name]
+		i.ACL.check(func(key, msg string) { report("interfaces."+name+"."+key, msg) })
 		i.checkChoice(func(key, msg string) { report("interfaces."+name+"."+key, msg) })
 		if !i.Meter {
 			continue
@@ -171,6 +173,11 @@ func (c *Config) check(report func(path, msg string)) {
 			report("interfaces."+name+".sample", i.Sample.String()+": another interface has "+rate.String()+"; accepted: the same rate for all")
 		}
 		rate = Sample(i.Sample.Rate())
+	}
+	if _, err := c.Policy(); err != nil {
+		report("acl", err.Error())
+	} else if c.Filters() && c.Cache.Key != "cisco" {
+		report("cache.key", c.Cache.Key+": access lists need the key that has the input interface; accepted: cisco")
 	}
 	for i, l := range c.Collect.Listen {
 		if _, err := ParseListen(l); err != nil {

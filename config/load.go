@@ -174,6 +174,10 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[ACL]() {
+			d.acl(n, v, path)
+			return
+		}
 		if n.Kind == yaml.ScalarNode && v.Type() == reflect.TypeFor[Destination]() {
 			d.value(n, v.FieldByName("To"), path)
 			return
@@ -276,7 +280,7 @@ func (d *decoder) each(n *yaml.Node, path string, visit func(key, val *yaml.Node
 func keys(t reflect.Type) []string {
 	var names []string
 	for i := range t.NumField() {
-		if f := t.Field(i); f.Tag.Get("reserved") == "" {
+		if f := t.Field(i); f.Tag.Get("reserved") == "" && f.Tag.Get("yaml") != "-" {
 			names = append(names, f.Tag.Get("yaml"))
 		}
 	}
@@ -305,15 +309,16 @@ func (c *Config) Show(w io.Writer) error {
 		Collect    Collect                   `yaml:"collect"`
 		Store      Store                     `yaml:"store"`
 		Console    Console                   `yaml:"console"`
+		ACL        ACL                       `yaml:"acl"`
 		Control    string                    `yaml:"control"`
 		Log        Log                       `yaml:"log"`
 	}
-	p := plain{nil, c.Cache, c.Export, c.Collect, c.Store, c.Console, c.Control, c.Log}
+	p := plain{nil, c.Cache, c.Export, c.Collect, c.Store, c.Console, c.ACL, c.Control, c.Log}
 	for name, i := range c.Interfaces {
 		if p.Interfaces == nil {
 			p.Interfaces = map[string]shownInterface{}
 		}
-		p.Interfaces[name] = shownInterface{i.Meter, i.Mode, i.Sample, i.Promiscuous, i.Filter, i.Prefixes}
+		p.Interfaces[name] = shownInterface{i.Meter, i.Mode, i.Sample, i.Promiscuous, i.Filter, i.Prefixes, i.ACL}
 	}
 	enc := yaml.NewEncoder(w)
 	enc.SetIndent(2)
@@ -325,10 +330,11 @@ func (c *Config) Show(w io.Writer) error {
 
 // shownInterface is an Interface without its reserved keys.
 type shownInterface struct {
-	Meter       bool     `yaml:"meter"`
-	Mode        string   `yaml:"mode"`
-	Sample      Sample   `yaml:"sample"`
-	Promiscuous bool     `yaml:"promiscuous"`
-	Filter      string   `yaml:"filter,omitempty"`
-	Prefixes    []Prefix `yaml:"prefixes,omitempty"`
+	Meter       bool         `yaml:"meter"`
+	Mode        string       `yaml:"mode"`
+	Sample      Sample       `yaml:"sample"`
+	Promiscuous bool         `yaml:"promiscuous"`
+	Filter      string       `yaml:"filter,omitempty"`
+	Prefixes    []Prefix     `yaml:"prefixes,omitempty"`
+	ACL         InterfaceACL `yaml:"acl,omitempty"`
 }
