@@ -403,6 +403,30 @@ func (d *Datapath) Born() time.Time { return time.Unix(0, int64(d.kernel().Memor
 // Filtering is the access lists; nil: there are none.
 func (d *Datapath) Filtering() *Filter { return d.filter }
 
+// Apply puts lists in force (Filter.Apply), and Rollback those before.
+func (d *Datapath) Apply(p *acl.Policy, trial time.Duration) error {
+	return d.change(func() error { return d.filter.Apply(p, trial) })
+}
+
+func (d *Datapath) Rollback() error { return d.change(d.filter.Rollback) }
+
+// Ensure puts lists in force unless they are.
+func (d *Datapath) Ensure(p *acl.Policy) error {
+	return d.change(func() error { return d.filter.Ensure(p) })
+}
+
+// change lets the ports know at once where lists are.
+func (d *Datapath) change(do func() error) error {
+	d.life.RLock()
+	defer d.life.RUnlock()
+	if d.closed || d.filter == nil {
+		return ErrNoLists
+	}
+	err := do()
+	d.setFlags(ports{d.kernel().Memory().Control})
+	return err
+}
+
 // ErrNoLists is what errors.Is finds when nothing is filtered.
 var ErrNoLists = errors.New("nothing is filtered here: the configuration has no `acl:`")
 

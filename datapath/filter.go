@@ -46,8 +46,10 @@ type Filter struct {
 
 // FilterOptions are what lists need to know of their surroundings.
 type FilterOptions struct {
-	Ports   func() map[string]uint16 // numbers of the interfaces
-	Protect [2][]*acl.Rule           // by family: rules in front of every list
+	Ports func() map[string]uint16 // numbers of the interfaces
+	// Protect gives the rules in front of every list, by family, as they are now; nil:
+	// there are none.
+	Protect func() [2][]*acl.Rule
 	// CountOnly says of a binding that it drops nothing; nil: all do.
 	CountOnly func(*acl.Binding) bool
 	// Orphan is how long after the daemon's last sign of life the ports' choice for
@@ -59,7 +61,8 @@ type FilterOptions struct {
 type inForce struct {
 	policy *acl.Policy
 	bank   *acl.Bank
-	number int // of the bank
+	shield [2]int // how many rules protect, by family
+	number int    // of the bank
 	word   uint64
 	since  time.Time
 	until  time.Time // of a trial
@@ -144,11 +147,12 @@ func (f *Filter) adopt() error {
 		if err != nil {
 			return nil, err
 		}
-		bank, err := f.compile(p)
+		now, err := f.compile(p)
 		if err != nil {
 			return nil, err
 		}
-		return &inForce{policy: p, bank: bank, number: number, word: word, since: t.Since}, nil
+		now.number, now.word, now.since = number, word, t.Since
+		return now, nil
 	}
 	var err error
 	if f.running, err = take(atomic.LoadUint64(&f.control.Lists)); err != nil {
@@ -176,12 +180,16 @@ func identity(l *acl.List, r *acl.Rule, nth int) string {
 }
 
 // compile makes a bank for the interfaces there are. mu is held.
-func (f *Filter) compile(p *acl.Policy) (*acl.Bank, error) {
+func (f *Filter) compile(p *acl.Policy) (*inForce, error) {
+	var protect [2][]*acl.Rule
+	if f.options.Protect != nil {
+		protect = f.options.Protect()
+	}
 	seen := map[string]int{}
 	free := f.free(p)
 	full := false
 	bank, err := acl.Compile(p, acl.CompileOptions{
-		Now: time.Now(), Ports: f.options.Ports(), Protect: f.options.Protect, CountOnly: f.options.CountOnly,
+		Now: time.Now(), Ports: f.options.Ports(), Protect: protect, CountOnly: f.options.CountOnly,
 		IDs: func(l *acl.List, r *acl.Rule) uint16 {
 			key := identity(l, r, 0)
 			if n := seen[key]; n > 0 {
@@ -203,7 +211,10 @@ func (f *Filter) compile(p *acl.Policy) (*acl.Bank, error) {
 	if err == nil && full {
 		err = fmt.Errorf("more than %d rules in all lists, those counted that flows still point to", bpf.MaxRules-1)
 	}
-	return bank, err
+	if err != nil {
+		return nil, err
+	}
+	return &inForce{policy: p, bank: bank, shield: [2]int{len(protect[0]), len(protect[1])}, since: time.Now()}, nil
 }
 
 // free gives numbers that no rule has. When there are few left, those of rules that
@@ -266,15 +277,14 @@ func (f *Filter) Apply(p *acl.Policy, trial time.Duration) error {
 }
 
 func (f *Filter) apply(p *acl.Policy, trial time.Duration) error {
-	bank, err := f.compile(p)
+	next, err := f.compile(p)
 	if err != nil {
 		return err
 	}
-	next := &inForce{policy: p, bank: bank, since: time.Now()}
 	if f.running != nil {
 		next.number = 1 - f.running.number
 	}
-	words, err := appendTrailer(bank.Words, &trailer{Policy: acl.AppendCisco(nil, p), IDs: f.ids, Since: next.since})
+	words, err := appendTrailer(next.bank.Words, &trailer{Policy: acl.AppendCisco(nil, p), IDs: f.ids, Since: next.since})
 	if err != nil {
 		return err
 	}
@@ -466,7 +476,7 @@ func (f *Filter) state(hits []Hit, wall func(clock uint64) int64) FilterState {
 	s.Memory = now.bank.Size()
 	for i, l := range now.policy.Lists {
 		ls := ListState{List: l}
-		protect, own := len(f.options.Protect[l.Family]), len(l.Rules)
+		protect, own := now.shield[l.Family], len(l.Rules)
 		for n, r := range now.bank.Rules(i) {
 			rs := RuleState{Rule: r, Protected: n < protect, Implicit: n >= protect+own}
 			if id := now.bank.ID(i, n); int(id) < len(hits) {
@@ -501,7 +511,11 @@ func (f *Filter) Ensure(p *acl.Policy) error {
 		if err != nil {
 			return err
 		}
-		bank := f.running.bank.Words
+		again, err := f.compile(p)
+		if err != nil {
+			return err
+		}
+		bank := again.bank.Words
 		if len(words) >= len(bank) && slices.Equal(words[:len(bank)], bank) {
 			f.setOrphan()
 			return nil

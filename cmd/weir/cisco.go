@@ -423,6 +423,8 @@ func (c *showCmd) cisco(a *app, client *http.Client) error {
 	}
 	var b strings.Builder
 	switch c.What {
+	case "access-lists":
+		return ciscoLists(a.stdout, list)
 	case "interfaces":
 		for _, i := range list {
 			if i["mode"] != nil { // both directions, whatever the hook

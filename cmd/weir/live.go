@@ -44,8 +44,12 @@ func openLive(list []host.Interface, conf *config.Config, open func([]host.Inter
 	l := new(live)
 	l.config = liveMeter(conf, 1)
 	o := datapath.Options{Cache: l.config.Cache, Sampling: l.config.Sample.N, Hook: hookOptions(), Log: log.With("component", "datapath")}
+	if o.Policy, err = conf.Policy(); err != nil {
+		return nil, usageError{err}
+	}
+	o.Filter = filterOptions(conf)
 	for _, i := range list {
-		in := datapath.Interface{Interface: i, Prefixes: config.Netips(conf.Interfaces[i.Name].Prefixes)}
+		in := datapath.Interface{Interface: i, Lists: listChoice(conf.Interfaces[i.Name].ACL), Prefixes: config.Netips(conf.Interfaces[i.Name].Prefixes)}
 		if in.Want, err = hook.ParseMode(conf.Interfaces[i.Name].Mode); err != nil {
 			return nil, usageError{err}
 		}

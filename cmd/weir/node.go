@@ -48,6 +48,7 @@ type node struct {
 	metered   map[uint32][]capture.Source // the sources of each interface
 	past      []flow.Loss                 // of the rooms that a reload retired
 	reloaded  reload
+	proposal  *change // the last of access lists
 }
 
 // metering is a metering process as it is asked while it runs: in this

@@ -18,13 +18,13 @@ import (
 )
 
 type showCmd struct {
-	What   string   `arg:"" help:"flows, top-talkers, cache, interfaces, loss, balance, export, exporters, templates or store."`
+	What   string   `arg:"" help:"flows, top-talkers, cache, interfaces, loss, balance, export, exporters, templates, access-lists or store."`
 	Filter []string `arg:"" optional:"" help:"Of flows, top-talkers and cache --cisco: which flows (see: weir help filter); all, if there is none."`
 
 	Number  *int   `short:"n" placeholder:"N" help:"Rows of flows and top-talkers; 0 for all flows (default: 10 for top-talkers, 100 for a table of flows, else all)."`
 	Order   string `short:"O" placeholder:"ORDER" help:"Sort flows and top-talkers by bytes, packets, pps, bps, bpp, duration, first, last; :a ascends (default bytes)."`
 	Stat    string `short:"s" sep:"none" placeholder:"STAT[:p][/ORDER]" help:"Of top-talkers: sums by srcip, dstip, ip, port, proto, as, if, …, instead of single flows."`
-	Cisco   bool   `help:"IOS's own layout: of cache, flows, top-talkers, interfaces, export."`
+	Cisco   bool   `help:"IOS's own layout: of cache, flows, top-talkers, interfaces, export, access-lists."`
 	Verbose bool   `help:"With --cisco: two lines a flow, as show ip cache verbose flow."`
 	Output  string `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson (default ${default})."`
 }
@@ -75,18 +75,24 @@ var views = map[string]view{
 		[]string{"scope", "fields", "seen", "port"},
 		"fields",
 	},
+	"access-lists": {
+		"/control/access-lists", "rules",
+		[]string{"family", "list", "seq", "rule", "kind", "packets", "bytes", "last", "bound"},
+		[]string{"kind", "bound", "last", "bytes", "family"},
+		"rule",
+	},
 	"store": {"/control/store", "", []string{"dir", "records", "segments", "bytes", "durable", "buffered", "failing"}, nil, ""},
 }
 
 // showable lists what can be shown, in the order in which it is told.
-var showable = []string{"flows", "top-talkers", "cache", "interfaces", "loss", "balance", "export", "exporters", "templates", "store"}
+var showable = []string{"flows", "top-talkers", "cache", "interfaces", "loss", "balance", "export", "exporters", "templates", "access-lists", "store"}
 
 func (c *showCmd) Run(a *app) error {
 	format, err := rows.ParseFormat(c.Output)
 	if err != nil {
 		return usageError{err}
 	}
-	if slices.Contains([]string{"access-lists", "routes", "guard"}, c.What) {
+	if slices.Contains([]string{"routes", "guard"}, c.What) {
 		return usagef("show %s is not in this version yet", c.What)
 	}
 	if !slices.Contains(showable, c.What) {
@@ -153,7 +159,7 @@ func (c *showCmd) aboutFlows() bool {
 
 // check refuses flags that what is shown does not know.
 func (c *showCmd) check() error {
-	layouts := []string{"cache", "flows", "top-talkers", "interfaces", "export"}
+	layouts := []string{"cache", "flows", "top-talkers", "interfaces", "export", "access-lists"}
 	switch {
 	case c.Cisco && !slices.Contains(layouts, c.What):
 		return usagef("--cisco: IOS has no layout of %s; accepted: %s", c.What, strings.Join(layouts, ", "))

@@ -16,6 +16,7 @@ import (
 
 	"weir/collect"
 	"weir/config"
+	"weir/datapath"
 	"weir/hook"
 	"weir/host"
 	"weir/query"
@@ -354,7 +355,7 @@ func (n *node) reload(ctx context.Context, failed chan<- error, load func() (*co
 			return c, m, nil
 		}
 	}
-	if n.gone.Load() || n.unhooked() || !reflect.DeepEqual([]any{next.Interfaces, next.Cache, next.Export, next.Collect}, []any{old.Interfaces, old.Cache, old.Export, old.Collect}) {
+	if n.gone.Load() || n.unhooked() || !reflect.DeepEqual(metered(next), metered(old)) {
 		if m, err = n.exchangeMeter(ctx, failed, m, old); err != nil {
 			return c, m, err
 		}
@@ -362,6 +363,10 @@ func (n *node) reload(ctx context.Context, failed chan<- error, load func() (*co
 			refuse(errors.New("see above"))
 			return c, m, nil
 		}
+	} else if err := n.ensureLists(next); err != nil {
+		n.configure(old)
+		refuse(err)
+		return c, m, nil
 	}
 	n.mu.Lock()
 	n.reloaded = reload{true, time.Now()}
@@ -404,4 +409,23 @@ func (n *node) exchangeMeter(ctx context.Context, failed chan<- error, m *part, 
 		return nil, nil
 	}
 	return fresh, nil
+}
+
+// metered is what of a configuration the metering is made of. What lists say is not:
+// they are exchanged while it goes on.
+func metered(c *config.Config) []any {
+	return []any{c.Interfaces, c.Cache, c.Export, c.Collect, c.Filters(), c.ACL.Protect, c.ACL.OrphanAfter}
+}
+
+// ensureLists puts the access lists in force that a configuration has now.
+func (n *node) ensureLists(c *config.Config) error {
+	p, err := c.Policy()
+	if err != nil || p == nil {
+		return err
+	}
+	d, err := n.filtered()
+	if errors.Is(err, datapath.ErrNoLists) {
+		return nil // nothing is metered in the kernel
+	}
+	return d.Ensure(p)
 }
