@@ -107,7 +107,7 @@ func (n *nftReader) declare(o map[string]json.RawMessage) error {
 		self := &foreign{report: Report{Chain: ch.key, Handle: c.Handle, Text: fmt.Sprintf("type %s hook %s priority %d; policy %s", c.Type, c.Hook, c.Prio, c.Policy)}}
 		n.all = append(n.all, self)
 		ch.base = &base{
-			hook: c.Hook, policy: accept, families: tableFamilies[c.Family], filters: c.Type != "nat", self: self, devices: words(c.Dev),
+			hook: c.Hook, policy: accept, families: tableFamilies[c.Family], filters: c.Type != "nat", self: self, devices: nftWords(c.Dev),
 			whole: c.Family != "netdev" && c.Family != "bridge" && c.Prio > defragPriority,
 		}
 		if c.Policy == "drop" {
@@ -142,15 +142,15 @@ func (n *nftReader) declare(o map[string]json.RawMessage) error {
 	return nil
 }
 
-// words is a word, or a list of words.
-func words(v any) []string {
+// nftWords is a word, or a list of words.
+func nftWords(v any) []string {
 	switch v := v.(type) {
 	case string:
 		return []string{v}
 	case []any:
 		var all []string
 		for _, w := range v {
-			all = append(all, words(w)...)
+			all = append(all, nftWords(w)...)
 		}
 		return all
 	}
@@ -436,7 +436,7 @@ func (s *statements) dynamic(v any) bool {
 	if set == nil {
 		return false
 	}
-	flags := words(set.Flags)
+	flags := nftWords(set.Flags)
 	return slices.Contains(flags, "dynamic") || slices.Contains(flags, "timeout") || set.Timeout > 0
 }
 
@@ -552,8 +552,8 @@ func (s *statements) concat(fields []any, op string, right any) ([]term, error) 
 	return all, nil
 }
 
-// field is something that can be asked for.
-type field struct {
+// nftField is something that can be asked for.
+type nftField struct {
 	limit    int    // the highest number there is
 	names    *table // of numbers
 	bits     bool   // a set of bits, rather than a number
@@ -570,7 +570,7 @@ type field struct {
 }
 
 // term asks t for what a condition says.
-func (f *field) term(s *statements, t *term, op string, right any) error {
+func (f *nftField) term(s *statements, t *term, op string, right any) error {
 	if f.families != 0 {
 		t.families &= f.families
 	}
@@ -632,7 +632,7 @@ func (f *field) term(s *statements, t *term, op string, right any) error {
 }
 
 // value reads one number.
-func (f *field) value(v any) (int, error) {
+func (f *nftField) value(v any) (int, error) {
 	switch v := v.(type) {
 	case float64:
 		if v >= 0 && v <= 1<<31 && v == float64(int(v)) {
@@ -658,7 +658,7 @@ func (f *field) value(v any) (int, error) {
 }
 
 // or is several values in one.
-func (f *field) or(all []any) (int, error) {
+func (f *nftField) or(all []any) (int, error) {
 	sum := 0
 	for _, v := range all {
 		// Deeper only as far as `a | b | c` of nft goes.
@@ -673,7 +673,7 @@ func (f *field) or(all []any) (int, error) {
 
 // numbers reads a number, a range, or a set of these. What is above the limit is
 // clipped.
-func (f *field) numbers(s *statements, v any, depth int) ([]Range, error) {
+func (f *nftField) numbers(s *statements, v any, depth int) ([]Range, error) {
 	v = element(v)
 	if isSet(v) || !f.bits && isList(v) {
 		if depth > 0 {
@@ -732,7 +732,7 @@ func isList(v any) bool {
 	return ok
 }
 
-func (f *field) interfaces(s *statements, t *term, op string, right any) error {
+func (f *nftField) interfaces(s *statements, t *term, op string, right any) error {
 	if op != "==" && op != "!=" && op != "in" {
 		return fmt.Errorf("a comparison by %s", quote(op))
 	}
@@ -755,7 +755,7 @@ func (f *field) interfaces(s *statements, t *term, op string, right any) error {
 	return nil
 }
 
-func (f *field) addresses(s *statements, t *term, op string, right any) error {
+func (f *nftField) addresses(s *statements, t *term, op string, right any) error {
 	family := IPv4
 	if f.families == 1<<IPv6 {
 		family = IPv6
@@ -814,7 +814,7 @@ func (f *field) addresses(s *statements, t *term, op string, right any) error {
 }
 
 // caring reads addresses of which only some bits count.
-func (f *field) caring(at *addrSet, op string, right any, family Family) error {
+func (f *nftField) caring(at *addrSet, op string, right any, family Family) error {
 	a, ok := nftAddr(right, family)
 	if !ok || op != "==" && op != "!=" {
 		return errors.New("bits of addresses compared otherwise than with one")
@@ -836,7 +836,7 @@ func (f *field) caring(at *addrSet, op string, right any, family Family) error {
 }
 
 // maskedAddrs is f where only the bits of a mask count.
-func maskedAddrs(f *field, mask any) (*field, error) {
+func maskedAddrs(f *nftField, mask any) (*nftField, error) {
 	family := IPv4
 	if f.families == 1<<IPv6 {
 		family = IPv6
@@ -863,7 +863,7 @@ func anyNets(nets []Net) bool {
 var allAddrs = [...]netip.Prefix{IPv4: netip.PrefixFrom(firstAddr[IPv4], 0), IPv6: netip.PrefixFrom(firstAddr[IPv6], 0)}
 
 // nets reads an address, a prefix, a range, or a set of these.
-func (f *field) nets(s *statements, v any, family Family, depth int) ([]Net, error) {
+func (f *nftField) nets(s *statements, v any, family Family, depth int) ([]Net, error) {
 	v = element(v)
 	if isSet(v) {
 		if depth > 0 {
@@ -921,7 +921,7 @@ func nftAddr(v any, family Family) (netip.Addr, bool) {
 }
 
 // group makes a named set one of the policy's groups.
-func (s *statements) group(set *nftSet, f *field, family Family) (string, error) {
+func (s *statements) group(set *nftSet, f *nftField, family Family) (string, error) {
 	if set.group != "" {
 		return set.group, nil
 	}

@@ -147,7 +147,7 @@ var protoOf = map[string]set{
 }
 
 // field reads the left side of a condition.
-func (s *statements) field(left any) (*field, error) {
+func (s *statements) field(left any) (*nftField, error) {
 	if v, ok := sole(left, "&"); ok {
 		both, _ := v.([]any)
 		if len(both) != 2 {
@@ -165,7 +165,7 @@ func (s *statements) field(left any) (*field, error) {
 var errFragment = errors.New("a list tells later fragments, whose offset is not 0, from all other packets; it knows no more of fragments than that")
 
 // masked is f where only some bits count.
-func (s *statements) masked(f *field, mask any) (*field, error) {
+func (s *statements) masked(f *nftField, mask any) (*nftField, error) {
 	if f.addrs != nil {
 		return maskedAddrs(f, mask)
 	}
@@ -199,7 +199,7 @@ func (s *statements) masked(f *field, mask any) (*field, error) {
 }
 
 // plain reads what is asked for.
-func (s *statements) plain(left any, masked bool) (*field, error) {
+func (s *statements) plain(left any, masked bool) (*nftField, error) {
 	unknown := fmt.Errorf("a list cannot ask for %s", nftText(left))
 	m, _ := left.(map[string]any)
 	if len(m) != 1 {
@@ -211,14 +211,14 @@ func (s *statements) plain(left any, masked bool) (*field, error) {
 			w, _ := a[k].(string)
 			return w
 		}
-		var f *field
+		var f *nftField
 		switch kind {
 		case "meta":
 			f = s.meta(word("key"))
 		case "ct":
 			s.tracks = true
 			if word("key") == "state" && word("dir") == "" {
-				f = &field{limit: stateAny, names: nftStates, bits: true, put: func(t *term, ranges []Range) error {
+				f = &nftField{limit: stateAny, names: nftStates, bits: true, put: func(t *term, ranges []Range) error {
 					t.state = 0
 					for bit := uint8(1); bit < stateAny; bit <<= 1 {
 						if within(ranges, uint32(bit)) {
@@ -236,7 +236,7 @@ func (s *statements) plain(left any, masked bool) (*field, error) {
 			}
 		case "exthdr":
 			if word("name") == "frag" && word("field") == "frag-off" && !masked {
-				f = &field{limit: 0x1fff, names: noNames, families: 1 << IPv6, put: func(t *term, ranges []Range) error {
+				f = &nftField{limit: 0x1fff, names: noNames, families: 1 << IPv6, put: func(t *term, ranges []Range) error {
 					if !slices.Equal(ranges, []Range{{1, 0x1fff}}) {
 						return errFragment
 					}
@@ -255,12 +255,12 @@ func (s *statements) plain(left any, masked bool) (*field, error) {
 	return nil, unknown
 }
 
-func (s *statements) meta(key string) *field {
+func (s *statements) meta(key string) *nftField {
 	switch key {
 	case "iifname", "iif":
-		return &field{iface: func(t *term, i ifaces) { t.iif = append(t.iif, i) }}
+		return &nftField{iface: func(t *term, i ifaces) { t.iif = append(t.iif, i) }}
 	case "oifname", "oif":
-		return &field{iface: func(t *term, i ifaces) { t.oif = append(t.oif, i) }}
+		return &nftField{iface: func(t *term, i ifaces) { t.oif = append(t.oif, i) }}
 	case "l4proto":
 		return protoField(0)
 	case "nfproto":
@@ -277,16 +277,16 @@ func (s *statements) meta(key string) *field {
 	return nil
 }
 
-func protoField(families uint8) *field {
-	return &field{limit: 255, names: nftProtos, families: families, put: func(t *term, ranges []Range) error {
+func protoField(families uint8) *nftField {
+	return &nftField{limit: 255, names: nftProtos, families: families, put: func(t *term, ranges []Range) error {
 		t.proto = t.proto.and(setOfRanges(ranges))
 		return nil
 	}}
 }
 
 // familyField has a number for each of the families.
-func familyField(names *table, numbers ...uint32) *field {
-	return &field{limit: 0xffff, names: names, put: func(t *term, ranges []Range) error {
+func familyField(names *table, numbers ...uint32) *nftField {
+	return &nftField{limit: 0xffff, names: names, put: func(t *term, ranges []Range) error {
 		t.families = 0
 		for f, n := range numbers {
 			if within(ranges, n) {
@@ -297,8 +297,8 @@ func familyField(names *table, numbers ...uint32) *field {
 	}}
 }
 
-func lengthField(families uint8, header uint16) *field {
-	return &field{limit: 0xffff, names: noNames, families: families, put: func(t *term, ranges []Range) error {
+func lengthField(families uint8, header uint16) *nftField {
+	return &nftField{limit: 0xffff, names: noNames, families: families, put: func(t *term, ranges []Range) error {
 		t.length = []Range{}
 		for _, r := range ranges {
 			if r.From <= 0xffff-header {
@@ -309,15 +309,15 @@ func lengthField(families uint8, header uint16) *field {
 	}}
 }
 
-func tosField8(families uint8, names *table, mask uint8, shift int) *field {
-	return &field{limit: int(mask >> shift), names: names, families: families, put: func(t *term, ranges []Range) error {
+func tosField8(families uint8, names *table, mask uint8, shift int) *nftField {
+	return &nftField{limit: int(mask >> shift), names: names, families: families, put: func(t *term, ranges []Range) error {
 		t.tos = t.tos.and(setOf(func(v uint8) bool { return within(ranges, uint32(v&mask>>shift)) }))
 		return nil
 	}}
 }
 
-func portField(protos set, put func(t *term, ranges []Range), names *table) *field {
-	return &field{limit: 0xffff, names: names, put: func(t *term, ranges []Range) error {
+func portField(protos set, put func(t *term, ranges []Range), names *table) *nftField {
+	return &nftField{limit: 0xffff, names: names, put: func(t *term, ranges []Range) error {
 		t.proto, t.frag = t.proto.and(protos), t.frag&fragNone
 		put(t, ranges)
 		return nil
@@ -325,12 +325,12 @@ func portField(protos set, put func(t *term, ranges []Range), names *table) *fie
 }
 
 // icmpField is a type or a code.
-func icmpField(f Family, code bool) *field {
+func icmpField(f Family, code bool) *nftField {
 	names := nftICMP[f]
 	if code {
 		names = nftCodes[f]
 	}
-	return &field{limit: 255, names: names, families: 1 << f, put: func(t *term, ranges []Range) error {
+	return &nftField{limit: 255, names: names, families: 1 << f, put: func(t *term, ranges []Range) error {
 		t.proto, t.frag = t.proto.and(octets(uint8(icmpProto[f]))), t.frag&fragNone
 		t.icmp = []Range{}
 		for typ := uint16(0); code && typ <= 255; typ++ {
@@ -348,7 +348,7 @@ func icmpField(f Family, code bool) *field {
 	}}
 }
 
-func (s *statements) payload(protocol, name string) *field {
+func (s *statements) payload(protocol, name string) *nftField {
 	protos, hasPorts := protoOf[protocol]
 	switch name {
 	case "sport", "dport":
@@ -388,9 +388,9 @@ func (s *statements) payload(protocol, name string) *field {
 	}
 	switch protocol + " " + name {
 	case "ip saddr", "ip6 saddr":
-		return &field{families: tableFamilies[protocol], addrs: func(t *term) *addrSet { return &t.src }}
+		return &nftField{families: tableFamilies[protocol], addrs: func(t *term) *addrSet { return &t.src }}
 	case "ip daddr", "ip6 daddr":
-		return &field{families: tableFamilies[protocol], addrs: func(t *term) *addrSet { return &t.dst }}
+		return &nftField{families: tableFamilies[protocol], addrs: func(t *term) *addrSet { return &t.dst }}
 	case "ip protocol":
 		return protoField(1 << IPv4)
 	case "ip6 nexthdr":
@@ -402,7 +402,7 @@ func (s *statements) payload(protocol, name string) *field {
 	case "ip ecn", "ip6 ecn":
 		return tosField8(tableFamilies[protocol], nftECN, 0x03, 0)
 	case "ip ttl", "ip6 hoplimit":
-		return &field{limit: 255, names: noNames, families: tableFamilies[protocol], put: func(t *term, ranges []Range) error {
+		return &nftField{limit: 255, names: noNames, families: tableFamilies[protocol], put: func(t *term, ranges []Range) error {
 			t.ttl = setOfRanges(ranges)
 			return nil
 		}}
@@ -412,14 +412,14 @@ func (s *statements) payload(protocol, name string) *field {
 		return lengthField(1<<IPv6, 40)
 	case "ip version", "ip6 version":
 		families := tableFamilies[protocol]
-		return &field{limit: 15, names: noNames, families: families, put: func(t *term, ranges []Range) error {
+		return &nftField{limit: 15, names: noNames, families: families, put: func(t *term, ranges []Range) error {
 			if want := map[string]uint32{"ip": 4, "ip6": 6}[protocol]; !within(ranges, want) {
 				t.families = 0
 			}
 			return nil
 		}}
 	case "ip frag-off":
-		return &field{limit: 0xffff, names: noNames, families: 1 << IPv4, fragment: true, put: func(t *term, ranges []Range) error {
+		return &nftField{limit: 0xffff, names: noNames, families: 1 << IPv4, fragment: true, put: func(t *term, ranges []Range) error {
 			// Under a mask that leaves the offset.
 			switch in := complement(ranges, 0x1fff); {
 			case slices.Equal(ranges, []Range{{0, 0}}):
@@ -435,8 +435,8 @@ func (s *statements) payload(protocol, name string) *field {
 	return nil
 }
 
-func flagsField() *field {
-	return &field{limit: 255, names: flagNames, bits: true, put: func(t *term, ranges []Range) error {
+func flagsField() *nftField {
+	return &nftField{limit: 255, names: flagNames, bits: true, put: func(t *term, ranges []Range) error {
 		t.proto, t.frag = t.proto.and(octets(flow.ProtoTCP)), t.frag&fragNone
 		t.flags = setOfRanges(ranges)
 		return nil
@@ -454,7 +454,7 @@ func (s *statements) allPorts() []note {
 }
 
 // raw reads an octet by its place, where a list has it.
-func (s *statements) raw(a map[string]any) *field {
+func (s *statements) raw(a map[string]any) *nftField {
 	at, _ := a["offset"].(float64)
 	n, _ := a["len"].(float64)
 	place := fmt.Sprintf("%v %v %v", a["base"], at, n)
@@ -465,7 +465,7 @@ func (s *statements) raw(a map[string]any) *field {
 		}
 	case "nh 0 16":
 		if s.only(IPv6) {
-			return &field{limit: 0xffff, names: noNames, families: 1 << IPv6, traffic: true, put: func(*term, []Range) error {
+			return &nftField{limit: 0xffff, names: noNames, families: 1 << IPv6, traffic: true, put: func(*term, []Range) error {
 				return errors.New("bits of an IPv6 header beside the traffic class")
 			}}
 		}

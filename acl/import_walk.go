@@ -416,10 +416,10 @@ func (w *walk) leaf(r *foreign, u *term, v verdict, reject bool) {
 	w.leaves = append(w.leaves, leaf{t, action, reject, r})
 }
 
-// first is the TCP packets without ACK and RST: all that can open a connection.
+// opening is the TCP packets without ACK and RST: all that can open a connection.
 var (
-	later = setOf(Established.Match)
-	first = allOctets.minus(later)
+	later   = setOf(Established.Match)
+	opening = allOctets.minus(later)
 )
 
 // stateless turns a condition on the state of the connection into what can be
@@ -457,7 +457,7 @@ func (t *term) stateless(v verdict) (n note, ok bool) {
 		return n, true
 	case opens:
 		n.why = "TCP packets without ACK and RST alone count as a connection's first"
-		t.proto, t.flags = octets(flow.ProtoTCP), t.flags.and(first)
+		t.proto, t.flags = octets(flow.ProtoTCP), t.flags.and(opening)
 		return n, true
 	}
 	n.why = "the state of a connection that no list follows: related, invalid or untracked"
