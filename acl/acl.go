@@ -115,7 +115,7 @@ type Rule struct {
 
 	TOS     TOS
 	TTL     []Range // 0 to 255, any of these; none: all
-	Lengths []Range // octets of the IP packet (IE 1), any of these; none: all
+	Lengths []Range // octets of the IP packet (IE 1), any of these; none: all. What is longer than 65535 counts as 65535
 
 	Log     Log
 	Time    string   // name of a TimeRange outside of which the rule is not there; "": always
@@ -193,6 +193,20 @@ func (n *Net) Prefix() (netip.Prefix, bool) {
 		return netip.PrefixFrom(n.Addr.Netip(), length-96), true
 	}
 	return netip.PrefixFrom(netip.AddrFrom16(n.Addr), length), true
+}
+
+// Family is the one whose addresses n has. The IPv6 addresses that v4-mapped
+// ones are among are IPv6.
+func (n *Net) Family() Family {
+	for _, b := range n.Care[:12] {
+		if b != 0xff {
+			return IPv6
+		}
+	}
+	if !n.Addr.Is4() {
+		return IPv6
+	}
+	return IPv4
 }
 
 // Range is the numbers from From to To, both included.

@@ -18,31 +18,31 @@ import (
 // Later fragments are looked at apart from the other packets, as rules mean
 // something else for them: see shapeOf.
 
-// set is a set of octets.
-type set [4]uint64
+// octets is a set of them.
+type octets [4]uint64
 
-var allOctets = set{math.MaxUint64, math.MaxUint64, math.MaxUint64, math.MaxUint64}
+var allOctets = octets{math.MaxUint64, math.MaxUint64, math.MaxUint64, math.MaxUint64}
 
-func (s *set) put(v uint8)      { s[v>>6] |= 1 << (v & 63) }
-func (s *set) has(v uint8) bool { return s[v>>6]>>(v&63)&1 != 0 }
-func (s *set) empty() bool      { return *s == set{} }
+func (s *octets) put(v uint8)      { s[v>>6] |= 1 << (v & 63) }
+func (s *octets) has(v uint8) bool { return s[v>>6]>>(v&63)&1 != 0 }
+func (s *octets) empty() bool      { return *s == octets{} }
 
-func (s set) and(t set) set {
+func (s octets) and(t octets) octets {
 	for i := range s {
 		s[i] &= t[i]
 	}
 	return s
 }
 
-func (s set) minus(t set) set {
+func (s octets) minus(t octets) octets {
 	for i := range s {
 		s[i] &^= t[i]
 	}
 	return s
 }
 
-// some is one of the set's octets.
-func (s *set) some(rng *rand.Rand) uint8 {
+// some is one of them.
+func (s *octets) some(rng *rand.Rand) uint8 {
 	n := 0
 	for _, w := range s {
 		n += bits.OnesCount64(w)
@@ -58,7 +58,7 @@ func (s *set) some(rng *rand.Rand) uint8 {
 	}
 }
 
-func setOf(has func(v uint8) bool) (s set) {
+func setOf(has func(v uint8) bool) (s octets) {
 	for v := range 256 {
 		if has(uint8(v)) {
 			s.put(uint8(v))
@@ -165,7 +165,7 @@ func (c *cubes) has(w *witness, side int) bool {
 // shape is what a rule matches.
 type shape struct {
 	rule                  *Rule
-	proto, tos, ttl, flag set
+	proto, tos, ttl, flag octets
 	sport, dport, length  []span
 	addr                  [2]*cubes // source, destination
 }
@@ -194,7 +194,7 @@ var anyNet = [...]cube{
 
 var (
 	anyPort   = []span{{0, math.MaxUint16}}
-	anyLength = []span{{0, math.MaxUint32}}
+	anyLength = []span{{0, maxLength}}
 )
 
 func (s *shapes) cubes(a *Addrs) *cubes {
@@ -238,7 +238,7 @@ func (s *shapes) of(r *Rule, later bool) *shape {
 		sport: anyPort, dport: anyPort, length: anyLength, addr: [2]*cubes{s.cubes(&r.Src), s.cubes(&r.Dst)},
 	}
 	if r.Proto != AnyProto {
-		h.proto = set{}
+		h.proto = octets{}
 		h.proto.put(uint8(r.Proto))
 	}
 	if r.TOS.Mask != 0 {
@@ -302,7 +302,7 @@ func (h *shape) witness(number int, rng *rand.Rand) *witness {
 		case 1:
 			return s.to
 		}
-		return s.from + uint32(rng.Uint64N(uint64(s.to-s.from)+1))
+		return s.from + rng.Uint32N(s.to-s.from+1)
 	}
 	w := &witness{
 		number: number, sport: of(h.sport), dport: of(h.dport), length: of(h.length),
@@ -319,7 +319,7 @@ func (h *shape) witness(number int, rng *rand.Rand) *witness {
 
 // box is packets: the products of one of each.
 type box struct {
-	proto, tos, ttl, flag set
+	proto, tos, ttl, flag octets
 	number                [3]span // source port, destination port, length
 	addr                  [2]cube
 }
@@ -349,7 +349,7 @@ func (h *shape) boxes(limit int) []box {
 
 // meets says whether h has some of b.
 func (h *shape) meets(b *box) bool {
-	for _, both := range [4]set{b.proto.and(h.proto), b.tos.and(h.tos), b.ttl.and(h.ttl), b.flag.and(h.flag)} {
+	for _, both := range [4]octets{b.proto.and(h.proto), b.tos.and(h.tos), b.ttl.and(h.ttl), b.flag.and(h.flag)} {
 		if both.empty() {
 			return false
 		}
@@ -366,8 +366,8 @@ func (h *shape) meets(b *box) bool {
 // other: what h does not have in it is left, what it has goes on to the next.
 func (b box) minus(h *shape, left []box) []box {
 	for _, part := range []struct {
-		of *set
-		h  set
+		of *octets
+		h  octets
 	}{{&b.proto, h.proto}, {&b.tos, h.tos}, {&b.ttl, h.ttl}, {&b.flag, h.flag}} {
 		all := *part.of
 		if *part.of = all.minus(part.h); !part.of.empty() {
@@ -436,7 +436,7 @@ func (b box) minus(h *shape, left []box) []box {
 // covers says whether h has all that g has, part by part: if so, it does; if
 // not, it may still, which is not claimed.
 func (h *shape) covers(g *shape) bool {
-	for _, s := range [][2]set{{g.proto, h.proto}, {g.tos, h.tos}, {g.ttl, h.ttl}, {g.flag, h.flag}} {
+	for _, s := range [][2]octets{{g.proto, h.proto}, {g.tos, h.tos}, {g.ttl, h.ttl}, {g.flag, h.flag}} {
 		if rest := s[0].minus(s[1]); !rest.empty() {
 			return false
 		}

@@ -95,7 +95,7 @@ func TestCheckClaimsNoShadowThatIsNone(t *testing.T) {
 			var more []*Rule // the same with something left out, or put in front
 			for _, r := range l.Rules {
 				less := *r
-				switch pick(t, "less", 0, 1, 2, 3, 4, 5) {
+				switch choose(t, "less", 0, 1, 2, 3, 4, 5) {
 				case 0:
 					less.Src = Addrs{}
 				case 1:
@@ -110,7 +110,7 @@ func TestCheckClaimsNoShadowThatIsNone(t *testing.T) {
 					less.Flags, less.ICMP, less.Time = Flags{}, nil, ""
 				}
 				less.Reject = less.Reject && less.Action == Deny
-				if pick(t, "before", true, false) {
+				if choose(t, "before", true, false) {
 					more = append(more, &less, r)
 				} else {
 					more = append(more, r, &less)
@@ -166,7 +166,7 @@ func TestCheckIsCompleteInASmallWorld(t *testing.T) {
 				return fmt.Sprintf("10.0.0.%d/%d", rapid.IntRange(0, 15).Draw(t, "host"), bits)
 			}
 			from := rapid.IntRange(0, 15).Draw(t, "from")
-			fmt.Fprintf(&text, " %s tcp %s 10.0.0.0/28 range %d %d\n", pick(t, "action", "permit", "deny"), net(), from, rapid.IntRange(from, 15).Draw(t, "to"))
+			fmt.Fprintf(&text, " %s tcp %s 10.0.0.0/28 range %d %d\n", choose(t, "action", "permit", "deny"), net(), from, rapid.IntRange(from, 15).Draw(t, "to"))
 		}
 		p := mustRead(t, text.String())
 		never := map[*Rule]bool{}

@@ -133,11 +133,11 @@ func (r *reader) list(name string, f Family, at Pos) *listReader {
 // add puts a rule into a list, with a number or behind the last.
 func (r *reader) add(l *listReader, rule *Rule, seq uint32, at Pos) {
 	if seq == 0 {
-		if l.last > maxSeq-step {
+		if l.last > maxSeq-seqStep {
 			r.errs.add(at, "no sequence number is left behind %d; accepted: a number of its own, or resequence before", l.last)
 			return
 		}
-		seq = l.last + step
+		seq = l.last + seqStep
 	}
 	rule.Seq = seq
 	if other := l.bySeq[seq]; other != nil {
@@ -151,8 +151,8 @@ func (r *reader) add(l *listReader, rule *Rule, seq uint32, at Pos) {
 	l.Rules = append(l.Rules, rule)
 }
 
-// step is between sequence numbers that nobody chose.
-const step = 10
+// seqStep is between sequence numbers that nobody chose.
+const seqStep = 10
 
 // sort brings the rules of a list in order, and its numbered remarks to them.
 func (l *listReader) sort() {
@@ -504,7 +504,7 @@ func (c *ciscoReader) listLine(l *line) bool {
 		if seq = l.number("a sequence number", 1, maxSeq); l.err != nil {
 			return true
 		}
-	case w == "no" || strings.EqualFold(first.text, "no"):
+	case w == "no":
 		l.next++
 		c.remove(l)
 		return true
@@ -571,7 +571,7 @@ func (c *ciscoReader) rule(l *line, seq uint32) {
 	if l.err != nil { // the number is taken all the same
 		c.list.remarks = nil
 		if seq == 0 {
-			seq = min(c.list.last+step, maxSeq)
+			seq = min(c.list.last+seqStep, maxSeq)
 		}
 		c.list.last = max(c.list.last, seq)
 		return

@@ -292,14 +292,18 @@ func parsePrefix(s string) (netip.Prefix, bool) {
 
 func hostNet(a netip.Addr) Net { return NetFrom(netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen())) }
 
-// addrs takes a source or destination. In standard lists the wildcard may be
-// missing, and no group is taken.
-func (l *line) addrs(what string, f Family, standard bool) Addrs {
+// The words that addresses may begin with, beside themselves.
+var (
+	extendedWords = []string{"any", "host", "object-group", "addrgroup"}
+	standardWords = []string{"any", "host"}
+	yamlWords     = []string{"any", "group NAME"}
+)
+
+// addrs takes a source or destination. Where words are not extendedWords, the
+// wildcard may be missing.
+func (l *line) addrs(what string, f Family, words []string) Addrs {
+	standard := len(words) < len(extendedWords)
 	t := l.peek()
-	words := []string{"any", "host", "object-group", "addrgroup"}
-	if standard {
-		words = words[:2]
-	}
 	switch keyword(t.text, words...) {
 	case "any":
 		l.next++
@@ -336,7 +340,7 @@ func (l *line) addrs(what string, f Family, standard bool) Addrs {
 			l.refuse(w, "a wildcard of the address's family")
 		}
 		n := wildcardNet(a, wild)
-		l.family(t, f, n.family())
+		l.family(t, f, n.Family())
 		return Addrs{Nets: []Net{n}}
 	case standard:
 		l.family(t, f, familyOf(a))

@@ -66,7 +66,7 @@ func (l *line) rule(f Family, standard bool) (r *Rule, seq uint32) {
 	}
 	if standard {
 		l.note(r, partSrc)
-		r.Src = l.addrs("source", f, true)
+		r.Src = l.addrs("source", f, standardWords)
 		return r, l.options(r, f, []string{"log"})
 	}
 	l.note(r, partProto)
@@ -82,12 +82,12 @@ func (l *line) rule(f Family, standard bool) (r *Rule, seq uint32) {
 		r.Proto = l.proto(f)
 	}
 	l.note(r, partSrc)
-	r.Src = l.addrs("source", f, false)
+	r.Src = l.addrs("source", f, extendedWords)
 	if !group {
 		l.ports(r, partSrcPorts, &r.SrcPorts, false)
 	}
 	l.note(r, partDst)
-	r.Dst = l.addrs("destination", f, false)
+	r.Dst = l.addrs("destination", f, extendedWords)
 	if !group {
 		l.ports(r, partDstPorts, &r.DstPorts, true)
 	}

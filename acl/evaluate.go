@@ -57,7 +57,7 @@ func (p *Policy) matches(f Family, r *Rule, in *packet.Info, now time.Time) bool
 	if len(r.TTL) > 0 && !within(r.TTL, uint32(in.TTL)) {
 		return false
 	}
-	if len(r.Lengths) > 0 && !within(r.Lengths, in.Length) {
+	if len(r.Lengths) > 0 && !within(r.Lengths, min(in.Length, maxLength)) {
 		return false
 	}
 	if k.VLAN&flow.KeyFragment != 0 {
@@ -87,8 +87,11 @@ func (p *Policy) hasPort(s *Ports, port uint16) bool {
 	return s.Any() || within(p.RangesOf(s), uint32(port))
 }
 
-// within says whether n is in one of the ranges. Packets longer than 65535
-// octets, which only the machine's own offloads make, are in none.
+// maxLength is what packets count as that are longer, which only the machine's
+// own offloads make.
+const maxLength = 1<<16 - 1
+
+// within says whether n is in one of the ranges.
 func within(ranges []Range, n uint32) bool {
 	return slices.ContainsFunc(ranges, func(r Range) bool { return uint32(r.From) <= n && n <= uint32(r.To) })
 }
@@ -107,7 +110,7 @@ func netsOf(find func(name string) *Group, group string, f Family) []Net {
 	var nets []Net
 	eachGroup(find, group, map[string]bool{}, func(g *Group) {
 		for _, n := range g.Nets {
-			if n.family() == f {
+			if n.Family() == f {
 				nets = append(nets, n)
 			}
 		}

@@ -136,7 +136,7 @@ func (g *Group) kind() string {
 	switch {
 	case g.Kind == GroupService:
 		return "service"
-	case len(g.Nets) > 0 && !slices.ContainsFunc(g.Nets, func(n Net) bool { return n.family() == IPv4 }):
+	case len(g.Nets) > 0 && !slices.ContainsFunc(g.Nets, func(n Net) bool { return n.Family() == IPv4 }):
 		return "v6-network"
 	}
 	return "network"
@@ -346,7 +346,7 @@ func (n *Net) text() string {
 	for i := range wild {
 		wild[i] = ^n.Care[i]
 	}
-	if n.family() == IPv4 {
+	if n.Family() == IPv4 {
 		return n.Addr.Netip().String() + " " + low4(wild).String()
 	}
 	return netip.AddrFrom16(n.Addr).String() + " " + netip.AddrFrom16(wild).String()

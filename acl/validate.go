@@ -51,7 +51,7 @@ func (v *validator) run() {
 	v.allGroups()
 	v.times = map[string]*TimeRange{}
 	for _, t := range v.p.Times {
-		if v.name("time range", t.Name, t.Pos) && v.times[t.Name] != nil {
+		if v.name("a time range", t.Name, t.Pos) && v.times[t.Name] != nil {
 			v.errs.add(t.Pos, "the time range %s is there already%s", t.Name, behind(v.times[t.Name].Pos))
 		}
 		v.times[t.Name] = t
@@ -65,7 +65,7 @@ func (v *validator) run() {
 			continue
 		}
 		key := listKey{l.Name, l.Family}
-		if v.name("list", l.Name, l.Pos) && lists[key] != nil {
+		if v.name("a list", l.Name, l.Pos) && lists[key] != nil {
 			v.errs.add(l.Pos, "the %s list %s is there already%s", familyNames[l.Family], l.Name, behind(lists[key].Pos))
 		}
 		lists[key] = l
@@ -89,7 +89,7 @@ func behind(at Pos) string {
 func (v *validator) name(what, s string, at Pos) bool {
 	fault := nameFault(s)
 	if fault != "" {
-		v.errs.add(at, "found %s for a %s", fault, what)
+		v.errs.add(at, "found %s for %s", fault, what)
 	}
 	return fault == ""
 }
@@ -109,7 +109,7 @@ func (v *validator) allGroups() {
 		return
 	}
 	for _, g := range v.p.Groups {
-		if v.name("group", g.Name, g.Pos) && v.groups[g.Name] != nil {
+		if v.name("a group", g.Name, g.Pos) && v.groups[g.Name] != nil {
 			v.errs.add(g.Pos, "the group %s is there already%s", g.Name, behind(v.groups[g.Name].Pos))
 			continue
 		}
@@ -353,24 +353,10 @@ func (v *validator) addrs(l *List, r *Rule, a *Addrs, part string) {
 		switch {
 		case NewNet(n.Addr, n.Care) != n:
 			v.errs.add(at, "a network with bits that its mask has not")
-		case n.family() != l.Family:
-			v.errs.add(at, "an %s network; accepted in an %s list: %s", familyNames[n.family()], familyNames[l.Family], exampleNet[l.Family])
+		case n.Family() != l.Family:
+			v.errs.add(at, "an %s network; accepted in an %s list: %s", familyNames[n.Family()], familyNames[l.Family], exampleNet[l.Family])
 		}
 	}
-}
-
-// family is the one whose addresses n has. The addresses that v4-mapped ones
-// are among are IPv6.
-func (n *Net) family() Family {
-	for _, b := range n.Care[:12] {
-		if b != 0xff {
-			return IPv6
-		}
-	}
-	if !n.Addr.Is4() {
-		return IPv6
-	}
-	return IPv4
 }
 
 func (v *validator) ports(r *Rule, s *Ports, part string) {
@@ -400,7 +386,7 @@ func (v *validator) bindings(lists map[listKey]*List) {
 	}
 	seen := map[point]Binding{}
 	for _, b := range v.p.Bindings {
-		v.name("interface", b.Interface, b.Pos)
+		v.name("an interface", b.Interface, b.Pos)
 		if b.Direction > Out || b.Family > IPv6 {
 			v.errs.add(b.Pos, "an unknown direction or family")
 			continue

@@ -260,12 +260,24 @@ func (y yamlReader) family(n *yaml.Node) (f Family) {
 	return f
 }
 
+func hasKey(n *yaml.Node, key string) bool {
+	for i := 0; i+1 < len(n.Content) && n.Kind == yaml.MappingNode; i += 2 {
+		if n.Content[i].Value == key {
+			return true
+		}
+	}
+	return false
+}
+
 // yamlList reads a list. Where an IPv4 and an IPv6 list have one name, the key
 // of the second is "ipv6 NAME".
 func (y yamlReader) yamlList(key, val *yaml.Node) {
 	f := y.family(val)
 	name := key.Value
 	if s, ok := strings.CutPrefix(name, "ipv6 "); ok {
+		if f == IPv4 && hasKey(val, "family") {
+			y.fail(key, "the key of an IPv6 list over family: ipv4; accepted: one of them")
+		}
 		name, f = s, IPv6
 	}
 	if l := y.lists[listKey{name, f}]; l != nil {
@@ -449,7 +461,7 @@ func (y yamlReader) addrs(n *yaml.Node, what string, f Family, a *Addrs) {
 				a.Group = l.groupName()
 				return
 			}
-			one := l.addrs(what, f, true)
+			one := l.addrs(what, f, yamlWords)
 			anything = anything || one.Any() && l.err == nil
 			a.Nets = append(a.Nets, one.Nets...)
 		})
@@ -559,7 +571,7 @@ func (y yamlReader) member(n *yaml.Node, g *Group) {
 			g.Nets = append(g.Nets, nets...)
 			return
 		}
-		g.Nets = append(g.Nets, l.addrs("network", f, true).Nets...)
+		g.Nets = append(g.Nets, l.addrs("network", f, standardWords).Nets...)
 	})
 }
 

@@ -18,38 +18,38 @@ func AppendYAML(dst []byte, p *Policy) []byte {
 			if l.Family == IPv6 && known[listKey{name, IPv4}] != nil {
 				name = "ipv6 " + name
 			}
-			put(lists, name, l.node(name == l.Name))
+			putKey(lists, name, l.node(name == l.Name))
 		}
-		put(doc, "lists", lists)
+		putKey(doc, "lists", lists)
 	}
 	if len(p.Groups) > 0 {
 		groups := mapping()
 		for _, g := range p.Groups {
-			put(groups, g.Name, g.node())
+			putKey(groups, g.Name, g.node())
 		}
-		put(doc, "groups", groups)
+		putKey(doc, "groups", groups)
 	}
 	if len(p.Times) > 0 {
 		times := mapping()
 		for _, t := range p.Times {
-			put(times, t.Name, t.node())
+			putKey(times, t.Name, t.node())
 		}
-		put(doc, "times", times)
+		putKey(doc, "times", times)
 	}
 	if len(p.Bindings) > 0 {
 		bindings := &yaml.Node{Kind: yaml.SequenceNode}
 		for _, b := range p.Bindings {
 			m := mapping()
 			m.Style = yaml.FlowStyle
-			put(m, "interface", text(b.Interface))
-			put(m, "direction", text(b.Direction.String()))
-			put(m, "list", text(b.List))
+			putKey(m, "interface", text(b.Interface))
+			putKey(m, "direction", text(b.Direction.String()))
+			putKey(m, "list", text(b.List))
 			if b.Family == IPv6 {
-				put(m, "family", text("ipv6"))
+				putKey(m, "family", text("ipv6"))
 			}
 			bindings.Content = append(bindings.Content, m)
 		}
-		put(doc, "bindings", bindings)
+		putKey(doc, "bindings", bindings)
 	}
 	if len(doc.Content) == 0 {
 		return append(dst, "{}\n"...)
@@ -69,8 +69,8 @@ func AppendYAML(dst []byte, p *Policy) []byte {
 
 func mapping() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode} }
 
-// put appends a pair, unless there is nothing to be said.
-func put(m *yaml.Node, key string, val *yaml.Node) {
+// putKey appends a pair, unless there is nothing to be said.
+func putKey(m *yaml.Node, key string, val *yaml.Node) {
 	if val != nil {
 		m.Content = append(m.Content, text(key), val)
 	}
@@ -101,7 +101,7 @@ func list[T any](all []T, one func(T) *yaml.Node) *yaml.Node {
 func (l *List) node(withFamily bool) *yaml.Node {
 	m := mapping()
 	if l.Family == IPv6 && withFamily {
-		put(m, "family", text("ipv6"))
+		putKey(m, "family", text("ipv6"))
 	}
 	rules := &yaml.Node{Kind: yaml.SequenceNode}
 	for _, r := range l.Rules {
@@ -110,45 +110,45 @@ func (l *List) node(withFamily bool) *yaml.Node {
 	if len(rules.Content) == 0 {
 		rules.Style = yaml.FlowStyle
 	}
-	put(m, "rules", rules)
-	put(m, "remarks", list(l.Remarks, text))
+	putKey(m, "rules", rules)
+	putKey(m, "remarks", list(l.Remarks, text))
 	return m
 }
 
 func (r *Rule) node(f Family) *yaml.Node {
 	m := mapping()
-	put(m, "seq", word(strconv.FormatUint(uint64(r.Seq), 10)))
-	put(m, "remark", list(r.Remarks, text))
-	put(m, r.verb(), word(protoTables[f].text(int(r.Proto))))
-	put(m, "from", addrsNode(&r.Src))
-	put(m, "from-port", portsNode(&r.SrcPorts))
-	put(m, "to", addrsNode(&r.Dst))
-	put(m, "to-port", portsNode(&r.DstPorts))
-	put(m, "icmp", list(r.ICMP, func(i ICMP) *yaml.Node { return word(i.text(f, false)) }))
+	putKey(m, "seq", word(strconv.FormatUint(uint64(r.Seq), 10)))
+	putKey(m, "remark", list(r.Remarks, text))
+	putKey(m, r.verb(), word(protoTables[f].text(int(r.Proto))))
+	putKey(m, "from", addrsNode(&r.Src))
+	putKey(m, "from-port", portsNode(&r.SrcPorts))
+	putKey(m, "to", addrsNode(&r.Dst))
+	putKey(m, "to-port", portsNode(&r.DstPorts))
+	putKey(m, "icmp", list(r.ICMP, func(i ICMP) *yaml.Node { return word(i.text(f, false)) }))
 	if r.Flags == Established {
-		put(m, "established", word("on"))
+		putKey(m, "established", word("on"))
 	} else if !r.Flags.None() {
-		put(m, "flags", text(r.Flags.String()))
+		putKey(m, "flags", text(r.Flags.String()))
 	}
 	if r.Fragments {
-		put(m, "fragments", word("on"))
+		putKey(m, "fragments", word("on"))
 	}
 	if r.TOS.Mask != 0 {
 		words := strings.Fields(r.TOS.String())
 		for i := 0; i < len(words); i += 2 {
-			put(m, words[i], text(words[i+1]))
+			putKey(m, words[i], text(words[i+1]))
 		}
 	}
-	put(m, "ttl", list(r.TTL, rangeNode))
-	put(m, "length", list(r.Lengths, rangeNode))
+	putKey(m, "ttl", list(r.TTL, rangeNode))
+	putKey(m, "length", list(r.Lengths, rangeNode))
 	if r.Time != "" {
-		put(m, "time", text(r.Time))
+		putKey(m, "time", text(r.Time))
 	}
 	switch r.Log {
 	case LogFlow:
-		put(m, "log", word("on"))
+		putKey(m, "log", word("on"))
 	case LogInput:
-		put(m, "log", word("input"))
+		putKey(m, "log", word("input"))
 	}
 	return m
 }
@@ -191,16 +191,16 @@ func rangeNode(r Range) *yaml.Node {
 func (g *Group) node() *yaml.Node {
 	m := mapping()
 	if g.Kind == GroupService && len(g.Ports) == 0 {
-		put(m, "kind", text("service"))
+		putKey(m, "kind", text("service"))
 	}
 	if g.Remark != "" {
-		put(m, "description", text(g.Remark))
+		putKey(m, "description", text(g.Remark))
 	}
-	put(m, "networks", list(g.Nets, netNode))
-	put(m, "ports", list(g.Ports, rangeNode))
-	put(m, "groups", list(g.Groups, text))
+	putKey(m, "networks", list(g.Nets, netNode))
+	putKey(m, "ports", list(g.Ports, rangeNode))
+	putKey(m, "groups", list(g.Groups, text))
 	if len(m.Content) == 0 {
-		put(m, "kind", text("network"))
+		putKey(m, "kind", text("network"))
 	}
 	return m
 }
@@ -208,12 +208,12 @@ func (g *Group) node() *yaml.Node {
 func (t *TimeRange) node() *yaml.Node {
 	m := mapping()
 	if !t.Start.IsZero() {
-		put(m, "start", text(t.Start.Local().Format(yamlClock)))
+		putKey(m, "start", text(t.Start.Local().Format(yamlClock)))
 	}
 	if !t.End.IsZero() {
-		put(m, "end", text(t.End.Local().Format(yamlClock)))
+		putKey(m, "end", text(t.End.Local().Format(yamlClock)))
 	}
-	put(m, "periods", list(t.Periods, func(p Period) *yaml.Node { return text(p.String()) }))
+	putKey(m, "periods", list(t.Periods, func(p Period) *yaml.Node { return text(p.String()) }))
 	if len(m.Content) == 0 {
 		m.Style = yaml.FlowStyle
 	}
