@@ -327,7 +327,11 @@ func (w *nftWriter) rule(l *List, r *Rule, dir Direction, report *Report) (lines
 		layer3 += [...]string{IPv4: "ip ttl ", IPv6: "ip6 hoplimit "}[w.family] + nftSetText(nftRanges(sortRanges(r.TTL))) + " "
 	}
 	if len(r.Lengths) > 0 {
-		layer3 += "meta length " + nftSetText(nftRanges(sortRanges(r.Lengths))) + " "
+		lengths := nftRanges(sortRanges(r.Lengths))
+		if n := len(lengths) - 1; strings.HasSuffix(lengths[n], "65535") { // which stands for all that is longer
+			lengths[n] = strings.TrimSuffix(lengths[n], "-65535") + "-4294967295"
+		}
+		layer3 += "meta length " + nftSetText(lengths) + " "
 	}
 	fragment := [...]string{IPv4: "ip frag-off & 0x1fff != 0 ", IPv6: "frag frag-off != 0 "}[w.family]
 

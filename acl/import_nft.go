@@ -348,7 +348,7 @@ func (s *statements) reject(v any) {
 	t := anyTerm()
 	switch kind {
 	case "tcp reset":
-		t.proto = octets(flow.ProtoTCP)
+		t.proto = octetSet(flow.ProtoTCP)
 	case "icmp":
 		t.families = 1 << IPv4
 	case "icmpv6":
@@ -635,14 +635,14 @@ func (f *nftField) term(s *statements, t *term, op string, right any) error {
 func (f *nftField) value(v any) (int, error) {
 	switch v := v.(type) {
 	case float64:
-		if v >= 0 && v <= 1<<31 && v == float64(int(v)) {
+		if v >= 0 && v < 1<<32 && v == float64(int(v)) {
 			return int(v), nil
 		}
 	case string:
 		if n, ok := f.names.byName[v]; ok {
 			return n, nil
 		}
-		if n, err := strconv.ParseUint(v, 0, 31); err == nil {
+		if n, err := strconv.ParseUint(v, 0, 32); err == nil {
 			return int(n), nil
 		}
 	case []any:
@@ -857,7 +857,7 @@ func maskedAddrs(f *nftField, mask any) (*nftField, error) {
 
 // anyNets says whether one of the nets is all addresses of its family.
 func anyNets(nets []Net) bool {
-	return slices.ContainsFunc(nets, func(n Net) bool { return n == NetFrom(allAddrs[n.family()]) })
+	return slices.ContainsFunc(nets, func(n Net) bool { return n == NetFrom(allAddrs[n.Family()]) })
 }
 
 var allAddrs = [...]netip.Prefix{IPv4: netip.PrefixFrom(firstAddr[IPv4], 0), IPv6: netip.PrefixFrom(firstAddr[IPv6], 0)}

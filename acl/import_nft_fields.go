@@ -132,6 +132,7 @@ var (
 		}),
 	}
 	nftDSCP   = newTable(slices.Concat(dscpNames.entries, []entry{{"cs0", 0}, {"df", 0}, {"be", 0}, {"lephb", 1}, {"le", 1}, {"va", 44}}))
+	nftFlags  = newTable(flagNames.entries, entry{"ecn", flow.ECE})
 	nftECN    = newTable([]entry{{"not-ect", 0}, {"ect1", 1}, {"ect0", 2}, {"ce", 3}})
 	nftStates = newTable([]entry{
 		{"new", stateNew}, {"established", stateEstablished}, {"related", stateRelated}, {"invalid", stateInvalid}, {"untracked", stateUntracked},
@@ -141,9 +142,9 @@ var (
 )
 
 // protoOf is the protocols whose ports payload expressions of a name read.
-var protoOf = map[string]set{
-	"tcp": octets(flow.ProtoTCP), "udp": octets(flow.ProtoUDP), "udplite": octets(flow.ProtoUDPLite), "sctp": octets(flow.ProtoSCTP),
-	"dccp": octets(flow.ProtoDCCP), "th": portProtos,
+var protoOf = map[string]octets{
+	"tcp": octetSet(flow.ProtoTCP), "udp": octetSet(flow.ProtoUDP), "udplite": octetSet(flow.ProtoUDPLite), "sctp": octetSet(flow.ProtoSCTP),
+	"dccp": octetSet(flow.ProtoDCCP), "th": portProtos,
 }
 
 // field reads the left side of a condition.
@@ -316,7 +317,7 @@ func tosField8(families uint8, names *table, mask uint8, shift int) *nftField {
 	}}
 }
 
-func portField(protos set, put func(t *term, ranges []Range), names *table) *nftField {
+func portField(protos octets, put func(t *term, ranges []Range), names *table) *nftField {
 	return &nftField{limit: 0xffff, names: names, put: func(t *term, ranges []Range) error {
 		t.proto, t.frag = t.proto.and(protos), t.frag&fragNone
 		put(t, ranges)
@@ -331,7 +332,7 @@ func icmpField(f Family, code bool) *nftField {
 		names = nftCodes[f]
 	}
 	return &nftField{limit: 255, names: names, families: 1 << f, put: func(t *term, ranges []Range) error {
-		t.proto, t.frag = t.proto.and(octets(uint8(icmpProto[f]))), t.frag&fragNone
+		t.proto, t.frag = t.proto.and(octetSet(uint8(icmpProto[f]))), t.frag&fragNone
 		t.icmp = []Range{}
 		for typ := uint16(0); code && typ <= 255; typ++ {
 			for _, r := range ranges {
@@ -436,8 +437,8 @@ func (s *statements) payload(protocol, name string) *nftField {
 }
 
 func flagsField() *nftField {
-	return &nftField{limit: 255, names: flagNames, bits: true, put: func(t *term, ranges []Range) error {
-		t.proto, t.frag = t.proto.and(octets(flow.ProtoTCP)), t.frag&fragNone
+	return &nftField{limit: 255, names: nftFlags, bits: true, put: func(t *term, ranges []Range) error {
+		t.proto, t.frag = t.proto.and(octetSet(flow.ProtoTCP)), t.frag&fragNone
 		t.flags = setOfRanges(ranges)
 		return nil
 	}}

@@ -34,11 +34,11 @@ const (
 // term is packets: those that are in each of its sets.
 type term struct {
 	families uint8 // 1<<IPv4 | 1<<IPv6
-	proto    set
+	proto    octets
 	src, dst addrSet
 	// Of 16-bit numbers; nil: all. icmp is type*256+code.
 	sport, dport, icmp, length []Range
-	flags, tos, ttl            set
+	flags, tos, ttl            octets
 	frag                       uint8
 	iif, oif                   []ifaces // all of these hold
 	state                      uint8
@@ -209,8 +209,8 @@ func (t *term) same(u *term) bool {
 		addrs(&t.src, &u.src) && addrs(&t.dst, &u.dst)
 }
 
-// octets is the set of some octets.
-func octets(values ...uint8) (s set) {
+// octetSet is the set of some octets.
+func octetSet(values ...uint8) (s octets) {
 	for _, v := range values {
 		s.put(v)
 	}
@@ -218,9 +218,9 @@ func octets(values ...uint8) (s set) {
 }
 
 // portProtos are the protocols whose ports are in the key.
-var portProtos = octets(flow.ProtoTCP, flow.ProtoUDP, flow.ProtoUDPLite, flow.ProtoSCTP, flow.ProtoDCCP)
+var portProtos = octetSet(flow.ProtoTCP, flow.ProtoUDP, flow.ProtoUDPLite, flow.ProtoSCTP, flow.ProtoDCCP)
 
-func (s set) list() []uint8 {
+func (s octets) list() []uint8 {
 	var all []uint8
 	for v := range 256 {
 		if s.has(uint8(v)) {
@@ -230,7 +230,7 @@ func (s set) list() []uint8 {
 	return all
 }
 
-func (s set) ranges() []Range {
+func (s octets) ranges() []Range {
 	var all []Range
 	for v := range uint16(256) {
 		switch n := len(all); {
@@ -244,7 +244,7 @@ func (s set) ranges() []Range {
 	return all
 }
 
-func setOfRanges(ranges []Range) set {
+func setOfRanges(ranges []Range) octets {
 	return setOf(func(v uint8) bool { return within(ranges, uint32(v)) })
 }
 
@@ -259,7 +259,7 @@ func sortRanges(ranges []Range) []Range {
 
 // cubesOf is a set of octets as conditions on their bits: an octet is in the set
 // if it has the bits value among those of mask, for one of them.
-func cubesOf(s set) []TOS {
+func cubesOf(s octets) []TOS {
 	var all []TOS
 	var split func(mask, value uint8, bit int)
 	split = func(mask, value uint8, bit int) {
@@ -286,7 +286,7 @@ func cubesOf(s set) []TOS {
 }
 
 // mirrored says whether the bit m makes no difference for s.
-func mirrored(s set, m uint8) bool {
+func mirrored(s octets, m uint8) bool {
 	for v := range 256 {
 		if s.has(uint8(v)) != s.has(uint8(v)^m) {
 			return false
@@ -296,7 +296,7 @@ func mirrored(s set, m uint8) bool {
 }
 
 // flagsOf is a set of flags octets as conditions, any of which may hold.
-func flagsOf(s set) []Flags {
+func flagsOf(s octets) []Flags {
 	if s == allOctets {
 		return []Flags{{}}
 	}
@@ -338,7 +338,7 @@ func netSpans(nets []Net, f Family) ([]span16, bool) {
 	spans := make([]span16, 0, len(nets))
 	for i := range nets {
 		p, ok := nets[i].Prefix()
-		if !ok || nets[i].family() != f {
+		if !ok || nets[i].Family() != f {
 			return nil, false
 		}
 		spans = append(spans, span16{p.Addr(), lastAddr(p)})
@@ -414,7 +414,7 @@ var errMapped = errors.New("IPv6 addresses within ::ffff:0:0/96 are IPv4's here"
 
 // mapped says if there are addresses that would be taken for IPv4's.
 func mapped(nets []Net, f Family) error {
-	if slices.ContainsFunc(nets, func(n Net) bool { return n.family() != f }) {
+	if slices.ContainsFunc(nets, func(n Net) bool { return n.Family() != f }) {
 		return errMapped
 	}
 	return nil

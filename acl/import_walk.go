@@ -431,7 +431,7 @@ func (t *term) stateless(v verdict) (n note, ok bool) {
 	est, opens := t.state&stateEstablished != 0, t.state&stateNew != 0
 	n = note{more: v == drop, less: v == accept}
 	tcp := t.proto.has(flow.ProtoTCP)
-	others := t.proto != octets(flow.ProtoTCP)
+	others := t.proto != octetSet(flow.ProtoTCP)
 	t.state = stateAny
 	switch {
 	case est && opens:
@@ -453,11 +453,11 @@ func (t *term) stateless(v verdict) (n note, ok bool) {
 			n.why += "; answers of other protocols, and what is related to a connection, do not"
 			n.less = true
 		}
-		t.proto, t.flags = octets(flow.ProtoTCP), t.flags.and(later)
+		t.proto, t.flags = octetSet(flow.ProtoTCP), t.flags.and(later)
 		return n, true
 	case opens:
 		n.why = "TCP packets without ACK and RST alone count as a connection's first"
-		t.proto, t.flags = octets(flow.ProtoTCP), t.flags.and(opening)
+		t.proto, t.flags = octetSet(flow.ProtoTCP), t.flags.and(opening)
 		return n, true
 	}
 	n.why = "the state of a connection that no list follows: related, invalid or untracked"
