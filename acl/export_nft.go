@@ -134,7 +134,15 @@ func (w *nftWriter) chain(l *List, dir Direction, on []string, both, told bool) 
 	if both {
 		suffix = "-" + dir.String()
 	}
-	w.linef("\tchain %s {", w.name(l.Name, suffix))
+	name, later := w.name(l.Name, suffix), ""
+	if slices.ContainsFunc(l.Rules, func(r *Rule) bool { return r.Layer4() || r.Fragments }) {
+		later = w.name(l.Name, suffix+"-later")
+		w.linef("\tchain %s {", later)
+		w.rules(l, dir, true, told)
+		w.linef("\t\tcounter drop")
+		w.linef("\t}")
+	}
+	w.linef("\tchain %s {", name)
 	if len(on) > 0 {
 		hook, priority, key := "prerouting", nftFirst, "iifname"
 		if dir == Out {
@@ -147,23 +155,35 @@ func (w *nftWriter) chain(l *List, dir Direction, on []string, both, told bool) 
 		w.linef("\t\ttype filter hook %s priority %d; policy drop;", hook, priority)
 		w.linef("\t\t%s != %s accept", key, names)
 	}
-	for _, r := range l.Rules {
-		report := Report{Chain: l.head(), Pos: r.Pos, Text: strconv.Itoa(int(r.Seq)) + " " + r.Cisco(l.Family)}
-		lines := w.rule(l, r, dir, &report)
-		w.remarks(r.Remarks, lines)
-		for _, s := range lines {
-			w.linef("\t\t%s", s)
-		}
-		if len(report.Why) > 0 && !told {
-			w.reports = append(w.reports, report)
-		}
+	if later != "" {
+		w.linef("\t\t%s goto %s", [...]string{IPv4: "ip frag-off & 0x1fff != 0", IPv6: "frag frag-off != 0"}[w.family], later)
 	}
+	w.rules(l, dir, false, told)
 	if l.Family == IPv6 {
 		w.linef("\t\ticmpv6 type { %d, %d } counter accept", neighborSolicitation, neighborAdvertisement)
 	}
 	w.remarks(l.Remarks, nil)
 	w.linef("\t\tcounter drop")
 	w.linef("\t}")
+}
+
+// rules is what l's rules say of later fragments, or of all other packets.
+// Kernels there are that read a later fragment's octets as if ports were there:
+// so these have a chain of their own, where nobody asks for any.
+func (w *nftWriter) rules(l *List, dir Direction, later, told bool) {
+	for _, r := range l.Rules {
+		report := Report{Chain: l.head(), Pos: r.Pos, Text: strconv.Itoa(int(r.Seq)) + " " + r.Cisco(l.Family)}
+		lines := w.rule(l, r, dir, later, &report)
+		if !later {
+			w.remarks(r.Remarks, lines)
+		}
+		for _, s := range lines {
+			w.linef("\t\t%s", s)
+		}
+		if len(report.Why) > 0 && !told && !later {
+			w.reports = append(w.reports, report)
+		}
+	}
 }
 
 // maxComment is how long the kernel's comments may be.
@@ -303,8 +323,9 @@ var nftPorts = map[int16]string{
 	flow.ProtoTCP: "tcp", flow.ProtoUDP: "udp", flow.ProtoUDPLite: "udplite", flow.ProtoSCTP: "sctp", flow.ProtoDCCP: "dccp",
 }
 
-// rule is r as rules of nft, and what is to be said of that.
-func (w *nftWriter) rule(l *List, r *Rule, dir Direction, report *Report) (lines []string) {
+// rule is r as rules of nft, for later fragments or all other packets, and what
+// is to be said of that.
+func (w *nftWriter) rule(l *List, r *Rule, dir Direction, later bool, report *Report) (lines []string) {
 	if r.Time != "" {
 		report.Outcome, report.More, report.Less = Refused, r.Action == Deny, r.Action == Permit
 		report.say("nft compares times of day in UTC, and follows no change to summer time")
@@ -333,17 +354,12 @@ func (w *nftWriter) rule(l *List, r *Rule, dir Direction, report *Report) (lines
 		}
 		layer3 += "meta length " + nftSetText(lengths) + " "
 	}
-	fragment := [...]string{IPv4: "ip frag-off & 0x1fff != 0 ", IPv6: "frag frag-off != 0 "}[w.family]
-
-	var rest []string
+	rest := []string{""}
 	switch {
-	case r.Fragments:
-		rest = []string{fragment}
-	default:
+	case later && r.Layer4() && r.Action == Deny, !later && r.Fragments:
+		rest = nil
+	case !later:
 		rest = w.layer4(r)
-		if r.Layer4() && r.Action == Permit {
-			rest = append(rest, fragment)
-		}
 	}
 	action := "counter "
 	if r.Log != NoLog {

@@ -202,13 +202,6 @@ func (t *term) layer4() bool {
 	return t.sport != nil || t.dport != nil || t.icmp != nil || t.flags != allOctets
 }
 
-// same says whether two terms are the same but for later fragments.
-func (t *term) same(u *term) bool {
-	addrs := func(a, b *addrSet) bool { return a.any == b.any && a.group == b.group && slices.Equal(a.nets, b.nets) }
-	return t.proto == u.proto && t.tos == u.tos && t.ttl == u.ttl && t.state == u.state && slices.Equal(t.length, u.length) &&
-		addrs(&t.src, &u.src) && addrs(&t.dst, &u.dst)
-}
-
 // octetSet is the set of some octets.
 func octetSet(values ...uint8) (s octets) {
 	for _, v := range values {

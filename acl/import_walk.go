@@ -703,7 +703,7 @@ func (im *importer) rules(leaves []leaf, b *base, f Family) ([]*Rule, error) {
 			}
 		}
 	}
-	leaves = joinFragments(leaves)
+	leaves = decided(leaves, f)
 	differs := func(l *leaf) bool {
 		return l.term.frag == fragNone && (l.action == Permit || !l.term.layer4())
 	}
@@ -752,20 +752,22 @@ func (im *importer) rules(leaves []leaf, b *base, f Family) ([]*Rule, error) {
 
 var errRules = fmt.Errorf("more than %d rules in a list", MaxRules)
 
-// joinFragments makes one of a permit of ports and the permit of later fragments
-// behind it that asks for the same otherwise: that is what a list means by the
-// first.
-func joinFragments(leaves []leaf) []leaf {
-	var all []leaf
-	for i := 0; i < len(leaves); i++ {
-		l := leaves[i]
-		if i+1 < len(leaves) && l.action == Permit && l.term.frag == fragNone && l.term.layer4() {
-			if next := &leaves[i+1]; next.action == Permit && next.term.frag == fragLater && next.term.log == l.term.log && l.term.same(&next.term) {
-				l.term.frag = fragBoth
-				i++
-			}
+// decided takes later fragments out of the leaves behind one that has all that
+// are left of them.
+func decided(leaves []leaf, f Family) []leaf {
+	at := slices.IndexFunc(leaves, func(l leaf) bool {
+		t := l.term
+		t.frag |= fragNone
+		return t.all(f)
+	})
+	if at < 0 {
+		return leaves
+	}
+	all := leaves[:at+1]
+	for _, l := range leaves[at+1:] {
+		if l.term.frag &= fragNone; l.term.frag != 0 {
+			all = append(all, l)
 		}
-		all = append(all, l)
 	}
 	return all
 }
