@@ -547,6 +547,7 @@ func (im *importer) lists(c *chain, name string) {
 		on   []string
 	}
 	var lists []*made
+	free := map[string][]string{} // families of which all is admitted, by interface
 	for _, f := range []Family{IPv4, IPv6} {
 		if c.base.families>>f&1 == 0 {
 			continue
@@ -571,6 +572,7 @@ func (im *importer) lists(c *chain, name string) {
 				continue
 			}
 			if len(rules) == 1 && rules[0].Cisco(f) == (&Rule{Action: Permit, Proto: AnyProto}).Cisco(f) {
+				free[iface] = append(free[iface], familyNames[f])
 				continue
 			}
 			text := ruleTexts(rules, f)
@@ -610,8 +612,17 @@ func (im *importer) lists(c *chain, name string) {
 		im.bind(c, m.list, dir, m.on, len(named) > 1)
 	}
 	if len(lists) == 0 && !self.lost {
-		self.report.Text += " (it admits all: no list)"
+		self.report.say("it admits all: no list")
 		return
+	}
+	for _, iface := range named {
+		if all := free[iface]; all != nil {
+			where := "at " + iface
+			if iface == "" {
+				where = "elsewhere"
+			}
+			self.report.say(fmt.Sprintf("%s all of %s is admitted: no list", where, strings.Join(all, " and ")))
+		}
 	}
 	im.tellHook(c, dir)
 }
