@@ -106,7 +106,7 @@ func (im *importer) nets(name string) []Net {
 // maxDepth is how deep chains may be called; the kernel's own limit is 16.
 const maxDepth = 32
 
-var errDepth = errors.New("chains that call one another deeper than 32, or in a circle")
+var errDepth = errors.New("chains that call one another in a circle, or deeper than 32; those that come back early count twice")
 
 // effects is what leaving a verdict out may do.
 func (im *importer) effects(a *arm) (more, less bool) {
@@ -268,8 +268,10 @@ type walk struct {
 	dir    Direction
 	iface  string
 	leaves []leaf
-	met    []*foreign
 	err    error
+	// What is so, should a list come of it.
+	met, used []*foreign
+	walked    []*chain
 }
 
 const maxLeaves = MaxRules
@@ -280,7 +282,7 @@ func (w *walk) chain(c *chain, from int, guard *term, back *frame, depth int) bo
 	if depth > maxDepth && w.err == nil {
 		w.err = errDepth
 	}
-	c.walked = true
+	w.walked = append(w.walked, c)
 	for i := from; i < len(c.rules) && w.err == nil; i++ {
 		r := c.rules[i]
 		r.visited = true
@@ -314,7 +316,7 @@ func (w *walk) chain(c *chain, from int, guard *term, back *frame, depth int) bo
 				if target := w.chains[a.target]; target != nil {
 					through = w.chain(target, 0, &u, &frame{c, i + 1, back}, depth+1)
 				}
-				r.used = true
+				w.used = append(w.used, r)
 				if whole && !through {
 					return false
 				}
@@ -323,7 +325,7 @@ func (w *walk) chain(c *chain, from int, guard *term, back *frame, depth int) bo
 				if target := w.chains[a.target]; target != nil {
 					through = w.chain(target, 0, &u, back, depth+1)
 				}
-				r.used = true
+				w.used = append(w.used, r)
 				if through && i+1 < len(c.rules) {
 					w.rest(&u, back, depth)
 					through = false
@@ -332,7 +334,7 @@ func (w *walk) chain(c *chain, from int, guard *term, back *frame, depth int) bo
 					return through
 				}
 			case giveBack:
-				r.used = true
+				w.used = append(w.used, r)
 				if whole && (back != nil || i+1 == len(c.rules)) {
 					return true
 				}
@@ -396,7 +398,7 @@ func (w *walk) leaf(r *foreign, u *term, v verdict, reject bool) {
 		for _, of := range t.asked {
 			of.note(n)
 			if ok {
-				of.used = true
+				w.used = append(w.used, of)
 			} else {
 				of.lost = true
 			}
@@ -405,7 +407,7 @@ func (w *walk) leaf(r *foreign, u *term, v verdict, reject bool) {
 			return
 		}
 	}
-	r.used = true
+	w.used = append(w.used, r)
 	for _, n := range t.notes {
 		n.of.note(n)
 	}
@@ -571,6 +573,12 @@ func (im *importer) lists(c *chain, name string) {
 				}
 				continue
 			}
+			for _, r := range w.used {
+				r.used = true
+			}
+			for _, c := range w.walked {
+				c.walked = true
+			}
 			if len(rules) == 1 && rules[0].Cisco(f) == (&Rule{Action: Permit, Proto: AnyProto}).Cisco(f) {
 				free[iface] = append(free[iface], familyNames[f])
 				continue
@@ -602,7 +610,7 @@ func (im *importer) lists(c *chain, name string) {
 		}
 		lists = append(lists, own...)
 	}
-	self.visited, self.used = true, self.used || len(lists) > 0
+	self.used = self.used || len(lists) > 0
 	for _, m := range lists {
 		if im.policy.List(m.list.Name, m.list.Family) != nil {
 			m.list.Name = listName(fmt.Sprintf("%d-%s", len(im.policy.Lists), m.list.Name))
@@ -611,8 +619,10 @@ func (im *importer) lists(c *chain, name string) {
 		im.needGroups(m.list)
 		im.bind(c, m.list, dir, m.on, len(named) > 1)
 	}
-	if len(lists) == 0 && !self.lost {
-		self.report.say("it admits all: no list")
+	if len(lists) == 0 {
+		if !self.lost {
+			self.report.say("it admits all: no list")
+		}
 		return
 	}
 	for _, iface := range named {
@@ -666,6 +676,9 @@ func (im *importer) bind(c *chain, l *List, dir Direction, on []string, several 
 		self := c.base.self
 		text := fmt.Sprintf("the %s list %s", familyNames[l.Family], l.Name)
 		switch _, pattern := cutStar(iface); {
+		case iface == "" && strings.HasPrefix(c.key, "netdev "):
+			self.report.say(text + " is bound nowhere: this version of nft does not print the chain's device")
+			continue
 		case iface == "" && !several:
 			self.report.say(text + " is bound nowhere: the chain names no interface")
 			continue
@@ -714,7 +727,7 @@ func (im *importer) rules(leaves []leaf, b *base, f Family) ([]*Rule, error) {
 			}
 		}
 	}
-	leaves = decided(leaves, f)
+	leaves = butSome(decided(leaves, f), f)
 	differs := func(l *leaf) bool {
 		return l.term.frag == fragNone && (l.action == Permit || !l.term.layer4())
 	}
@@ -781,6 +794,35 @@ func decided(leaves []leaf, f Family) []leaf {
 		}
 	}
 	return all
+}
+
+// butSome rewrites leaves of all protocols but some, which would be hundreds of
+// rules: what is left to be said of those few is said before, and the leaf is of
+// all protocols then.
+func butSome(leaves []leaf, f Family) []leaf {
+	if n := len(leaves); n == 0 || !leaves[n-1].term.all(f) {
+		return leaves
+	}
+	var behind []leaf // in reverse
+	for _, l := range slices.Backward(leaves) {
+		missing := allOctets.minus(l.term.proto).list()
+		if n := len(missing); n == 0 || n*len(behind) > 255-n {
+			behind = append(behind, l)
+			continue
+		}
+		l.term.proto = allOctets
+		all := append(slices.Clone(behind), l)
+		for _, proto := range missing {
+			for _, b := range behind {
+				if b.term.proto = b.term.proto.and(octetSet(proto)); !b.term.proto.empty() {
+					all = append(all, b)
+				}
+			}
+		}
+		behind = all
+	}
+	slices.Reverse(behind)
+	return behind
 }
 
 // layOut is leaves as rules, of what they say of some fragments: of those alone,
