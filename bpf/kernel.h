@@ -32,16 +32,19 @@ typedef _Bool bool;
 /* map definitions are types that BTF carries */
 #define __uint(name, value) int(*name)[value]
 #define __type(name, value) __typeof__(value) *name
+#define __array(name, value) __typeof__(value) *name[]
 
 enum bpf_map_type {
-	BPF_MAP_TYPE_HASH         = 1,
-	BPF_MAP_TYPE_ARRAY        = 2,
-	BPF_MAP_TYPE_PERCPU_HASH  = 5,
-	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
-	BPF_MAP_TYPE_LPM_TRIE     = 11,
+	BPF_MAP_TYPE_HASH          = 1,
+	BPF_MAP_TYPE_ARRAY         = 2,
+	BPF_MAP_TYPE_PERCPU_HASH   = 5,
+	BPF_MAP_TYPE_PERCPU_ARRAY  = 6,
+	BPF_MAP_TYPE_LPM_TRIE      = 11,
+	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
 };
 #define BPF_F_NO_PREALLOC 1
 #define BPF_F_MMAPABLE    (1 << 10)
+#define BPF_F_INNER_MAP   (1 << 12) /* 5.10 */
 
 enum { XDP_PASS = 2 };
 enum { TC_ACT_UNSPEC = -1 }; /* TCX_NEXT: the programs after this one are run */
