@@ -78,14 +78,14 @@ const (
 	kindFlags = 7 // as kindByte; like ports not asked of later fragments
 
 	// references
-	refNone   = 0 << 28
 	refBit    = 1 << 28
-	refVector = 2 << 28 // offset
-	refAll    = 3 << 28 // every bit
-	refNode3  = 4 << 28 // offset / 4: three bounds, four references, a spare
-	refNode7  = 5 << 28 // offset / 4: seven bounds, eight references, a spare
-	refTable  = 6 << 28 // offset / 4: a word {first number, parts-1 << 32, log2 of their size << 56}, references
-	refNext   = 1 << 31 // with the last three: of the next 32 bits of the address
+	refNone   = refBit | refValue // a bit that no list has: where most packets differ, no branch need be guessed
+	refVector = 2 << 28           // offset
+	refAll    = 3 << 28           // every bit
+	refNode3  = 4 << 28           // offset / 4: three bounds, four references, a spare
+	refNode7  = 5 << 28           // offset / 4: seven bounds, eight references, a spare
+	refTable  = 6 << 28           // offset / 4: a word {first number, parts-1 << 32, log2 of their size << 56}, references
+	refNext   = 1 << 31           // with the last three: of the next 32 bits of the address
 	refKind   = 7 << 28
 	refValue  = 1<<28 - 1
 
@@ -113,6 +113,6 @@ const (
 // Limits of banks.
 const (
 	MaxBank  = 256 << 20 // octets
-	BankPage = 1 << 20   // octets of an element of the kernel's map; what a bank lacks of the last is 0
+	BankPage = 2 << 20   // octets of an element of the kernel's map; what a bank lacks of the last is 0
 	maxBits  = 36864     // of a list's vectors: MaxRules and what protects, and addresses that are no prefixes
 )

@@ -200,7 +200,7 @@ func (c *compiler) list(at int, l *List) error {
 	var rows []row
 	var entries []uint64
 	for i, r := range rules {
-		fail := func(err error) error { return fmt.Errorf("%v: rule %d: %w", r.Pos, r.Seq, err) }
+		fail := func(err error) error { return fmt.Errorf("rule %d (%v): %w", r.Seq, r.Pos, err) }
 		id, err := c.id(l, r)
 		if err != nil {
 			return fail(err)
@@ -863,7 +863,7 @@ func (c *compiler) classes() {
 	}
 	octets(at, &flags)
 	octets(at+32, &ttls)
-	lengthTree := uint32(refNone)
+	var lengthTree uint32
 	if n <= maxClasses {
 		v := newValues(c, make([][]int, len(lists)), 0)
 		v.make = func([]int) uint32 { return refBit | uint32(len(v.refs)*n) }

@@ -14,26 +14,26 @@
  * outside of it or of the packet, and every loop ends.
  *
  * Functions that are not static are verified once, not for each way that leads
- * to them. They cannot be given a map, so each of them asks for the bank by its
- * number, which costs a nanosecond. A bank must not be changed before the
- * programs that may have its number have ended.
+ * to them. They cannot be given a map, so that they are given the bank's number
+ * and its first page. A bank must not be changed before the programs that may
+ * have its number have ended.
  */
 #ifndef WEIR_ACL_H
 #define WEIR_ACL_H
 
 #include "parse.h"
 
-#define BANK_WORDS (1 << 17) /* of a page */
+#define BANK_WORDS (1 << 18) /* of a page */
 
 struct bank_page { __u64 word[BANK_WORDS]; };
 
 #ifdef __bpf__
 #define BANKS 2
 
-/* An element of a bank is a page of a mebibyte. Banks are of any size, which
- * takes Linux 5.10, and for which the kernel calls a function for each look-up.
- * So the first page, which nearly always is the only one, is looked up once for
- * a packet and handed on. */
+/* An element of a bank is a page of two mebibytes; some kernels allow no more
+ * than four. Banks are of any size, which takes Linux 5.10, and for which the
+ * kernel calls a function for each look-up. So the first page, which nearly always
+ * is the only one, is looked up once for a packet and handed on. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, BANKS);
@@ -90,6 +90,15 @@ static __always_inline __u64 bank_word(__u32 bank, const struct bank_page *first
 	return page ? page->word[in_page(at)] : 0;
 }
 
+/* near_word is bank_word for what most often is in the first page, in few
+ * instructions and octets of stack. */
+__noinline __u64 acl_far_word(__u32 bank, __u32 at) { return bank_word(bank, NULL, at); }
+
+static __always_inline __u64 near_word(__u32 bank, const struct bank_page *first, __u32 at)
+{
+	return at < BANK_WORDS ? first->word[at] : acl_far_word(bank, at);
+}
+
 /* half is the i-th 32-bit number of some words, of which w is the one. */
 static __always_inline __u32 half(__u64 w, __u32 i) { return w >> (i & 1) * 32; }
 
@@ -108,7 +117,7 @@ enum {
 	LIST_ROWS   = 2,
 	LIST_FIELDS = 4,
 	MAX_FIELDS  = 20,
-	MAX_SUMS    = 9, /* rows of the summary: MaxBits/64/64 */
+	MAX_ROUNDS  = 9 + 576, /* rows of the summary, and of words: acl.maxBits are in so many */
 
 	KIND_BYTE = 0, KIND_PROTO, KIND_SRC, KIND_DST, KIND_SPORT, KIND_DPORT, KIND_SIZE, KIND_FLAGS,
 
@@ -117,7 +126,7 @@ enum {
 	MAX_STEPS = 36,
 };
 
-#define REF_NONE   0x00000000u
+#define REF_NONE   0x1fffffffu /* a bit that no list has: where most packets differ, no branch need be guessed */
 #define REF_BIT    0x10000000u
 #define REF_VECTOR 0x20000000u
 #define REF_ALL    0x30000000u
@@ -228,6 +237,13 @@ static __always_inline __u32 acl_find(__u32 bank, const struct bank_page *first,
 	return REF_NONE;
 }
 
+/* octet is what a packet has in a field of an octet. */
+static __always_inline __u32 octet(const struct packet *p, __u64 field)
+{
+	__u32 kind = field >> 32 & 0xff, v = ((const __u8 *)p)[field >> 40 & (sizeof *p - 1)];
+	return kind == KIND_PROTO && p->key.vlan & KEY_FRAGMENT ? v + 256 : v;
+}
+
 /* acl_field looks up what a packet has in a field. */
 __noinline __u32 acl_field(const struct bank_page *first, const struct packet *p, __u64 field, __u32 bank)
 {
@@ -252,9 +268,7 @@ __noinline __u32 acl_field(const struct bank_page *first, const struct packet *p
 		x = p->length < 0xffff ? p->length : 0xffff;
 		break;
 	default:
-		x = ((const __u8 *)p)[arg & (sizeof *p - 1)];
-		if (kind == KIND_PROTO && later)
-			x += 256;
+		x = octet(p, field);
 		return half(bank_word(bank, first, ref + x / 2), x);
 	}
 	return acl_find(bank, first, ref, x, p, arg + 1, field);
@@ -262,7 +276,7 @@ __noinline __u32 acl_field(const struct bank_page *first, const struct packet *p
 
 /* acl_enter looks up a list, and a packet's values in its fields. It gives 0 if
  * the list does not judge it. */
-__noinline int acl_enter(const struct bank_page *first, struct acl_walk *k, __u32 list, const struct packet *p)
+static __always_inline int acl_enter(const struct bank_page *first, struct acl_walk *k, __u32 list, const struct packet *p)
 {
 	if (!first || !k || !p)
 		return 0;
@@ -288,7 +302,12 @@ __noinline int acl_enter(const struct bank_page *first, struct acl_walk *k, __u3
 	for (__u32 i = 0; i < MAX_FIELDS; i++) {
 		if (i >= n)
 			break;
-		k->ref[i] = acl_field(first, p, word[LIST_FIELDS + i], bank);
+		__u64 field = word[LIST_FIELDS + i];
+		__u32 kind = field >> 32 & 0xff, at_octet = (__u32)field + octet(p, field) / 2;
+		if (kind <= KIND_PROTO && at_octet < BANK_WORDS) /* acl_field's answer, without the call */
+			k->ref[i] = half(first->word[at_octet], octet(p, field));
+		else
+			k->ref[i] = acl_field(first, p, field, bank);
 	}
 	return 1;
 }
@@ -300,13 +319,7 @@ static __always_inline __u64 acl_row(const struct bank_page *first, struct acl_w
 {
 	if (!first || !k)
 		return 0;
-	k->open = 0;
-	__u32 bank = k->bank;
-	__u32 n = k->fields, key = k->key, group = summary ? index : index / 64;
-	__u32 at = k->rows + ((summary ? index : k->sums + index) << (k->shift & 7));
-	const struct bank_page *row = page_of(bank, first, at), *page;
-	if (!row)
-		return 0;
+	__u32 at = k->rows + ((summary ? index : k->sums + index) << (k->shift & 7)), n = k->fields;
 	__u64 match = ~0ull, open = ~0ull;
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < MAX_FIELDS; i++) {
@@ -319,56 +332,27 @@ static __always_inline __u64 acl_row(const struct bank_page *first, struct acl_w
 				v >>= 6;
 			adds = below(v / 64 ^ index, 1) << (v & 63);
 		} else if (kind == REF_VECTOR) {
-			v += group * 2;
-			page = page_of(bank, first, v);
-			if (!page)
-				return 0;
-			adds = page->word[in_page(v)];
+			v += (summary ? index : index / 64) * 2;
+			adds = near_word(k->bank, first, v);
 			if (!summary) {
 				__u64 before = adds & ((1ull << (index & 63)) - 1);
 				if (adds >> (index & 63) & 1)
-					adds = bank_word(bank, first, (__u32)bank_word(bank, first, v + 1) + ones(before));
+					adds = near_word(k->bank, first, (__u32)near_word(k->bank, first, v + 1) + ones(before));
 				else
 					adds = 0;
 			}
 		} else if (kind == REF_ALL) {
 			adds = ~0ull;
 		}
-		match &= row->word[in_page(at + i)] | adds;
-		open &= match | unless(below(i, key));
+		match &= near_word(k->bank, first, at + i) | adds;
+		open &= match | unless(below(i, k->key));
 	}
-	k->open = open & row->word[in_page(at + n)];
+	k->open = open & near_word(k->bank, first, at + n);
 	return match;
 }
 
+__noinline __u64 acl_sums(const struct bank_page *first, struct acl_walk *k, __u32 sum) { return acl_row(first, k, sum, true); }
 __noinline __u64 acl_word(const struct bank_page *first, struct acl_walk *k, __u32 word) { return acl_row(first, k, word, false); }
-
-/* acl_group looks for the first rule that matches, of those that a row of the
- * summary speaks of, and gives its bit, counted from 1; 0: none of them does. */
-__noinline __u32 acl_group(const struct bank_page *first, struct acl_walk *k, __u32 sum)
-{
-	if (!first || !k)
-		return 0;
-	__u64 full = acl_row(first, k, sum, true), outside = k->open & unless(k->depends);
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < 64; i++) {
-		__u64 visit = full | outside;
-		if (!visit)
-			return 0;
-		__u64 bit = visit & -visit;
-		full &= ~bit;
-		outside &= ~bit;
-		__u32 w = sum * 64 + ones(bit - 1);
-		__u64 match = acl_word(first, k, w), rule = match & -match;
-		__u64 open = k->open & (rule | (rule - 1)); /* all of them, if no rule matches */
-		__u64 depends = (open | -open) >> 63;
-		k->depends |= depends;
-		outside &= unless(depends); /* need not be looked for any more */
-		if (match)
-			return w * 64 + ones(rule - 1) + 1;
-	}
-	return 0;
-}
 
 /* acl_classify says what a list says of a packet. It gives 0 if it says nothing:
  * if there is no such list, or the packet is not of its family. */
@@ -380,21 +364,40 @@ __noinline int acl_classify(__u32 bank, __u32 list, const struct packet *p, stru
 	struct acl_walk k = { .bank = bank };
 	if (!acl_enter(first, &k, list, p))
 		return 0;
+	/* words where a rule may match, and where one may that has conditions outside the key */
+	__u64 full = 0, outside = 0, match = 0;
+	__u32 sum = 0, word = 0;
 #pragma clang loop unroll(disable)
-	for (__u32 s = 0; s < MAX_SUMS; s++) {
-		if (s >= k.sums)
-			break;
-		__u32 bit = acl_group(first, &k, s);
-		if (!bit)
+	for (int i = 0; i < MAX_ROUNDS; i++) {
+		__u64 visit = full | outside;
+		if (!visit) {
+			if (sum >= k.sums)
+				break;
+			full = acl_sums(first, &k, sum);
+			outside = k.open & unless(k.depends);
+			sum = hide(sum + 1, full);
 			continue;
-		__u64 rule = bank_word(bank, first, k.rules + bit - 1);
-		r->rule = rule >> 32;
-		r->id = rule;
-		r->flags = rule >> 16;
-		r->depends = k.depends;
-		return 1;
+		}
+		visit &= -visit;
+		full &= ~visit;
+		outside &= ~visit;
+		word = sum * 64 - 64 + ones(visit - 1);
+		match = acl_word(first, &k, word);
+		__u64 open = k.open & (match ^ (match - 1)); /* up to the first rule that matches; if none does, all */
+		__u64 depends = (open | -open) >> 63;
+		k.depends |= depends;
+		outside &= unless(depends); /* need not be looked for any more */
+		if (match)
+			break;
 	}
-	return 0;
+	if (!match)
+		return 0;
+	__u64 rule = near_word(bank, first, k.rules + word * 64 + ones((match & -match) - 1));
+	r->rule = rule >> 32;
+	r->id = rule;
+	r->flags = rule >> 16;
+	r->depends = k.depends;
+	return 1;
 }
 
 /* acl_class is a number that is the same for packets of one flow that get the
