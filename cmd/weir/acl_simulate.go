@@ -243,7 +243,7 @@ func (s *simulation) run(ctx context.Context, e query.Engine) error {
 	r.Keys = []string{"srcip", "dstip", "ip_version"}
 	for f, keys := range map[acl.Field][]string{
 		acl.FieldProto: {"proto"}, acl.FieldSrcPort: {"srcport"}, acl.FieldDstPort: {"dstport"}, acl.FieldICMP: {"icmp_type", "icmp_code"},
-		acl.FieldFlags: {"flags"}, acl.FieldTOS: {"tos"}, acl.FieldFragment: {"fragment", "proto", "dstport", "icmp_type", "icmp_code"},
+		acl.FieldFlags: {"flags"}, acl.FieldTOS: {"tos"}, acl.FieldFragment: {"fragment", "version", "proto", "dstport", "icmp_type", "icmp_code"},
 	} {
 		if s.looks.Has(f) {
 			r.Keys = append(r.Keys, keys...)
@@ -351,7 +351,7 @@ func (s *simulation) known(g *query.Group, single bool) (*acl.Known, acl.Family,
 	switch {
 	case g.Fragment:
 		key.VLAN |= flow.KeyFragment
-	case key.DstPort == 0: // as later fragments have it in what routers export
+	case key.DstPort == 0 && g.Version != flow.VersionMetered: // as later fragments have it in what is exported
 		k.Unknown = k.Unknown.With(acl.FieldFragment)
 	}
 	k.Unknown = k.Unknown.With(acl.FieldTTL)
@@ -580,9 +580,15 @@ func (s *simulation) table(a *app, n int) error {
 	}
 	for _, reason := range slices.Sorted(maps.Keys(s.skipped)) {
 		x := s.skipped[reason]
-		fmt.Fprintf(out, "not judged, %s: %d flows, %d packets, %d bytes\n", reason, x.flows, x.packets, x.bytes)
+		fmt.Fprintf(out, "not judged, %s: %d flows, %d packets, %d bytes%s\n", reason, x.flows, x.packets, x.bytes, skipHints[reason])
 	}
 	return nil
+}
+
+// skipHints say what can be done.
+var skipHints = map[string]string{
+	"interface-unknown": " (--list NAME judges flows wherever they came in)",
+	"no-list-there":     " (--list NAME judges flows wherever they came in; --interface NAME=N says which number an interface has)",
 }
 
 func percent(x, all *sums) string {
