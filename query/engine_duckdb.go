@@ -315,7 +315,9 @@ func (e *engine) Groups(ctx context.Context, r Request, do func(*Group) error) e
 		if len(segments) == 0 {
 			return nil
 		}
-		return e.rows(ctx, p.sql(duckDB{}, segments, e.reader.Path).groups(), func(v []driver.Value) error {
+		m := p.sql(duckDB{}, segments, e.reader.Path)
+		sums := "flows, " + m.d.narrow("packets") + ", " + m.d.narrow("bytes") + ", first, last"
+		return e.rows(ctx, "SELECT "+strings.Join(append(m.groupColumns(), sums), ", ")+" FROM ("+m.groups()+")", func(v []driver.Value) error {
 			given = true
 			var g Group
 			for i, k := range p.keys {

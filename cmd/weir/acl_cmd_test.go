@@ -261,8 +261,8 @@ interface 2
 				fmt.Fprintln(&b, k, *sim.skipped[k])
 			}
 			for _, m := range sim.denied {
-				for _, addr := range most(m) {
-					fmt.Fprintln(&b, addr, *m[addr])
+				for _, d := range most(m, len(m)) {
+					fmt.Fprintln(&b, d.addr, *d.sums)
 				}
 			}
 			return b.String()

@@ -96,6 +96,7 @@ type simulation struct {
 	always  *[2][]int
 	at      [2]map[uint32][2][]int // by direction and interface: lists, by family
 	timed   bool
+	kinds   kinds
 	denied  [2]map[flow.Addr]*sums // by source and by destination
 	partial bool                   // some of denied were forgotten
 	skipped map[string]*sums       // not judged, by reason
@@ -205,6 +206,7 @@ func (c *aclSimulateCmd) simulation(p *acl.Policy, r query.Request) (*simulation
 	if err != nil {
 		return nil, usageError{err}
 	}
+	s.kinds = newKinds(s.bank)
 	return s, nil
 }
 
@@ -332,12 +334,20 @@ func (s *simulation) known(g *query.Group, single bool) (*acl.Known, acl.Family,
 	if family == acl.IPv6 {
 		key.VLAN |= flow.KeyIPv6
 	}
-	for f, bit := range map[acl.Field]flow.Field{
-		acl.FieldProto: flow.HasProto, acl.FieldSrc: flow.HasSrc, acl.FieldDst: flow.HasDst, acl.FieldSrcPort: flow.HasSrcPort,
-		acl.FieldDstPort: flow.HasDstPort, acl.FieldTOS: flow.HasTOS, acl.FieldFlags: flow.HasTCPFlags,
+	for _, x := range [...]struct {
+		field acl.Field
+		bit   flow.Field
+	}{
+		{acl.FieldProto, flow.HasProto},
+		{acl.FieldSrc, flow.HasSrc},
+		{acl.FieldDst, flow.HasDst},
+		{acl.FieldSrcPort, flow.HasSrcPort},
+		{acl.FieldDstPort, flow.HasDstPort},
+		{acl.FieldTOS, flow.HasTOS},
+		{acl.FieldFlags, flow.HasTCPFlags},
 	} {
-		if g.Has&bit == 0 {
-			k.Unknown = k.Unknown.With(f)
+		if g.Has&x.bit == 0 {
+			k.Unknown = k.Unknown.With(x.field)
 		}
 	}
 	if g.Has&flow.HasICMP != 0 {
@@ -369,27 +379,25 @@ func (s *simulation) known(g *query.Group, single bool) (*acl.Known, acl.Family,
 	return k, family, true
 }
 
-// sureWithout are the fields that the classifier does not need to be known:
-// what it says of them is that they matter.
-const sureWithout = 1<<acl.FieldFlags | 1<<acl.FieldTTL | 1<<acl.FieldLength
+// outsideKey are the fields that the classifier can do without: of them it says
+// whether they matter.
+const outsideKey = 1<<acl.FieldFlags | 1<<acl.FieldTTL | 1<<acl.FieldLength
 
 // ask asks a list about flows, and books what it says.
 func (s *simulation) ask(n int, k *acl.Known, g *query.Group) (verdict string) {
 	l := &s.lists[n]
-	o := outcome{}
-	if k.Unknown&s.looks&^sureWithout == 0 && !s.timed {
-		if r := s.bank.Classify(n, &k.Info); !r.Depends {
-			o = outcome{rule: s.bank.Rules(n)[r.Rule], verdict: r.Action.String()}
-		}
+	o, ok := outcome{}, false
+	if k.Unknown&s.looks&^outsideKey == 0 && !s.timed {
+		o, ok = s.classify(n, k)
 	}
-	if o.rule == nil {
+	if !ok {
 		answer := l.asker.Ask(k)
 		o = outcome{rule: answer.Rule, verdict: answer.Action.String()}
 		if !answer.Sure {
 			o.depends = answer.Field
 		}
 		if !answer.Agreed {
-			o.verdict = "depends"
+			o.verdict = depends
 		}
 	}
 	if l.sums[o] == nil {
@@ -404,6 +412,121 @@ func (s *simulation) ask(n int, k *acl.Known, g *query.Group) (verdict string) {
 	return o.verdict
 }
 
+// depends is the verdict on flows whose packets may get either.
+const depends = "depends"
+
+// classify asks about one packet of each kind that may be meant. Not ok: there
+// are too many kinds.
+func (s *simulation) classify(n int, k *acl.Known) (o outcome, ok bool) {
+	in := k.Info
+	first := s.bank.Classify(n, &in)
+	o = outcome{rule: s.bank.Rules(n)[first.Rule], verdict: first.Action.String()}
+	if !first.Depends {
+		return o, true
+	}
+	flags, ttls, lengths := []uint8{in.TCPFlags}, []uint8{in.TTL}, []uint32{in.Length}
+	switch {
+	case k.Unknown.Has(acl.FieldFlags):
+		flags = s.kinds.ofFlags(s.bank, 0xff)
+	case k.AnyFlags:
+		flags = s.kinds.ofFlags(s.bank, in.TCPFlags)
+	}
+	if k.Unknown.Has(acl.FieldTTL) {
+		ttls = s.kinds.ttls
+	}
+	if k.Unknown.Has(acl.FieldLength) {
+		lengths = s.kinds.lengths
+	}
+	if s.kinds.many {
+		return o, false
+	}
+	least := -1
+	for i, length := range lengths {
+		in.Length = length
+		for j, ttl := range ttls {
+			in.TTL = ttl
+			along := -1 // what the first of these flags got
+			for _, v := range flags {
+				in.TCPFlags = v
+				r := s.bank.Classify(n, &in)
+				if least >= 0 && r.Action.String() != o.verdict {
+					o.verdict = depends
+				} else if least < 0 {
+					o.verdict = r.Action.String()
+				}
+				switch {
+				case along >= 0 && along != r.Rule:
+					o.depends = acl.FieldFlags
+				case least >= 0 && least != r.Rule && o.depends != acl.FieldFlags && j > 0:
+					o.depends = acl.FieldTTL
+				case least >= 0 && least != r.Rule && o.depends == acl.NoField && i > 0:
+					o.depends = acl.FieldLength
+				}
+				if along < 0 {
+					along = r.Rule
+				}
+				if least < 0 || r.Rule < least {
+					least = r.Rule
+				}
+			}
+		}
+	}
+	o.rule = s.bank.Rules(n)[least]
+	return o, true
+}
+
+// kinds are packets of which one of each must be asked about, the others getting
+// the same verdict.
+type kinds struct {
+	flags   [256][]uint8 // of the octets that have no other bits than the index
+	ttls    []uint8
+	lengths []uint32
+	many    bool // more than the bank tells apart
+}
+
+func newKinds(b *acl.Bank) (k kinds) {
+	seen := map[uint8]bool{}
+	first := func(in packet.Info) bool {
+		class := b.Class(&in)
+		k.many = k.many || class == acl.ClassMany
+		if seen[class] {
+			return false
+		}
+		seen[class] = true
+		return true
+	}
+	for v := range 256 {
+		if first(packet.Info{TTL: uint8(v)}) {
+			k.ttls = append(k.ttls, uint8(v))
+		}
+	}
+	clear(seen)
+	for v := range uint32(1 << 16) {
+		if first(packet.Info{Length: v}) {
+			k.lengths = append(k.lengths, v)
+		}
+	}
+	return k
+}
+
+func (k *kinds) ofFlags(b *acl.Bank, or uint8) []uint8 {
+	if k.flags[or] == nil {
+		seen := map[uint8]bool{}
+		for part := or; ; part = (part - 1) & or {
+			class := b.Class(&packet.Info{TCPFlags: part})
+			k.many = k.many || class == acl.ClassMany
+			if !seen[class] {
+				seen[class] = true
+				k.flags[or] = append(k.flags[or], part)
+			}
+			if part == 0 {
+				break
+			}
+		}
+	}
+	return k.flags[or]
+}
+
 // maxDenied bounds the addresses that are kept count of: a flood has any number.
 const maxDenied = 1 << 20
 
@@ -412,11 +535,8 @@ func (s *simulation) deny(side int, addr flow.Addr, g *query.Group) {
 	if m[addr] == nil {
 		if len(m) >= maxDenied { // the smaller half was no part of the answer
 			s.partial = true
-			keep := largest(m, maxDenied/2)
-			for addr := range m {
-				if !keep[addr] {
-					delete(m, addr)
-				}
+			for _, d := range most(m, len(m))[maxDenied/2:] {
+				delete(m, d.addr)
 			}
 		}
 		m[addr] = &sums{}
@@ -424,20 +544,22 @@ func (s *simulation) deny(side int, addr flow.Addr, g *query.Group) {
 	m[addr].add(g)
 }
 
-func largest(m map[flow.Addr]*sums, n int) map[flow.Addr]bool {
-	keep := map[flow.Addr]bool{}
-	for _, addr := range most(m)[:n] {
-		keep[addr] = true
-	}
-	return keep
+// deniedMost is an address and what of it was denied.
+type deniedMost struct {
+	addr flow.Addr
+	*sums
 }
 
-// most are the addresses by flows, then bytes, the most first.
-func most(m map[flow.Addr]*sums) []flow.Addr {
-	return slices.SortedFunc(maps.Keys(m), func(a, b flow.Addr) int {
-		x, y := m[a], m[b]
-		return cmp.Or(cmp.Compare(y.flows, x.flows), cmp.Compare(y.bytes, x.bytes), slices.Compare(a[:], b[:]))
+// most are the n addresses with the most flows, then bytes, the most first.
+func most(m map[flow.Addr]*sums, n int) []deniedMost {
+	all := make([]deniedMost, 0, len(m))
+	for addr, x := range m {
+		all = append(all, deniedMost{addr, x})
+	}
+	slices.SortFunc(all, func(a, b deniedMost) int {
+		return cmp.Or(cmp.Compare(b.flows, a.flows), cmp.Compare(b.bytes, a.bytes), slices.Compare(a.addr[:], b.addr[:]))
 	})
+	return all[:min(n, len(all))]
 }
 
 // outcomes are what came of a list's flows, in the order of its rules, those of
@@ -497,9 +619,8 @@ func (s *simulation) rows(a *app, format rows.Format, n int) error {
 		}
 	}
 	for side, section := range []string{"denied-source", "denied-destination"} {
-		m := s.denied[side]
-		for _, addr := range firstOf(most(m), n) {
-			if err := row(section, nil, nil, nil, "deny", nil, addr.String(), m[addr], &s.all, nil); err != nil {
+		for _, d := range most(s.denied[side], n) {
+			if err := row(section, nil, nil, nil, "deny", nil, d.addr.String(), d.sums, &s.all, nil); err != nil {
 				return err
 			}
 		}
@@ -511,8 +632,6 @@ func (s *simulation) rows(a *app, format rows.Format, n int) error {
 	}
 	return w.Close()
 }
-
-func firstOf[T any](all []T, n int) []T { return all[:min(n, len(all))] }
 
 // table prints the same for people.
 func (s *simulation) table(a *app, n int) error {
@@ -566,8 +685,8 @@ func (s *simulation) table(a *app, n int) error {
 		}
 		fmt.Fprintf(out, "\nDenied most, by %s%s\n", what, about)
 		w := rows.New(out, rows.Table, []string{"flows", "packets", "bytes", what})
-		for _, addr := range firstOf(most(m), n) {
-			if err := w.Row([]any{m[addr].flows, m[addr].packets, m[addr].bytes, addr.String()}); err != nil {
+		for _, d := range most(m, n) {
+			if err := w.Row([]any{d.flows, d.packets, d.bytes, d.addr.String()}); err != nil {
 				return err
 			}
 		}
