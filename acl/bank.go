@@ -15,7 +15,7 @@ package acl
 //
 // A list's rules are the bits of vectors, in order. A rule is one bit, or
 // several where it has addresses that are no prefixes, or none, if it can never
-// match. Each field that any rule has a condition on gives, for a packet's value
+// match. The last one, which matches all, is none: it is what remains. Each field that any rule has a condition on gives, for a packet's value
 // of it, a vector of the rules that have no objection; what all vectors have in
 // common is the first bit that is set in all.
 //
@@ -65,6 +65,7 @@ const (
 	listShape  = 0 // family, fields << 8, those of the key << 16, log2 of the words of a row << 24
 	listCounts = 1 // rows of the summary, words << 32
 	listRows   = 2 // offset of the rows, of the rules << 32
+	listLast   = 3 // the word of the last rule
 	listFields = 4 // for each field, of which there are maxFields at most: reference or offset, kind… << 32, argument << 40
 	maxFields  = 20
 

@@ -105,7 +105,7 @@ func (b *Bank) Classify(list int, in *packet.Info) Result {
 			return result(b.Words[rules+w*64+bit], depends)
 		}
 	}
-	return Result{Rule: -1, Action: Permit} // not reached: the implicit rule has no condition
+	return result(d[listLast], depends)
 }
 
 func result(rule uint64, depends bool) Result {

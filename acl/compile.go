@@ -239,6 +239,9 @@ func (c *compiler) list(at int, l *List) error {
 			entries = append(entries, entry)
 		}
 	}
+	last := len(entries) - 1
+	c.words[at+listLast] = entries[last]
+	rows, entries = rows[:last], entries[:last]
 	f, err := c.fields(l.Family, rows)
 	if err != nil {
 		return err

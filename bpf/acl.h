@@ -90,10 +90,10 @@ static __always_inline __u64 bank_word(__u32 bank, const struct bank_page *first
 	return page ? page->word[in_page(at)] : 0;
 }
 
-/* near_word is bank_word for what most often is in the first page, in few
- * instructions and octets of stack. */
 __noinline __u64 acl_far_word(__u32 bank, __u32 at) { return bank_word(bank, NULL, at); }
 
+/* near_word is bank_word for what most often is in the first page: in fewer
+ * instructions, and with less on the stack. */
 static __always_inline __u64 near_word(__u32 bank, const struct bank_page *first, __u32 at)
 {
 	return at < BANK_WORDS ? first->word[at] : acl_far_word(bank, at);
@@ -115,6 +115,7 @@ enum {
 	LIST_SHAPE  = 0,
 	LIST_COUNTS = 1,
 	LIST_ROWS   = 2,
+	LIST_LAST   = 3,
 	LIST_FIELDS = 4,
 	MAX_FIELDS  = 20,
 	MAX_ROUNDS  = 9 + 576, /* rows of the summary, and of words: acl.maxBits are in so many */
@@ -274,12 +275,18 @@ __noinline __u32 acl_field(const struct bank_page *first, const struct packet *p
 	return acl_find(bank, first, ref, x, p, arg + 1, field);
 }
 
-/* acl_enter looks up a list, and a packet's values in its fields. It gives 0 if
- * the list does not judge it. */
-static __always_inline int acl_enter(const struct bank_page *first, struct acl_walk *k, __u32 list, const struct packet *p)
+static __always_inline void set_result(struct acl_result *r, __u64 rule)
 {
-	if (!first || !k || !p)
-		return 0;
+	r->rule = rule >> 32;
+	r->id = rule;
+	r->flags = rule >> 16;
+}
+
+/* acl_enter looks up a list, and a packet's values in its fields, and gives the
+ * result if no other rule than the last matches. It gives 0 if the list does not
+ * judge the packet. */
+static __always_inline int acl_enter(const struct bank_page *first, struct acl_walk *k, __u32 list, const struct packet *p, struct acl_result *r)
+{
 	__u64 lists = first->word[BANK_LISTS];
 	if (list >= (__u32)lists)
 		return 0;
@@ -297,6 +304,7 @@ static __always_inline int acl_enter(const struct bank_page *first, struct acl_w
 	k->sums = word[LIST_COUNTS];
 	k->rows = word[LIST_ROWS];
 	k->rules = word[LIST_ROWS] >> 32;
+	set_result(r, word[LIST_LAST]);
 	__u32 n = k->fields;
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < MAX_FIELDS; i++) {
@@ -362,7 +370,7 @@ __noinline int acl_classify(__u32 bank, __u32 list, const struct packet *p, stru
 	if (!first || !p || !r)
 		return 0;
 	struct acl_walk k = { .bank = bank };
-	if (!acl_enter(first, &k, list, p))
+	if (!acl_enter(first, &k, list, p, r))
 		return 0;
 	/* words where a rule may match, and where one may that has conditions outside the key */
 	__u64 full = 0, outside = 0, match = 0;
@@ -390,12 +398,8 @@ __noinline int acl_classify(__u32 bank, __u32 list, const struct packet *p, stru
 		if (match)
 			break;
 	}
-	if (!match)
-		return 0;
-	__u64 rule = near_word(bank, first, k.rules + word * 64 + ones((match & -match) - 1));
-	r->rule = rule >> 32;
-	r->id = rule;
-	r->flags = rule >> 16;
+	if (match)
+		set_result(r, near_word(bank, first, k.rules + word * 64 + ones((match & -match) - 1)));
 	r->depends = k.depends;
 	return 1;
 }
