@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +21,7 @@ type aclCmd struct {
 	Test     aclTestCmd     `cmd:"" help:"Judge the packets of capture files."`
 	Simulate aclSimulateCmd `cmd:"" help:"Judge stored flows: what would have been dropped?"`
 	Diff     aclDiffCmd     `cmd:"" help:"Say what makes one file of another."`
-	Import   aclImportCmd   `cmd:"" help:"Make access lists of a rule set of nftables or iptables, with a report."`
+	Import   aclImportCmd   `cmd:"" help:"Make access lists of a rule set of nftables, with a report."`
 	Export   aclExportCmd   `cmd:"" help:"Print a file in another language."`
 
 	Stage    laterCmd `cmd:"" hidden:""`
@@ -210,7 +209,7 @@ type remark struct {
 	at       acl.Pos
 	severity string // error, warning or note
 	kind     string
-	list     string
+	list     any // nil: not about one
 	rule     any
 	by       []*acl.Rule
 	msg      string
@@ -228,10 +227,7 @@ func (c *aclCheckCmd) Run(a *app) error {
 	var all []remark
 	status := 0
 	for _, name := range c.File {
-		found, err := a.checkPolicy(name)
-		if err != nil {
-			return err
-		}
+		found := a.checkPolicy(name)
 		for _, r := range found {
 			switch {
 			case r.severity == "error":
@@ -251,25 +247,21 @@ func (c *aclCheckCmd) Run(a *app) error {
 	return exitCode(status)
 }
 
-// checkPolicy reads a file and checks it. The error is that it cannot be read.
-func (a *app) checkPolicy(name string) (found []remark, err error) {
-	data, called, err := a.readText(name)
-	if err != nil {
-		return nil, err
-	}
-	p, err := acl.Read(called, data)
+// checkPolicy reads a file and checks it.
+func (a *app) checkPolicy(name string) (found []remark) {
+	p, err := a.readPolicy(name)
 	var errs acl.Errors
 	switch {
 	case errors.As(err, &errs):
 		for _, e := range errs {
 			found = append(found, remark{at: e.Pos, severity: "error", kind: "syntax", msg: e.Msg})
 		}
-		return found, nil
+		return found
 	case err != nil:
-		return nil, err
+		return []remark{{severity: "error", kind: "unreadable", msg: err.Error()}}
 	}
 	if len(p.Lists) == 0 {
-		found = append(found, remark{at: acl.Pos{File: called}, severity: "warning", kind: "no-list", msg: "no access list in it"})
+		found = append(found, remark{at: acl.Pos{File: name}, severity: "warning", kind: "no-list", msg: "no access list in it"})
 	}
 	for _, f := range p.Check() {
 		r := remark{at: f.Pos, severity: "warning", kind: f.Kind.String(), by: f.By, rule: seq(f.Rule), msg: f.Msg}
@@ -281,7 +273,7 @@ func (a *app) checkPolicy(name string) (found []remark, err error) {
 		}
 		found = append(found, r)
 	}
-	return found, nil
+	return found
 }
 
 // printRemarks prints them as compilers do, errors on stderr as those of every
@@ -362,12 +354,4 @@ func (c *aclDiffCmd) print(a *app, format rows.Format, changes []acl.Change) err
 		}
 	}
 	return w.Close()
-}
-
-// policyText prints a policy in one of weir's languages.
-func policyText(p *acl.Policy, language string) []byte {
-	if language == "yaml" {
-		return acl.AppendYAML(nil, p)
-	}
-	return bytes.TrimSuffix(acl.AppendCisco(nil, p), []byte("!\n"))
 }
