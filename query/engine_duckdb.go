@@ -296,6 +296,46 @@ func (e *engine) Aggregate(ctx context.Context, r Request) (*Result, error) {
 	return res, nil
 }
 
+// Groups sums what matches by keys, as Groups says.
+func (e *engine) Groups(ctx context.Context, r Request, do func(*Group) error) error {
+	p, err := newPlan(r, false)
+	if err != nil {
+		return err
+	}
+	for _, k := range p.keys {
+		if len(k.cols) > 1 || k.net {
+			return fmt.Errorf("query: records are not grouped by %s", k.name)
+		}
+	}
+	given := false
+	return e.attempt(ctx, p, func(segments []store.Segment) error {
+		if given {
+			return fmt.Errorf("%w: the answer was begun when a segment vanished", errSink)
+		}
+		if len(segments) == 0 {
+			return nil
+		}
+		m := p.sql(duckDB{}, segments, e.reader.Path)
+		sums := "flows, " + m.d.narrow("packets") + ", " + m.d.narrow("bytes") + ", first, last"
+		return e.rows(ctx, "SELECT "+strings.Join(append(m.groupColumns(), sums), ", ")+" FROM ("+m.groups()+")", func(v []driver.Value) error {
+			given = true
+			var g Group
+			for i, k := range p.keys {
+				setColumn(&g.Record, k.cols[0], v[i])
+			}
+			v = v[len(p.keys):]
+			g.Flows = unsigned(v[0])
+			for i, c := range []column{colPackets, colBytes, colFirst, colLast} {
+				setColumn(&g.Record, c, v[i+1])
+			}
+			if err := do(&g); err != nil {
+				return fmt.Errorf("%w: %w", errSink, err)
+			}
+			return nil
+		})
+	})
+}
+
 // total sums what matches: from the catalogue if that is all of some segments.
 func (e *engine) total(ctx context.Context, m *sqlMaker, segments []store.Segment, t *Total) error {
 	if m.where == "" {
@@ -478,82 +518,86 @@ func (w *recordWriter) flush() error {
 // readRecord sets r from the values of rawColumns.
 func readRecord(r *flow.Record, v []driver.Value) {
 	for c := range colFlows {
-		x := v[c]
-		if x == nil {
-			continue
-		}
-		r.Has |= columnBits[c]
-		switch c {
-		case colFirst:
-			r.First = integer(x) * 1000
-		case colLast:
-			r.Last = integer(x) * 1000
-		case colReceived:
-			r.Received = integer(x) * 1000
-		case colSrc:
-			r.Src = addrValue(x)
-		case colDst:
-			r.Dst = addrValue(x)
-		case colNextHop:
-			r.NextHop = addrValue(x)
-		case colBGPNextHop:
-			r.BGPNextHop = addrValue(x)
-		case colExporter:
-			r.Exporter = addrValue(x)
-		case colProto:
-			r.Proto = uint8(unsigned(x))
-		case colSrcPort:
-			r.SrcPort = uint16(unsigned(x))
-		case colDstPort:
-			r.DstPort = uint16(unsigned(x))
-		case colTOS:
-			r.TOS = uint8(unsigned(x))
-		case colTCPFlags:
-			r.TCPFlags = uint16(unsigned(x))
-		case colPackets:
-			r.Packets = unsigned(x)
-		case colBytes:
-			r.Bytes = unsigned(x)
-		case colInput:
-			r.Input = uint32(unsigned(x))
-		case colOutput:
-			r.Output = uint32(unsigned(x))
-		case colDirection:
-			r.Direction = uint8(unsigned(x))
-		case colVLAN:
-			r.VLAN = uint16(unsigned(x))
-		case colICMPType:
-			r.ICMPType = uint8(unsigned(x))
-		case colICMPCode:
-			r.ICMPCode = uint8(unsigned(x))
-		case colSrcAS:
-			r.SrcAS = uint32(unsigned(x))
-		case colDstAS:
-			r.DstAS = uint32(unsigned(x))
-		case colSrcMask:
-			r.SrcMask = uint8(unsigned(x))
-		case colDstMask:
-			r.DstMask = uint8(unsigned(x))
-		case colSampling:
-			r.Sampling = uint32(unsigned(x))
-		case colEndReason:
-			r.EndReason = flow.EndReason(unsigned(x))
-		case colForwardingStatus:
-			r.ForwardingStatus = uint8(unsigned(x))
-		case colDomain:
-			r.Domain = uint32(unsigned(x))
-		case colVersion:
-			r.Version = uint8(unsigned(x))
-		case colFlowID:
-			r.FlowID = unsigned(x)
-		case colIPVersion:
-			r.IPVersion = uint8(unsigned(x))
-		case colFragment:
-			r.Fragment = unsigned(x) != 0
-		case colElements:
-			if s, ok := x.(string); ok {
-				r.Elements = []byte(s)
-			}
+		setColumn(r, c, v[c])
+	}
+}
+
+// setColumn sets a field of r, unless it is not known.
+func setColumn(r *flow.Record, c column, x driver.Value) {
+	if x == nil {
+		return
+	}
+	r.Has |= columnBits[c]
+	switch c {
+	case colFirst:
+		r.First = integer(x) * 1000
+	case colLast:
+		r.Last = integer(x) * 1000
+	case colReceived:
+		r.Received = integer(x) * 1000
+	case colSrc:
+		r.Src = addrValue(x)
+	case colDst:
+		r.Dst = addrValue(x)
+	case colNextHop:
+		r.NextHop = addrValue(x)
+	case colBGPNextHop:
+		r.BGPNextHop = addrValue(x)
+	case colExporter:
+		r.Exporter = addrValue(x)
+	case colProto:
+		r.Proto = uint8(unsigned(x))
+	case colSrcPort:
+		r.SrcPort = uint16(unsigned(x))
+	case colDstPort:
+		r.DstPort = uint16(unsigned(x))
+	case colTOS:
+		r.TOS = uint8(unsigned(x))
+	case colTCPFlags:
+		r.TCPFlags = uint16(unsigned(x))
+	case colPackets:
+		r.Packets = unsigned(x)
+	case colBytes:
+		r.Bytes = unsigned(x)
+	case colInput:
+		r.Input = uint32(unsigned(x))
+	case colOutput:
+		r.Output = uint32(unsigned(x))
+	case colDirection:
+		r.Direction = uint8(unsigned(x))
+	case colVLAN:
+		r.VLAN = uint16(unsigned(x))
+	case colICMPType:
+		r.ICMPType = uint8(unsigned(x))
+	case colICMPCode:
+		r.ICMPCode = uint8(unsigned(x))
+	case colSrcAS:
+		r.SrcAS = uint32(unsigned(x))
+	case colDstAS:
+		r.DstAS = uint32(unsigned(x))
+	case colSrcMask:
+		r.SrcMask = uint8(unsigned(x))
+	case colDstMask:
+		r.DstMask = uint8(unsigned(x))
+	case colSampling:
+		r.Sampling = uint32(unsigned(x))
+	case colEndReason:
+		r.EndReason = flow.EndReason(unsigned(x))
+	case colForwardingStatus:
+		r.ForwardingStatus = uint8(unsigned(x))
+	case colDomain:
+		r.Domain = uint32(unsigned(x))
+	case colVersion:
+		r.Version = uint8(unsigned(x))
+	case colFlowID:
+		r.FlowID = unsigned(x)
+	case colIPVersion:
+		r.IPVersion = uint8(unsigned(x))
+	case colFragment:
+		r.Fragment = unsigned(x) != 0
+	case colElements:
+		if s, ok := x.(string); ok {
+			r.Elements = []byte(s)
 		}
 	}
 }

@@ -79,6 +79,26 @@ func Broken(e Engine) []store.Segment {
 	return nil
 }
 
+// Group is the records that agree in the keys, as one: its Packets and Bytes are
+// theirs together, its First and Last of all of them. Known is what the keys and
+// these are.
+type Group struct {
+	flow.Record
+	Flows uint64
+}
+
+// Groups sums what matches r by its keys, one column each, and gives group by
+// group, in no order and without limit: they need not fit into memory.
+func Groups(ctx context.Context, e Engine, r Request, do func(*Group) error) error {
+	g, ok := e.(interface {
+		Groups(context.Context, Request, func(*Group) error) error
+	})
+	if !ok {
+		return ErrNoEngine
+	}
+	return g.Groups(ctx, r, do)
+}
+
 // Engine answers requests.
 type Engine interface {
 	// Aggregate answers a request with Stat, Keys or Bin.

@@ -54,6 +54,16 @@ var examples = map[string]string{
   weir show cache --cisco                         show ip cache flow, as on IOS
   weir show loss                                  what was lost at each stage, zeros included
   weir show exporters -o json                     who sends to us, and how well`,
+	"acl": `  weir acl check wan.acl                         errors by file:line:col, rules that never match
+  weir acl explain --acl wan.acl 198.51.100.1 192.0.2.10 tcp 40000 443 --flags syn
+  weir acl explain --acl wan.acl 2001:db8::1 2001:db8::2 icmp echo-request -o json
+  weir acl test --acl wan.acl trace.pcap         hits of each rule over a capture
+  weir acl test --acl wan.acl -o csv a.pcap.gz b.pcapng --summary
+  weir acl simulate --acl wan.acl --store flows  what it would have dropped in the last day
+  weir acl simulate --acl wan.acl --list WAN-IN -t -1h 'dst port 443'
+  weir acl diff --exit-code old.acl new.yaml     what makes one of the other
+  nft -j list ruleset | weir acl import --from nft > imported.acl
+  weir acl export --to nft wan.acl               for nft -f`,
 	"doctor": `  weir doctor                                    each finding with its fix`,
 	"config": `  weir config example > weir.yaml                start from a commented file
   weir config check weir.yaml                    file:line:col for each mistake`,

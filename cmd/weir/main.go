@@ -19,8 +19,10 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"weir/acl"
 	"weir/config"
 	"weir/query"
+	"weir/rows"
 )
 
 // version is set by the build.
@@ -60,6 +62,7 @@ type cli struct {
 	Collect collectCmd `cmd:"" help:"Export datagrams in, from the network, into a store."`
 	Query   queryCmd   `cmd:"" help:"Ask a store, in nfdump's language."`
 	Show    showCmd    `cmd:"" help:"Look into a running weir."`
+	ACL     aclCmd     `cmd:"" name:"acl" help:"Access lists: check, explain, try on captures and stored flows, convert."`
 	Doctor  doctorCmd  `cmd:"" help:"Check the machine, and say how to mend it."`
 	Conf    confCmd    `cmd:"" name:"config" help:"Check or show the configuration, or print one to start from."`
 	Version versionCmd `cmd:"" help:"Print the version."`
@@ -67,7 +70,6 @@ type cli struct {
 
 	Man        manCmd   `cmd:"" hidden:""`
 	Top        laterCmd `cmd:"" hidden:""`
-	ACL        laterCmd `cmd:"" hidden:"" name:"acl"`
 	Guard      laterCmd `cmd:"" hidden:""`
 	Bill       laterCmd `cmd:"" hidden:""`
 	Replay     laterCmd `cmd:"" hidden:""`
@@ -80,7 +82,7 @@ type laterCmd struct {
 }
 
 func (c *laterCmd) Run(k *kong.Context) error {
-	return usagef("weir %s is not in this version yet", k.Selected().Name)
+	return usagef("weir %s is not in this version yet", k.Selected().Path())
 }
 
 // usageError is the user's to mend: exit status 2.
@@ -128,10 +130,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	var usage usageError
 	var conf config.Errors
+	var lists acl.Errors
 	var filter *query.SyntaxError
+	var code exitCode
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &code):
+		return int(code)
+	case errors.As(err, &lists):
+		for _, e := range lists {
+			fmt.Fprintln(stderr, rows.Plain(e.Error()))
+		}
+		return 2
 	case errors.As(err, &conf):
 		fmt.Fprintln(stderr, conf)
 		return 2

@@ -33,7 +33,15 @@ func writeMan(w io.Writer, model *kong.Application) error {
 		}
 		manFlags(&b, n.Flags)
 		for _, sub := range n.Children {
+			if sub.Hidden {
+				continue
+			}
 			fmt.Fprintf(&b, ".TP\n.B %s\n%s\n", roff(sub.Summary()), roff(sub.Help))
+			if len(sub.Flags) > 1 { // more than --help
+				b.WriteString(".RS\n")
+				manFlags(&b, sub.Flags)
+				b.WriteString(".RE\n")
+			}
 		}
 		if text := examples[n.Name]; text != "" {
 			fmt.Fprintf(&b, ".PP\nExamples:\n.nf\n%s\n.fi\n", roff(text))

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -11,6 +13,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"weir/query"
+	"weir/store"
 	"weir/test/kernel"
 )
 
@@ -51,6 +55,13 @@ func TestScripts(t *testing.T) {
 			}
 			return out.Close()
 		},
+		// [engine]: stored flows can be queried here.
+		Condition: func(cond string) (bool, error) {
+			if cond != "engine" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			return hasEngine(t), nil
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// exits N CMD…: the exit status to the number.
 			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -68,4 +79,22 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+// hasEngine says whether this program was built with the query engine.
+func hasEngine(t *testing.T) bool {
+	s, err := store.Open(t.TempDir(), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r, err := store.OpenReader(s.Stats().Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := query.Open(r, query.Options{})
+	if err == nil {
+		err = query.Close(e)
+	}
+	return !errors.Is(err, query.ErrNoEngine)
 }
