@@ -24,10 +24,11 @@ type aclCmd struct {
 	Import   aclImportCmd   `cmd:"" help:"Make access lists of a rule set of nftables, with a report."`
 	Export   aclExportCmd   `cmd:"" help:"Print a file in another language."`
 
-	Stage    laterCmd `cmd:"" hidden:""`
-	Apply    laterCmd `cmd:"" hidden:""`
-	Confirm  laterCmd `cmd:"" hidden:""`
-	Rollback laterCmd `cmd:"" hidden:""`
+	Apply    aclApplyCmd    `cmd:"" help:"Put a file in force in the running weir, on trial or for good."`
+	Confirm  aclConfirmCmd  `cmd:"" help:"Keep what is on trial."`
+	Rollback aclRollbackCmd `cmd:"" help:"End the trial, or put the lists before in force again."`
+
+	Stage laterCmd `cmd:"" hidden:""`
 }
 
 // exitCode ends the program with it when all has been said.

@@ -142,10 +142,14 @@ func (n *node) aclHandlers(mux *http.ServeMux) {
 		return n.keepLists()
 	})
 	handle("POST /control/acl/rollback", func(d *datapath.Datapath, _ *http.Request) (any, error) {
-		if err := d.Rollback(); err != nil {
-			return nil, err
+		s, err := d.FilterState()
+		if err == nil {
+			err = d.Rollback()
 		}
-		return map[string]any{}, nil
+		if err != nil || s.Trial != nil {
+			return map[string]any{}, err
+		}
+		return map[string]any{}, n.restoreLists()
 	})
 }
 
@@ -179,6 +183,20 @@ func (n *node) keepLists() (any, error) {
 	return map[string]any{"kept": file}, nil
 }
 
+// restoreLists undoes keepLists.
+func (n *node) restoreLists() error {
+	n.mu.Lock()
+	file := n.conf.ACL.File
+	n.mu.Unlock()
+	if file == "" {
+		return nil
+	}
+	if err := os.Rename(file+".previous", file); err != nil {
+		return fmt.Errorf("the lists before are in force, but %s still has those after: %w", file, err)
+	}
+	return nil
+}
+
 // replaceFile writes a file so that it is the old or the new one at any moment.
 func replaceFile(name string, data []byte) error {
 	mode := os.FileMode(0o640)
@@ -200,15 +218,15 @@ func replaceFile(name string, data []byte) error {
 
 // shownRule is a row of `weir show access-lists`.
 type shownRule struct {
-	Family  string     `json:"family"`
-	List    string     `json:"list"`
-	Seq     *uint32    `json:"seq"` // nil: a rule that nobody wrote
-	Rule    string     `json:"rule"`
-	Kind    string     `json:"kind"` // rule, protected, implicit
-	Packets uint64     `json:"packets"`
-	Bytes   uint64     `json:"bytes"`
-	Last    *time.Time `json:"last"` // nil: never
-	Bound   string     `json:"bound"`
+	Family  string  `json:"family"`
+	List    string  `json:"list"`
+	Seq     *uint32 `json:"seq"` // nil: a rule that nobody wrote
+	Rule    string  `json:"rule"`
+	Kind    string  `json:"kind"` // rule, protected, implicit
+	Packets uint64  `json:"packets"`
+	Bytes   uint64  `json:"bytes"`
+	Last    *string `json:"last"` // nil: never
+	Bound   string  `json:"bound"`
 }
 
 func shownLists(s *datapath.FilterState) map[string]any {
@@ -238,7 +256,7 @@ func shownLists(s *datapath.FilterState) map[string]any {
 				x.Seq = &r.Rule.Seq
 			}
 			if !r.Last.IsZero() {
-				at := r.Last.UTC()
+				at := r.Last.UTC().Format("2006-01-02T15:04:05.000000Z07:00")
 				x.Last = &at
 			}
 			list = append(list, x)
@@ -424,4 +442,3 @@ func ciscoLists(w io.Writer, list []map[string]any) error {
 	}
 	return nil
 }
-
