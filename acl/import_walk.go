@@ -106,7 +106,7 @@ func (im *importer) nets(name string) []Net {
 // maxDepth is how deep chains may be called; the kernel's own limit is 16.
 const maxDepth = 32
 
-var errDepth = errors.New("chains that call one another deeper than 32, or in a circle")
+var errDepth = errors.New("chains that call one another in a circle, or deeper than 32; those that come back early count twice")
 
 // effects is what leaving a verdict out may do.
 func (im *importer) effects(a *arm) (more, less bool) {
@@ -209,23 +209,26 @@ func (im *importer) foldLogs() {
 	}
 }
 
-// listNames is a name for the list of each base chain.
+// listNames is a name for the list of each base chain. Chains of different
+// families may share one.
 func (im *importer) listNames() []string {
 	names := make([]string, len(im.order))
-	taken := map[string]bool{}
+	families := map[string]uint8{} // that have a list of the name
 	for i, c := range im.order {
 		if c.base == nil {
 			continue
 		}
+		taken := func(name string) bool { return families[name]&c.base.families != 0 }
 		full := strings.Fields(c.key)
 		name := listName(c.name)
-		for n := len(full) - 2; taken[name] && n >= 0; n-- {
+		for n := len(full) - 2; taken(name) && n >= 0; n-- {
 			name = listName(strings.Join(full[n:], "-"))
 		}
-		for n := 2; taken[name]; n++ {
+		for n := 2; taken(name); n++ {
 			name = listName(fmt.Sprintf("%d-%s", n, c.name))
 		}
-		names[i], taken[name] = name, true
+		names[i] = name
+		families[name] |= c.base.families
 	}
 	return names
 }
@@ -268,8 +271,10 @@ type walk struct {
 	dir    Direction
 	iface  string
 	leaves []leaf
-	met    []*foreign
 	err    error
+	// What is so, should a list come of it.
+	met, used []*foreign
+	walked    []*chain
 }
 
 const maxLeaves = MaxRules
@@ -280,7 +285,7 @@ func (w *walk) chain(c *chain, from int, guard *term, back *frame, depth int) bo
 	if depth > maxDepth && w.err == nil {
 		w.err = errDepth
 	}
-	c.walked = true
+	w.walked = append(w.walked, c)
 	for i := from; i < len(c.rules) && w.err == nil; i++ {
 		r := c.rules[i]
 		r.visited = true
@@ -314,7 +319,7 @@ func (w *walk) chain(c *chain, from int, guard *term, back *frame, depth int) bo
 				if target := w.chains[a.target]; target != nil {
 					through = w.chain(target, 0, &u, &frame{c, i + 1, back}, depth+1)
 				}
-				r.used = true
+				w.used = append(w.used, r)
 				if whole && !through {
 					return false
 				}
@@ -323,7 +328,7 @@ func (w *walk) chain(c *chain, from int, guard *term, back *frame, depth int) bo
 				if target := w.chains[a.target]; target != nil {
 					through = w.chain(target, 0, &u, back, depth+1)
 				}
-				r.used = true
+				w.used = append(w.used, r)
 				if through && i+1 < len(c.rules) {
 					w.rest(&u, back, depth)
 					through = false
@@ -332,7 +337,7 @@ func (w *walk) chain(c *chain, from int, guard *term, back *frame, depth int) bo
 					return through
 				}
 			case giveBack:
-				r.used = true
+				w.used = append(w.used, r)
 				if whole && (back != nil || i+1 == len(c.rules)) {
 					return true
 				}
@@ -396,7 +401,7 @@ func (w *walk) leaf(r *foreign, u *term, v verdict, reject bool) {
 		for _, of := range t.asked {
 			of.note(n)
 			if ok {
-				of.used = true
+				w.used = append(w.used, of)
 			} else {
 				of.lost = true
 			}
@@ -405,7 +410,7 @@ func (w *walk) leaf(r *foreign, u *term, v verdict, reject bool) {
 			return
 		}
 	}
-	r.used = true
+	w.used = append(w.used, r)
 	for _, n := range t.notes {
 		n.of.note(n)
 	}
@@ -547,6 +552,7 @@ func (im *importer) lists(c *chain, name string) {
 		on   []string
 	}
 	var lists []*made
+	free := map[string][]string{} // families of which all is admitted, by interface
 	for _, f := range []Family{IPv4, IPv6} {
 		if c.base.families>>f&1 == 0 {
 			continue
@@ -570,7 +576,14 @@ func (im *importer) lists(c *chain, name string) {
 				}
 				continue
 			}
+			for _, r := range w.used {
+				r.used = true
+			}
+			for _, c := range w.walked {
+				c.walked = true
+			}
 			if len(rules) == 1 && rules[0].Cisco(f) == (&Rule{Action: Permit, Proto: AnyProto}).Cisco(f) {
+				free[iface] = append(free[iface], familyNames[f])
 				continue
 			}
 			text := ruleTexts(rules, f)
@@ -600,7 +613,7 @@ func (im *importer) lists(c *chain, name string) {
 		}
 		lists = append(lists, own...)
 	}
-	self.visited, self.used = true, self.used || len(lists) > 0
+	self.used = self.used || len(lists) > 0
 	for _, m := range lists {
 		if im.policy.List(m.list.Name, m.list.Family) != nil {
 			m.list.Name = listName(fmt.Sprintf("%d-%s", len(im.policy.Lists), m.list.Name))
@@ -609,9 +622,20 @@ func (im *importer) lists(c *chain, name string) {
 		im.needGroups(m.list)
 		im.bind(c, m.list, dir, m.on, len(named) > 1)
 	}
-	if len(lists) == 0 && !self.lost {
-		self.report.Text += " (it admits all: no list)"
+	if len(lists) == 0 {
+		if !self.lost {
+			self.report.say("it admits all: no list")
+		}
 		return
+	}
+	for _, iface := range named {
+		if all := free[iface]; all != nil {
+			where := "at " + iface
+			if iface == "" {
+				where = "elsewhere"
+			}
+			self.report.say(fmt.Sprintf("%s all of %s is admitted: no list", where, strings.Join(all, " and ")))
+		}
 	}
 	im.tellHook(c, dir)
 }
@@ -655,6 +679,9 @@ func (im *importer) bind(c *chain, l *List, dir Direction, on []string, several 
 		self := c.base.self
 		text := fmt.Sprintf("the %s list %s", familyNames[l.Family], l.Name)
 		switch _, pattern := cutStar(iface); {
+		case iface == "" && strings.HasPrefix(c.key, "netdev "):
+			self.report.say(text + " is bound nowhere: this version of nft does not print the chain's device")
+			continue
 		case iface == "" && !several:
 			self.report.say(text + " is bound nowhere: the chain names no interface")
 			continue
@@ -703,7 +730,7 @@ func (im *importer) rules(leaves []leaf, b *base, f Family) ([]*Rule, error) {
 			}
 		}
 	}
-	leaves = decided(leaves, f)
+	leaves = butSome(decided(leaves, f), f)
 	differs := func(l *leaf) bool {
 		return l.term.frag == fragNone && (l.action == Permit || !l.term.layer4())
 	}
@@ -770,6 +797,39 @@ func decided(leaves []leaf, f Family) []leaf {
 		}
 	}
 	return all
+}
+
+// butSome rewrites leaves of all protocols but some, which would be hundreds of
+// rules: what is left to be said of those few is said before, and the leaf is of
+// all protocols then.
+func butSome(leaves []leaf, f Family) []leaf {
+	if len(leaves) == 0 {
+		return leaves
+	}
+	last := leaves[len(leaves)-1].term
+	if last.frag = fragBoth; !last.all(f) {
+		return leaves
+	}
+	var behind []leaf // in reverse
+	for _, l := range slices.Backward(leaves) {
+		missing := allOctets.minus(l.term.proto).list()
+		if n := len(missing); n == 0 || n*len(behind) > 255-n {
+			behind = append(behind, l)
+			continue
+		}
+		l.term.proto = allOctets
+		all := append(slices.Clone(behind), l)
+		for _, proto := range missing {
+			for _, b := range behind {
+				if b.term.proto = b.term.proto.and(octetSet(proto)); !b.term.proto.empty() {
+					all = append(all, b)
+				}
+			}
+		}
+		behind = all
+	}
+	slices.Reverse(behind)
+	return behind
 }
 
 // layOut is leaves as rules, of what they say of some fragments: of those alone,
