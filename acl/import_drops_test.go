@@ -82,7 +82,7 @@ table inet before {
 table inet behind {
 	counter seen { }
 	chain c {
-		type filter hook prerouting priority -310; policy accept;
+		type filter hook prerouting priority -290; policy accept;
 		iifname "vb" counter name seen
 	}
 }
@@ -140,12 +140,25 @@ func (l *nftLink) judge(t *testing.T, rng *rand.Rand, rules string, frames int, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := len(q.Bindings) > 0
+	l.hold(t, rng, q, reports, rules, frames, fragments)
+}
+
+// hold sends frames to the rules that q and the reports were made of.
+func (l *nftLink) hold(t *testing.T, rng *rand.Rand, q *Policy, reports []Report, rules string, frames int, fragments bool) {
+	t.Helper()
+	var named [2]bool // whether rules of the family name vb
+	for _, b := range q.Bindings {
+		named[b.Family] = true
+	}
 	for _, r := range reports {
 		if r.More || r.Less {
 			t.Fatalf("%s\n%s", r.String(), rules)
 		}
-		named = named || strings.Contains(r.String(), "at vb all of")
+		for f, name := range familyNames {
+			for _, why := range r.Why {
+				named[f] = named[f] || strings.HasPrefix(why, "at vb all of") && strings.Contains(why, name)
+			}
+		}
 	}
 	inSpace(t, l.to, counting, "nft", "-f", "-")
 	var groups [2][][]byte // by what this side says
@@ -160,7 +173,7 @@ func (l *nftLink) judge(t *testing.T, rng *rand.Rand, rules string, frames int, 
 		if in.Key.VLAN&flow.KeyIPv6 != 0 {
 			f = IPv6
 		}
-		if list = bound(q, Binding{Interface: "vb", Family: f}); list == nil && !named {
+		if list = bound(q, Binding{Interface: "vb", Family: f}); list == nil && !named[f] {
 			list = anywhere(q, f)
 		}
 		if list != nil {
@@ -382,6 +395,79 @@ func TestEqualDropsOfForeignRules(t *testing.T) {
 	for range 12 {
 		l.judge(t, rng, foreignRules(rng), 700, fragments)
 	}
+}
+
+// TestEqualDropsOfIptables: rules as iptables-save and ip6tables-save print them.
+func TestEqualDropsOfIptables(t *testing.T) {
+	l := newNftLink(t)
+	nftSpace(t, "iptables-restore", "ip6tables-restore", "iptables-save", "ip6tables-save")
+	seed := rand.Uint64()
+	if s := os.Getenv("WEIR_SEED"); s != "" {
+		fmt.Sscan(s, &seed)
+	}
+	t.Logf("WEIR_SEED=%d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	fragments := !l.readsFragments(t)
+	for range 8 {
+		inSpace(t, l.to, "flush ruleset\n", "nft", "-f", "-")
+		var saved []byte
+		for _, f := range []string{"ip", "ip6"} {
+			rules := iptablesRules(rng, f)
+			cmd := exec.Command("ip", "netns", "exec", l.to, f+"tables-restore")
+			cmd.Stdin = strings.NewReader(rules)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				if strings.Contains(string(out), "extension") || strings.Contains(string(out), "not supported") {
+					t.Skipf("skipped: the kernel has not all of iptables' matches: %s", out)
+				}
+				t.Fatalf("%v: %s\n%s", err, out, rules)
+			}
+			saved = append(saved, inSpace(t, l.to, "", f+"tables-save")...)
+		}
+		q, reports, err := ImportIptables("saved", saved)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, saved)
+		}
+		l.hold(t, rng, q, reports, string(saved), 700, fragments)
+	}
+}
+
+// iptablesRules is a raw table of a family.
+func iptablesRules(rng *rand.Rand, family string) string {
+	asks := []string{
+		"-p tcp", "-p udp", "! -p tcp", "-p 50", "-p tcp -m tcp --dport 80", "-p tcp -m tcp ! --dport 22:443", "-p udp -m udp --sport 53 ! --dport 80", "-p tcp -m tcp --syn",
+		"-p tcp -m tcp ! --tcp-flags SYN,ACK SYN", "-p tcp -m tcp --tcp-flags ALL NONE", "-i vb", "! -i vb", "-p tcp -m comment --comment \"a b\"",
+	}
+	if family == "ip" {
+		asks = append(asks, "-s 10.0.0.0/8", "! -s 10.0.0.0/8", "-d 11.0.3.0/255.0.255.0", "! -d 192.0.2.77", "-p icmp -m icmp --icmp-type 8", "-p icmp -m icmp ! --icmp-type 3/4",
+			"-p icmp -m icmp --icmp-type any", "-s 10.0.0.1 -d 192.0.2.0/24")
+	} else {
+		asks = append(asks, "-s 2001:db8::/32", "! -d 2001:db8::/48", "-p ipv6-icmp -m icmp6 --icmpv6-type 128", "-p ipv6-icmp -m icmp6 ! --icmpv6-type 1/3", "-s fe80::1")
+	}
+	for _, a := range []struct{ module, ask string }{
+		{"multiport", "-p tcp -m multiport --dports 22,80:443"}, {"multiport", "-p udp -m multiport --ports 53,80"}, {"multiport", "-p tcp -m multiport ! --sports 80,1024:65535"},
+		{"dscp", "-m dscp --dscp 0x2e"}, {"tos", "-m tos --tos 0x20/0xe0"}, {"length", "-m length --length 0:100"}, {"iprange", ""},
+	} {
+		if a.ask != "" {
+			asks = append(asks, a.ask)
+		}
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "*raw\n:PREROUTING %s [0:0]\n:sub - [0:0]\n", []string{"ACCEPT", "DROP"}[rng.IntN(2)])
+	for _, chain := range []string{"PREROUTING", "sub"} {
+		for range 1 + rng.IntN(6) {
+			verdicts := []string{"-j ACCEPT", "-j DROP", "-j DROP", "-j RETURN", "-j sub", "-g sub", ""}
+			if chain == "sub" {
+				verdicts = verdicts[:4]
+			}
+			ask := asks[rng.IntN(len(asks))]
+			if chain == "sub" && strings.Contains(ask, "-i vb") {
+				continue
+			}
+			fmt.Fprintf(&b, "-A %s %s %s\n", chain, ask, verdicts[rng.IntN(len(verdicts))])
+		}
+	}
+	b.WriteString("COMMIT\n")
+	return b.String()
 }
 
 // readsFragments says whether the kernel has the fault of taking the octets of a

@@ -209,23 +209,26 @@ func (im *importer) foldLogs() {
 	}
 }
 
-// listNames is a name for the list of each base chain.
+// listNames is a name for the list of each base chain. Chains of different
+// families may share one.
 func (im *importer) listNames() []string {
 	names := make([]string, len(im.order))
-	taken := map[string]bool{}
+	families := map[string]uint8{} // that have a list of the name
 	for i, c := range im.order {
 		if c.base == nil {
 			continue
 		}
+		taken := func(name string) bool { return families[name]&c.base.families != 0 }
 		full := strings.Fields(c.key)
 		name := listName(c.name)
-		for n := len(full) - 2; taken[name] && n >= 0; n-- {
+		for n := len(full) - 2; taken(name) && n >= 0; n-- {
 			name = listName(strings.Join(full[n:], "-"))
 		}
-		for n := 2; taken[name]; n++ {
+		for n := 2; taken(name); n++ {
 			name = listName(fmt.Sprintf("%d-%s", n, c.name))
 		}
-		names[i], taken[name] = name, true
+		names[i] = name
+		families[name] |= c.base.families
 	}
 	return names
 }
@@ -800,7 +803,11 @@ func decided(leaves []leaf, f Family) []leaf {
 // rules: what is left to be said of those few is said before, and the leaf is of
 // all protocols then.
 func butSome(leaves []leaf, f Family) []leaf {
-	if n := len(leaves); n == 0 || !leaves[n-1].term.all(f) {
+	if len(leaves) == 0 {
+		return leaves
+	}
+	last := leaves[len(leaves)-1].term
+	if last.frag = fragBoth; !last.all(f) {
 		return leaves
 	}
 	var behind []leaf // in reverse

@@ -21,7 +21,7 @@ type aclCmd struct {
 	Test     aclTestCmd     `cmd:"" help:"Judge the packets of capture files."`
 	Simulate aclSimulateCmd `cmd:"" help:"Judge stored flows: what would have been dropped?"`
 	Diff     aclDiffCmd     `cmd:"" help:"Say what makes one file of another."`
-	Import   aclImportCmd   `cmd:"" help:"Make access lists of a rule set of nftables, with a report."`
+	Import   aclImportCmd   `cmd:"" help:"Make access lists of a rule set of nftables or iptables, with a report."`
 	Export   aclExportCmd   `cmd:"" help:"Print a file in another language."`
 
 	Apply    aclApplyCmd    `cmd:"" help:"Put a file in force in the running weir, on trial or for good."`

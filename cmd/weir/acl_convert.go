@@ -73,18 +73,18 @@ func language(flag, s string, accepted ...string) error {
 }
 
 type aclImportCmd struct {
-	File string `arg:"" optional:"" default:"-" help:"What nft -j list ruleset printed; - is stdin (default)."`
+	File string `arg:"" optional:"" default:"-" help:"What nft -j list ruleset or iptables-save printed; - is stdin (default)."`
 
-	From   string `required:"" placeholder:"LANGUAGE" help:"nft."`
+	From   string `required:"" placeholder:"LANGUAGE" help:"nft or iptables."`
 	Output string `short:"o" default:"cisco" placeholder:"LANGUAGE" help:"cisco or yaml (default ${default})."`
 	converting
 }
 
 func (c *aclImportCmd) Run(a *app) error {
-	if c.From == "iptables" {
-		return usagef("--from iptables is not in this version yet; what iptables-nft has set is in nft -j list ruleset, too")
+	if err := language("--from", c.From, "nft", "iptables"); err != nil {
+		return err
 	}
-	if err := errors.Join(language("--from", c.From, "nft"), language("-o", c.Output, "cisco", "yaml")); err != nil {
+	if err := language("-o", c.Output, "cisco", "yaml"); err != nil {
 		return err
 	}
 	format, err := c.check()
@@ -95,7 +95,11 @@ func (c *aclImportCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	p, reports, err := acl.ImportNft(name, data)
+	read := acl.ImportNft
+	if c.From == "iptables" {
+		read = acl.ImportIptables
+	}
+	p, reports, err := read(name, data)
 	if err != nil {
 		return usageError{err}
 	}

@@ -63,6 +63,7 @@ var examples = map[string]string{
   weir acl simulate --acl wan.acl --list WAN-IN -t -1h 'dst port 443'
   weir acl diff --exit-code old.acl new.yaml     what makes one of the other
   nft -j list ruleset | weir acl import --from nft > imported.acl
+  iptables-save | weir acl import --from iptables --partial -o yaml > imported.yaml
   weir acl export --to nft wan.acl               for nft -f`,
 	"doctor": `  weir doctor                                    each finding with its fix`,
 	"config": `  weir config example > weir.yaml                start from a commented file
