@@ -1,7 +1,8 @@
 package acl
 
 // A Bank's words. Its twin is bpf/acl.h, which names what is here in the same
-// way; change bankLayout when anything changes its place or its meaning.
+// way; change bankLayout when anything changes its place or its meaning, and the
+// kernel's LAYOUT (bpf/flow.h) with it.
 //
 // Offsets count words from the start of the bank.
 //

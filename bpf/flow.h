@@ -1,7 +1,8 @@
 /* The structs that the programs and Go share. Every width is fixed, every pad
  * is written out; Go's side is layout.go, and a test holds the two
- * together. Change LAYOUT when anything here changes its place or its meaning:
- * a daemon drains and replaces a table of another layout.
+ * together. Change LAYOUT when anything here changes its place or its meaning, or
+ * when banks of access lists do (acl/bank.go): a daemon drains and replaces a table
+ * of another layout, and programs never see a bank that they cannot read.
  *
  * Needs the types __u8 to __u64, of vmlinux.h, linux/types.h or types.h.
  */

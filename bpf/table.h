@@ -341,6 +341,8 @@ __noinline int aggregate(struct seen *s)
 			return 0;
 		}
 	}
+	if (use_lists && is_stopped(s->word))
+		note(s->port, DROPPED, s->packets, s->bytes);
 	if (enter(s, &at, false))
 		return 0;
 	note(s->port, CAUGHT, s->packets, s->bytes);

@@ -281,8 +281,9 @@ func (f *Filter) apply(p *acl.Policy, trial time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if f.running != nil {
-		next.number = 1 - f.running.number
+	// By the word itself: what it says may be of a weir that nobody could read.
+	if now := atomic.LoadUint64(&f.control.Lists); now != 0 {
+		next.number = 1 - int(now&bpf.ListsBank)
 	}
 	words, err := appendTrailer(next.bank.Words, &trailer{Policy: acl.AppendCisco(nil, p), IDs: f.ids, Since: next.since})
 	if err != nil {
