@@ -237,8 +237,7 @@ func (r *asked) field(f Field, k *Known, later bool) Tri {
 		is = r.Flags.Match(k.TCPFlags)
 	case FieldFragment:
 		if later {
-			// The implicit permits are of whole packets.
-			asks, is = true, r.Fragments || !r.Layer4() || r.Action == Permit && r.Seq > 0
+			asks, is = true, r.Fragments || !r.Layer4() || r.Action == Permit
 		} else {
 			asks, is = r.Fragments, false
 		}

@@ -1,6 +1,7 @@
 package acl
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -44,6 +45,15 @@ func TestAskIsNeverWrong(t *testing.T) {
 					t.Fatalf("not sure of %+v: %+v", in, a)
 				}
 				same("all known", a)
+				b, err := Compile(&Policy{Lists: []*List{l}, Groups: p.Groups, Times: p.Times}, CompileOptions{Now: now})
+				switch {
+				case errors.Is(err, ErrTooBig):
+				case err != nil:
+					t.Fatal(err)
+				case b.Rules(0)[b.Classify(0, in).Rule] != a.Rule:
+					r := b.Classify(0, in)
+					t.Fatalf("%+v: the classifier says %s; %s decides", in, b.Rules(0)[r.Rule].Text(l.Family), a.Rule.Text(l.Family))
+				}
 				if steps := asker.Steps(&all); steps[len(steps)-1].Rule != a.Rule || slices.ContainsFunc(steps[:len(steps)-1], func(s Step) bool { return s.Match != No || s.Field == NoField }) {
 					t.Fatalf("%+v: steps %+v", in, steps)
 				}

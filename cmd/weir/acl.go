@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"weir/acl"
 	"weir/rows"
@@ -263,6 +264,9 @@ func (a *app) checkPolicy(name string) (found []remark) {
 	}
 	if len(p.Lists) == 0 {
 		found = append(found, remark{at: acl.Pos{File: name}, severity: "warning", kind: "no-list", msg: "no access list in it"})
+	}
+	if _, err := acl.Compile(p, acl.CompileOptions{Now: time.Now()}); err != nil {
+		found = append(found, remark{at: acl.Pos{File: name}, severity: "warning", kind: "too-big", msg: err.Error()})
 	}
 	for _, f := range p.Check() {
 		r := remark{at: f.Pos, severity: "warning", kind: f.Kind.String(), by: f.By, rule: seq(f.Rule), msg: f.Msg}

@@ -303,7 +303,7 @@ func (j *judge) table(w *bufio.Writer) {
 		width = max(width, len(strconv.FormatUint(sum.packets, 10)))
 		fmt.Fprintf(w, "%s: %d packets, %d bytes\n", rows.Plain(l.Head()), sum.packets, sum.bytes)
 		for n, r := range j.bank.Rules(i) {
-			if r.Seq == 0 && j.hits[i][n].packets == 0 && r.Action == acl.Permit {
+			if r.Seq == 0 && j.hits[i][n].packets == 0 && n < len(j.hits[i])-1 {
 				continue // neighbour discovery that did not come
 			}
 			fmt.Fprintf(w, "  %*d  %s\n", width, j.hits[i][n].packets, rows.Plain(r.Text(l.Family)))

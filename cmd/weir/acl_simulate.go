@@ -562,20 +562,21 @@ func most(m map[flow.Addr]*sums, n int) []deniedMost {
 	return all[:min(n, len(all))]
 }
 
-// outcomes are what came of a list's flows, in the order of its rules, those of
-// no flow among them.
+// outcomes are what came of a list's flows, in the order of its rules, those
+// without flows among them.
 func (l *simulated) outcomes() (all []outcome) {
-	for _, r := range append(slices.Clone(l.Rules), acl.Implicit(l.Family)...) {
+	rules := append(slices.Clone(l.Rules), acl.Implicit(l.Family)...)
+	by := map[*acl.Rule][]outcome{}
+	for o := range l.sums {
+		by[o.rule] = append(by[o.rule], o)
+	}
+	for i, r := range rules {
 		n := len(all)
-		for o := range l.sums {
-			if o.rule == r || r.Seq == 0 && o.rule.Seq == 0 && o.rule.Cisco(l.Family) == r.Cisco(l.Family) {
-				all = append(all, o)
-			}
-		}
+		all = append(all, by[r]...)
 		slices.SortFunc(all[n:], func(a, b outcome) int {
 			return cmp.Or(cmp.Compare(a.depends, b.depends), strings.Compare(a.verdict, b.verdict))
 		})
-		if len(all) == n && (r.Seq > 0 || r.Action == acl.Deny) {
+		if len(all) == n && (r.Seq > 0 || i == len(rules)-1) {
 			all = append(all, outcome{rule: r, verdict: r.Action.String()})
 			l.sums[all[n]] = &sums{}
 		}
