@@ -61,7 +61,6 @@ func (b *Bank) ID(list, rule int) uint16 { return b.ids[list][rule] }
 var implicit = [...][]*Rule{
 	IPv4: {{Action: Deny, Proto: AnyProto}},
 	IPv6: {
-		{Action: Deny, Proto: 58, Fragments: true},           // whole messages only
 		{Action: Permit, Proto: 58, ICMP: []ICMP{{136, -1}}}, // neighbour advertisement
 		{Action: Permit, Proto: 58, ICMP: []ICMP{{135, -1}}}, // neighbour solicitation
 		{Action: Deny, Proto: AnyProto},

@@ -93,7 +93,7 @@ func TestImplicit(t *testing.T) {
 	}
 	six := packet.Info{Key: flow.Key{VLAN: flow.KeyIPv6, Proto: flow.ProtoICMPv6}}
 	for icmp, want := range map[uint8]Result{
-		136: {Rule: 1, ID: 2, Action: Permit}, 135: {Rule: 2, ID: 3, Action: Permit}, 134: {Rule: 3, ID: 4}, 128: {Rule: 3, ID: 4},
+		136: {Rule: 0, ID: 1, Action: Permit}, 135: {Rule: 1, ID: 2, Action: Permit}, 134: {Rule: 2, ID: 3}, 128: {Rule: 2, ID: 3},
 	} {
 		six.Key.DstPort = uint16(icmp) << 8
 		if got := b.Classify(0, &six); got != want {
@@ -102,10 +102,10 @@ func TestImplicit(t *testing.T) {
 	}
 	later := six
 	later.Key.VLAN |= flow.KeyFragment
-	if got, want := b.Classify(0, &later), (Result{Rule: 0, ID: 1}); got != want {
+	if got, want := b.Classify(0, &later), (Result{Rule: 2, ID: 3}); got != want {
 		t.Errorf("a later fragment of ICMPv6: %+v, want %+v", got, want)
 	}
-	if got, want := b.Classify(1, &packet.Info{}), (Result{Rule: 0, ID: 5}); got != want {
+	if got, want := b.Classify(1, &packet.Info{}), (Result{Rule: 0, ID: 4}); got != want {
 		t.Errorf("IPv4: %+v, want %+v", got, want)
 	}
 	if got := b.Classify(1, &six); got.Rule != -1 || got.Action != Permit {

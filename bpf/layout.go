@@ -195,8 +195,8 @@ type Meta struct {
 	Boot                                 uint32 // 12 bits of every flow id
 	Sample                               uint32 // 1:N
 	TickNs                               uint64
-	Leaving                              [3]uint64 // a sum of Retired before the change under way: whose it is, packets, octets
-	TestClock                            uint64    // 1: the clock is Control's
+	Leaving                              [3]uint64    // a sum of Retired before the change under way: whose it is, packets, octets
+	TestClock                            uint64       // 1: the clock is Control's
 	LeavingHits                          [2][3]uint64 // two rules' sums of Hits before that change: rule+1 or 0, packets, octets
 	_                                    [7]uint64
 	Retired                              [2 * MaxPorts]Count // what left the table, by port number*2 + egress
