@@ -444,8 +444,13 @@ func iptablesRules(rng *rand.Rand, family string) string {
 		asks = append(asks, "-s 2001:db8::/32", "! -d 2001:db8::/48", "-p ipv6-icmp -m icmp6 --icmpv6-type 128", "-p ipv6-icmp -m icmp6 ! --icmpv6-type 1/3", "-s fe80::1")
 	}
 	for _, a := range []struct{ module, ask string }{
-		{"multiport", "-p tcp -m multiport --dports 22,80:443"}, {"multiport", "-p udp -m multiport --ports 53,80"}, {"multiport", "-p tcp -m multiport ! --sports 80,1024:65535"},
-		{"dscp", "-m dscp --dscp 0x2e"}, {"tos", "-m tos --tos 0x20/0xe0"}, {"length", "-m length --length 0:100"}, {"iprange", ""},
+		{"multiport", "-p tcp -m multiport --dports 22,80:443"},
+		{"multiport", "-p udp -m multiport --ports 53,80"},
+		{"multiport", "-p tcp -m multiport ! --sports 80,1024:65535"},
+		{"dscp", "-m dscp --dscp 0x2e"},
+		{"tos", "-m tos --tos 0x20/0xe0"},
+		{"length", "-m length --length 0:100"},
+		{"iprange", ""},
 	} {
 		if a.ask != "" {
 			asks = append(asks, a.ask)

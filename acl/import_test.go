@@ -29,6 +29,14 @@ func TestImportIptablesCases(t *testing.T) {
 	})
 }
 
+func TestAppendNftCases(t *testing.T) {
+	runCases(t, "testdata/export/nft.txt", func(t *testing.T, c textCase) (string, string) {
+		p := mustRead(t, c.in)
+		rules, reports := AppendNft(nil, p)
+		return "nft", string(AppendReports(append(rules, "reports\n"...), reports))
+	})
+}
+
 // What is imported is a policy as any other: it reads back from its own print.
 func TestImportsReadBack(t *testing.T) {
 	for _, path := range []string{"testdata/import/nft.txt", "testdata/import/iptables.txt"} {
