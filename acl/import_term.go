@@ -367,6 +367,9 @@ func (b *budget) inverse(nets []Net, f Family) ([]Net, error) {
 			if from.Less(s.from) {
 				left = append(left, rangeNets(from, s.from.Prev())...)
 			}
+			if len(left) > maxParts {
+				return nil, errParts
+			}
 			if from = s.to.Next(); !from.IsValid() {
 				break
 			}

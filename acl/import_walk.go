@@ -92,8 +92,12 @@ type importer struct {
 }
 
 func newImporter() *importer {
-	return &importer{budget: 1 << 24, chains: map[string]*chain{}, groups: map[string]*Group{}, inList: map[string]bool{}}
+	return &importer{budget: maxWork, chains: map[string]*chain{}, groups: map[string]*Group{}, inList: map[string]bool{}}
 }
+
+// maxWork is the steps of an import, each of them something like a term cut with
+// another: a few seconds.
+const maxWork = 1 << 23
 
 // nets is the networks of a group.
 func (im *importer) nets(name string) []Net {
@@ -197,7 +201,7 @@ func (im *importer) foldLogs() {
 				continue
 			}
 			if i+1 < len(c.rules) {
-				if next := c.rules[i+1]; !next.refused && !next.logs && next.match == r.match && len(next.arms) > 0 {
+				if next := c.rules[i+1]; !next.refused && !next.logs && next.match == r.match && !strings.Contains(r.match, cutShort) && len(next.arms) > 0 {
 					for j := range next.arms {
 						next.arms[j].term.log = LogFlow
 					}
@@ -307,7 +311,7 @@ func (w *walk) chain(c *chain, from int, guard *term, back *frame, depth int) bo
 			if u.empty() {
 				continue
 			}
-			whole := t.all(w.family) && t.log == NoLog
+			whole := t.all(w.family)
 			switch a.verdict {
 			case accept, drop:
 				w.leaf(r, &u, a.verdict, a.reject)
@@ -875,7 +879,7 @@ func (im *importer) rulesOf(l *leaf, f Family, fragments bool) ([]*Rule, error) 
 	if !fragments {
 		flags = flagsOf(t.flags)
 	}
-	if err := im.spend(len(protos) * len(toses) * len(flags)); err != nil {
+	if err := im.spend(len(protos)*len(toses)*len(flags) + len(t.icmp)); err != nil {
 		return nil, err
 	}
 	var rules []*Rule
