@@ -201,12 +201,11 @@ func (s *statements) masked(f *nftField, mask any) (*nftField, error) {
 
 // plain reads what is asked for.
 func (s *statements) plain(left any, masked bool) (*nftField, error) {
-	unknown := fmt.Errorf("a list cannot ask for %s", nftText(left))
 	m, _ := left.(map[string]any)
-	if len(m) != 1 {
-		return nil, unknown
-	}
 	for kind, v := range m {
+		if len(m) != 1 {
+			break
+		}
 		a, _ := v.(map[string]any)
 		word := func(k string) string {
 			w, _ := a[k].(string)
@@ -253,7 +252,7 @@ func (s *statements) plain(left any, masked bool) (*nftField, error) {
 			return f, nil
 		}
 	}
-	return nil, unknown
+	return nil, fmt.Errorf("a list cannot ask for %s", nftText(left))
 }
 
 func (s *statements) meta(key string) *nftField {
