@@ -19,7 +19,7 @@ import (
 // A list that is applied nowhere is a chain that nothing leads to. p has passed
 // Validate.
 func AppendNft(dst []byte, p *Policy) ([]byte, []Report) {
-	w := nftWriter{dst: dst, p: p}
+	w := nftWriter{dst: dst, p: p, told: map[string]bool{}}
 	for _, f := range []Family{IPv4, IPv6} {
 		w.table(f)
 	}
@@ -30,6 +30,7 @@ type nftWriter struct {
 	dst     []byte
 	p       *Policy
 	reports []Report
+	told    map[string]bool // of the reports
 
 	family Family
 	sets   map[string]string // of groups: the name, "" where there is nothing in it for a set
@@ -44,6 +45,14 @@ const (
 )
 
 var nftTables = [...]string{IPv4: "ip", IPv6: "ip6"}
+
+// report adds a report, unless it is there: a list may be written twice.
+func (w *nftWriter) report(r *Report) {
+	if s := r.String(); !w.told[s] {
+		w.told[s] = true
+		w.reports = append(w.reports, *r)
+	}
+}
 
 func (w *nftWriter) linef(format string, args ...any) {
 	w.dst = fmt.Appendf(w.dst, format+"\n", args...)
@@ -82,7 +91,8 @@ func (w *nftWriter) table(f Family) {
 		return
 	}
 	w.family, w.sets, w.names = f, map[string]string{}, map[string]bool{}
-	w.linef("table %s weir {", nftTables[f])
+	// The table that is there, if one is, makes room for the new one at once.
+	w.linef("table %s weir\ndelete table %[1]s weir\ntable %[1]s weir {", nftTables[f])
 	for _, l := range lists {
 		for _, r := range l.Rules {
 			if r.Time != "" {
@@ -102,7 +112,7 @@ func (w *nftWriter) table(f Family) {
 				continue
 			}
 			if len(b.Interface) > 15 || strings.ContainsAny(b.Interface, "\"\\*/$") {
-				w.reports = append(w.reports, Report{
+				w.report(&Report{
 					Outcome: Refused, Chain: "interface " + b.Interface, Pos: b.Pos, Text: b.text(), More: true,
 					Why: []string{"Linux has no interface of this name"},
 				})
@@ -110,26 +120,24 @@ func (w *nftWriter) table(f Family) {
 			}
 			on[b.Direction] = append(on[b.Direction], strconv.Quote(b.Interface))
 		}
-		told := false
 		for _, dir := range []Direction{In, Out} {
 			if len(on[dir]) > 0 {
-				w.chain(l, dir, on[dir], len(on[1-dir]) > 0, told)
-				told = true
+				w.chain(l, dir, on[dir], len(on[1-dir]) > 0)
 			}
 		}
-		if !told {
-			w.reports = append(w.reports, Report{
+		if len(on[In])+len(on[Out]) == 0 {
+			w.report(&Report{
 				Outcome: Approximated, Chain: l.head(), Pos: l.Pos, Text: "the list as a whole",
 				Why: []string{"it is applied nowhere: nothing leads to its chain"},
 			})
-			w.chain(l, In, nil, false, false)
+			w.chain(l, In, nil, false)
 		}
 	}
 	w.linef("}")
 }
 
 // chain is a list as it is applied at some interfaces in a direction.
-func (w *nftWriter) chain(l *List, dir Direction, on []string, both, told bool) {
+func (w *nftWriter) chain(l *List, dir Direction, on []string, both bool) {
 	suffix := "-acl"
 	if both {
 		suffix = "-" + dir.String()
@@ -138,7 +146,7 @@ func (w *nftWriter) chain(l *List, dir Direction, on []string, both, told bool) 
 	if slices.ContainsFunc(l.Rules, func(r *Rule) bool { return r.Layer4() || r.Fragments }) {
 		later = w.name(l.Name, suffix+"-later")
 		w.linef("\tchain %s {", later)
-		w.rules(l, dir, true, told)
+		w.rules(l, dir, true)
 		w.linef("\t\tcounter drop")
 		w.linef("\t}")
 	}
@@ -158,7 +166,7 @@ func (w *nftWriter) chain(l *List, dir Direction, on []string, both, told bool) 
 	if later != "" {
 		w.linef("\t\t%s goto %s", [...]string{IPv4: "ip frag-off & 0x1fff != 0", IPv6: "frag frag-off != 0"}[w.family], later)
 	}
-	w.rules(l, dir, false, told)
+	w.rules(l, dir, false)
 	if l.Family == IPv6 {
 		w.linef("\t\ticmpv6 type { %d, %d } counter accept", neighborSolicitation, neighborAdvertisement)
 	}
@@ -170,7 +178,7 @@ func (w *nftWriter) chain(l *List, dir Direction, on []string, both, told bool) 
 // rules is what l's rules say of later fragments, or of all other packets.
 // Kernels there are that read a later fragment's octets as if ports were there:
 // so these have a chain of their own, where nobody asks for any.
-func (w *nftWriter) rules(l *List, dir Direction, later, told bool) {
+func (w *nftWriter) rules(l *List, dir Direction, later bool) {
 	for _, r := range l.Rules {
 		report := Report{Chain: l.head(), Pos: r.Pos, Text: strconv.Itoa(int(r.Seq)) + " " + r.Cisco(l.Family)}
 		lines := w.rule(l, r, dir, later, &report)
@@ -180,8 +188,8 @@ func (w *nftWriter) rules(l *List, dir Direction, later, told bool) {
 		for _, s := range lines {
 			w.linef("\t\t%s", s)
 		}
-		if len(report.Why) > 0 && !told && !later {
-			w.reports = append(w.reports, report)
+		if len(report.Why) > 0 {
+			w.report(&report)
 		}
 	}
 }
@@ -210,11 +218,11 @@ func (w *nftWriter) netSet(group string) {
 		return
 	}
 	w.sets[group] = w.name(group, "-net")
-	w.linef("\tset %s {\n\t\ttype %s_addr; flags interval", w.sets[group], familyNamesNft[w.family])
+	w.linef("\tset %s {\n\t\ttype %s; flags interval", w.sets[group], nftAddrTypes[w.family])
 	w.linef("\t\telements = { %s }\n\t}", strings.Join(spanTexts(spans), ", "))
 }
 
-var familyNamesNft = [...]string{IPv4: "ipv4", IPv6: "ipv6"}
+var nftAddrTypes = [...]string{IPv4: "ipv4_addr", IPv6: "ipv6_addr"}
 
 // portSet is a set for the ports of a group.
 func (w *nftWriter) portSet(group string) {
@@ -269,7 +277,7 @@ func nftRanges(ranges []Range) []string {
 	return texts
 }
 
-// oneOf is one value, or a set of several.
+// nftSetText is one value, or a set of several.
 func nftSetText(texts []string) string {
 	if len(texts) == 1 {
 		return texts[0]

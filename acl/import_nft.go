@@ -268,6 +268,13 @@ func (s *statements) statement(name string, v any) {
 	}
 }
 
+// armCost and netCost are what keeping an arm or a network costs, in steps: there
+// is to be memory for all that a budget buys.
+const (
+	armCost = 16
+	netCost = 8
+)
+
 // cut leaves of each arm what is in one of the terms.
 func (s *statements) cut(terms []term) {
 	if len(terms)*len(s.arms) > maxParts {
@@ -286,6 +293,11 @@ func (s *statements) cut(terms []term) {
 				a := s.arms[i]
 				a.term = t
 				arms = append(arms, a)
+				err = s.spend(armCost)
+			}
+			if err != nil {
+				s.r.refuse(err.Error())
+				return
 			}
 		}
 	}
@@ -558,6 +570,7 @@ type nftField struct {
 	names    *table // of numbers
 	bits     bool   // a set of bits, rather than a number
 	mask     int    // of the bits asked for; 0: all
+	cost     int    // of a range, in steps
 	families uint8  // that have it; 0: both
 	fragment bool   // flags and offset of an IPv4 fragment
 	traffic  bool   // two octets with the traffic class in them
@@ -598,6 +611,9 @@ func (f *nftField) term(s *statements, t *term, op string, right any) error {
 		return err
 	}
 	ranges = sortRanges(ranges)
+	if err := s.spend(f.cost * len(ranges)); err != nil {
+		return err
+	}
 	at := Range{}
 	if len(ranges) > 0 {
 		at = ranges[0]
@@ -892,7 +908,8 @@ func (f *nftField) nets(s *statements, v any, family Family, depth int) ([]Net, 
 			from, ok1 := nftAddr(ends[0], family)
 			to, ok2 := nftAddr(ends[1], family)
 			if ok1 && ok2 && !to.Less(from) {
-				return rangeNets(from, to), nil
+				nets := rangeNets(from, to)
+				return nets, s.spend(netCost * len(nets))
 			}
 		}
 		return nil, fmt.Errorf("a range that is none: %s", nftText(v))

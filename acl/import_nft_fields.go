@@ -201,12 +201,11 @@ func (s *statements) masked(f *nftField, mask any) (*nftField, error) {
 
 // plain reads what is asked for.
 func (s *statements) plain(left any, masked bool) (*nftField, error) {
-	unknown := fmt.Errorf("a list cannot ask for %s", nftText(left))
 	m, _ := left.(map[string]any)
-	if len(m) != 1 {
-		return nil, unknown
-	}
 	for kind, v := range m {
+		if len(m) != 1 {
+			break
+		}
 		a, _ := v.(map[string]any)
 		word := func(k string) string {
 			w, _ := a[k].(string)
@@ -253,7 +252,7 @@ func (s *statements) plain(left any, masked bool) (*nftField, error) {
 			return f, nil
 		}
 	}
-	return nil, unknown
+	return nil, fmt.Errorf("a list cannot ask for %s", nftText(left))
 }
 
 func (s *statements) meta(key string) *nftField {
@@ -327,11 +326,11 @@ func portField(protos octets, put func(t *term, ranges []Range), names *table) *
 
 // icmpField is a type or a code.
 func icmpField(f Family, code bool) *nftField {
-	names := nftICMP[f]
+	names, cost := nftICMP[f], 0
 	if code {
-		names = nftCodes[f]
+		names, cost = nftCodes[f], 256 // for each type
 	}
-	return &nftField{limit: 255, names: names, families: 1 << f, put: func(t *term, ranges []Range) error {
+	return &nftField{limit: 255, names: names, cost: cost, families: 1 << f, put: func(t *term, ranges []Range) error {
 		t.proto, t.frag = t.proto.and(octetSet(uint8(icmpProto[f]))), t.frag&fragNone
 		t.icmp = []Range{}
 		for typ := uint16(0); code && typ <= 255; typ++ {
@@ -513,8 +512,11 @@ func shorten(s string) string {
 	if len(s) <= most {
 		return s
 	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
+	return strings.ToValidUTF8(s[:most], "") + cutShort
 }
+
+// cutShort is where a text went on.
+const cutShort = "…"
 
 // nftStatement is a statement as text.
 func nftStatement(name string, v any) string {

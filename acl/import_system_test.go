@@ -92,6 +92,10 @@ func forNft(p *Policy) {
 		}
 		p.Bindings = append(p.Bindings, Binding{Interface: fmt.Sprintf("e%d", i), Direction: Direction(i % 2), Family: l.Family, List: l.Name})
 	}
+	if len(p.Lists) > 0 { // one of them twice
+		l := p.Lists[0]
+		p.Bindings = append(p.Bindings, Binding{Interface: "f0", Direction: Out, Family: l.Family, List: l.Name})
+	}
 	p.Times = nil
 }
 

@@ -98,6 +98,11 @@ func (b *budget) spend(n int) error {
 
 // and is the packets that are in both.
 func (b *budget) and(s, t *term, group func(name string) []Net) (u term, err error) {
+	if (s.all(IPv4) || s.all(IPv6)) && s.log == NoLog && s.asked == nil && s.notes == nil && s.iif == nil && s.oif == nil {
+		u = *t // of all packets of some families
+		u.families &= s.families
+		return u, b.spend(1)
+	}
 	u = term{
 		families: s.families & t.families, proto: s.proto.and(t.proto), flags: s.flags.and(t.flags), tos: s.tos.and(t.tos), ttl: s.ttl.and(t.ttl),
 		frag: s.frag & t.frag, state: s.state & t.state, log: max(s.log, t.log),
@@ -366,6 +371,9 @@ func (b *budget) inverse(nets []Net, f Family) ([]Net, error) {
 		for _, s := range spans {
 			if from.Less(s.from) {
 				left = append(left, rangeNets(from, s.from.Prev())...)
+			}
+			if len(left) > maxParts {
+				return nil, errParts
 			}
 			if from = s.to.Next(); !from.IsValid() {
 				break

@@ -2,6 +2,7 @@ package acl
 
 import (
 	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +27,14 @@ func TestImportNftCases(t *testing.T) {
 func TestImportIptablesCases(t *testing.T) {
 	runCases(t, "testdata/import/iptables.txt", func(t *testing.T, c textCase) (string, string) {
 		return imported(ImportIptables("ipt", []byte(c.in)))
+	})
+}
+
+func TestAppendNftCases(t *testing.T) {
+	runCases(t, "testdata/export/nft.txt", func(t *testing.T, c textCase) (string, string) {
+		p := mustRead(t, c.in)
+		rules, reports := AppendNft(nil, p)
+		return "nft", string(AppendReports(append(rules, "reports\n"...), reports))
 	})
 }
 
@@ -137,4 +146,30 @@ func FuzzImportIptables(f *testing.F) {
 		p, reports, err := ImportIptables("in", in)
 		every(t, p, reports, err)
 	})
+}
+
+// The example of the page about imports is what comes out.
+func TestImportPage(t *testing.T) {
+	b, err := os.ReadFile("../docs/access-lists-import.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(kind string) string {
+		_, rest, ok := strings.Cut(string(b), "\n```"+kind+"\n")
+		text, _, ends := strings.Cut(rest, "```\n")
+		if !ok || !ends {
+			t.Fatalf("no block of %s", kind)
+		}
+		return text
+	}
+	p, reports, err := ImportIptables("wan.rules", []byte(block("iptables")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(AppendCisco(nil, p)); got != block("cisco") {
+		t.Errorf("lists:\n%s", got)
+	}
+	if got := string(AppendReports(nil, reports)); got != block("report") {
+		t.Errorf("reports:\n%s", got)
+	}
 }

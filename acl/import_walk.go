@@ -92,8 +92,12 @@ type importer struct {
 }
 
 func newImporter() *importer {
-	return &importer{budget: 1 << 24, chains: map[string]*chain{}, groups: map[string]*Group{}, inList: map[string]bool{}}
+	return &importer{budget: maxWork, chains: map[string]*chain{}, groups: map[string]*Group{}, inList: map[string]bool{}}
 }
+
+// maxWork is the steps of an import, each of them something like a term cut with
+// another: a few seconds.
+const maxWork = 1 << 23
 
 // nets is the networks of a group.
 func (im *importer) nets(name string) []Net {
@@ -197,7 +201,7 @@ func (im *importer) foldLogs() {
 				continue
 			}
 			if i+1 < len(c.rules) {
-				if next := c.rules[i+1]; !next.refused && !next.logs && next.match == r.match && len(next.arms) > 0 {
+				if next := c.rules[i+1]; !next.refused && !next.logs && next.match == r.match && !strings.Contains(r.match, cutShort) && len(next.arms) > 0 {
 					for j := range next.arms {
 						next.arms[j].term.log = LogFlow
 					}
@@ -273,8 +277,8 @@ type walk struct {
 	leaves []leaf
 	err    error
 	// What is so, should a list come of it.
-	met, used []*foreign
-	walked    []*chain
+	used   []*foreign
+	walked []*chain
 }
 
 const maxLeaves = MaxRules
@@ -289,25 +293,24 @@ func (w *walk) chain(c *chain, from int, guard *term, back *frame, depth int) bo
 	for i := from; i < len(c.rules) && w.err == nil; i++ {
 		r := c.rules[i]
 		r.visited = true
-		w.met = append(w.met, r)
 		for j := range r.arms {
 			a := &r.arms[j]
 			if r.refused {
 				break
 			}
-			t, ok := w.here(r, a)
-			if !ok {
+			if !w.here(r, a) {
 				continue
 			}
-			u, err := w.and(guard, &t, w.nets)
+			u, err := w.and(guard, &a.term, w.nets)
 			if err != nil {
 				w.err = err
 				return true
 			}
+			u.iif, u.oif = nil, nil
 			if u.empty() {
 				continue
 			}
-			whole := t.all(w.family) && t.log == NoLog
+			whole := a.term.all(w.family)
 			switch a.verdict {
 			case accept, drop:
 				w.leaf(r, &u, a.verdict, a.reject)
@@ -363,11 +366,11 @@ func (w *walk) rest(u *term, back *frame, depth int) {
 	w.leaf(w.base.self, u, w.base.policy, false)
 }
 
-// here is an arm's packets at this interface and of this family.
-func (w *walk) here(r *foreign, a *arm) (t term, ok bool) {
-	t = a.term
+// here says whether an arm has packets of this family at this interface.
+func (w *walk) here(r *foreign, a *arm) bool {
+	t := &a.term
 	if t.families>>w.family&1 == 0 {
-		return t, false
+		return false
 	}
 	known, other, which := t.iif, t.oif, "the interface that a packet leaves by is not known to a list that judges what comes in"
 	if w.dir == Out {
@@ -377,15 +380,14 @@ func (w *walk) here(r *foreign, a *arm) (t term, ok bool) {
 		more, less := w.effects(a)
 		r.lost = true
 		r.note(note{why: which, more: more, less: less})
-		return t, false
+		return false
 	}
 	for i := range known {
 		if !known[i].has(w.iface) {
-			return t, false
+			return false
 		}
 	}
-	t.iif, t.oif, t.families = nil, nil, 1<<w.family
-	return t, true
+	return true
 }
 
 // leaf adds a decision.
@@ -485,23 +487,38 @@ func (im *importer) direction(c *chain) Direction {
 	return In
 }
 
+// reach visits c and the chains that it leads to, each once.
+func (im *importer) reach(c *chain, visit func(c *chain)) {
+	seen := map[*chain]bool{}
+	var of func(c *chain)
+	of = func(c *chain) {
+		if c == nil || seen[c] {
+			return
+		}
+		seen[c] = true
+		visit(c)
+		for _, r := range c.rules {
+			for i := range r.arms {
+				if target := r.arms[i].target; target != "" {
+					of(im.chains[target])
+				}
+			}
+		}
+	}
+	of(c)
+}
+
 // asked is the names of interfaces that c's rules, and those of chains it leads
 // to, ask for.
 func (im *importer) asked(c *chain, dir Direction) []string {
 	var names []string
-	seen, in := map[string]bool{}, map[string]bool{}
-	var visit func(c *chain)
-	visit = func(c *chain) {
-		if c == nil || seen[c.key] {
-			return
-		}
-		seen[c.key] = true
+	in := map[string]bool{}
+	im.reach(c, func(c *chain) {
 		for _, r := range c.rules {
 			for i := range r.arms {
-				a := &r.arms[i]
-				conditions := a.term.iif
+				conditions := r.arms[i].term.iif
 				if dir == Out {
-					conditions = a.term.oif
+					conditions = r.arms[i].term.oif
 				}
 				for _, cond := range conditions {
 					for _, n := range cond.names {
@@ -511,14 +528,24 @@ func (im *importer) asked(c *chain, dir Direction) []string {
 						}
 					}
 				}
-				if a.target != "" {
-					visit(im.chains[a.target])
-				}
 			}
 		}
-	}
-	visit(c)
+	})
 	return names
+}
+
+// lose says of all rules that lead to a list, and of the chain, why it is not
+// there.
+func (im *importer) lose(c *chain, why error) {
+	n := note{why: why.Error(), more: true, less: true}
+	c.base.self.lost = true
+	c.base.self.note(n)
+	im.reach(c, func(c *chain) {
+		for _, r := range c.rules {
+			r.lost = true
+			r.note(n)
+		}
+	})
 }
 
 // maxIfaces is how many interfaces the rules of one chain may name.
@@ -553,8 +580,9 @@ func (im *importer) lists(c *chain, name string) {
 	}
 	var lists []*made
 	free := map[string][]string{} // families of which all is admitted, by interface
+	failed := false
 	for _, f := range []Family{IPv4, IPv6} {
-		if c.base.families>>f&1 == 0 {
+		if c.base.families>>f&1 == 0 || failed {
 			continue
 		}
 		var own []*made
@@ -569,12 +597,13 @@ func (im *importer) lists(c *chain, name string) {
 			if w.err == nil {
 				rules, w.err = im.rules(w.leaves, c.base, f)
 			}
+			if w.err == nil && im.ids+len(rules) > MaxIDs {
+				w.err = errIDs
+			}
 			if w.err != nil {
-				for _, r := range append(w.met, self) {
-					r.lost = true
-					r.note(note{why: w.err.Error(), more: true, less: true})
-				}
-				continue
+				im.lose(c, w.err)
+				failed = true // what comes after would fare no better
+				break
 			}
 			for _, r := range w.used {
 				r.used = true
@@ -591,11 +620,7 @@ func (im *importer) lists(c *chain, name string) {
 				own[i].on = append(own[i].on, iface)
 				continue
 			}
-			if im.ids += len(rules); im.ids > MaxIDs {
-				self.lost = true
-				self.note(note{why: fmt.Sprintf("more than %d rules in all lists", MaxIDs), more: true, less: true})
-				continue
-			}
+			im.ids += len(rules)
 			own = append(own, &made{&List{Name: name, Family: f, Rules: rules}, text, []string{iface}})
 		}
 		if len(own) > 1 {
@@ -777,6 +802,8 @@ func (im *importer) rules(leaves []leaf, b *base, f Family) ([]*Rule, error) {
 	return rules, nil
 }
 
+var errIDs = fmt.Errorf("more than %d rules in all lists", MaxIDs)
+
 var errRules = fmt.Errorf("more than %d rules in a list", MaxRules)
 
 // decided takes later fragments out of the leaves behind one that has all that
@@ -875,7 +902,7 @@ func (im *importer) rulesOf(l *leaf, f Family, fragments bool) ([]*Rule, error) 
 	if !fragments {
 		flags = flagsOf(t.flags)
 	}
-	if err := im.spend(len(protos) * len(toses) * len(flags)); err != nil {
+	if err := im.spend(len(protos)*len(toses)*len(flags) + len(t.icmp)); err != nil {
 		return nil, err
 	}
 	var rules []*Rule
