@@ -237,7 +237,8 @@ func (r *asked) field(f Field, k *Known, later bool) Tri {
 		is = r.Flags.Match(k.TCPFlags)
 	case FieldFragment:
 		if later {
-			asks, is = true, r.Fragments || !r.Layer4() || r.Action == Permit
+			// The implicit permits are of whole packets.
+			asks, is = true, r.Fragments || !r.Layer4() || r.Action == Permit && r.Seq > 0
 		} else {
 			asks, is = r.Fragments, false
 		}
