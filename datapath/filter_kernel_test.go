@@ -166,7 +166,9 @@ func filtering(t testing.TB, entries int, o FilterOptions) (*bpf.Kernel, *Filter
 	if err := (ports{k.Memory().Control}).set(loopback, bpf.PortIngress|bpf.PortListIn|bpf.PortListOut); err != nil {
 		t.Fatal(err)
 	}
-	o.Ports = func() map[string]uint16 { return map[string]uint16{"lo": uint16(ports{k.Memory().Control}.find(loopback).Number)} }
+	o.Ports = func() map[string]uint16 {
+		return map[string]uint16{"lo": uint16(ports{k.Memory().Control}.find(loopback).Number)}
+	}
 	return k, newFilter(k, slog.New(slog.DiscardHandler), o)
 }
 
