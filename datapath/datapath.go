@@ -473,6 +473,9 @@ func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 	}
 	s, err := NewSweeper(cfg, d.kernel(), sink)
 	if err != nil {
+		if told != nil {
+			told.answers.close()
+		}
 		return err
 	}
 	d.begin(s)

@@ -31,7 +31,7 @@ type events struct {
 	log     *slog.Logger
 	filter  *Filter
 	book    *logbook
-	answers *answerer // nil: nobody is answered
+	answers *answerer
 	every   time.Duration
 	walk    func(visit func(word uint64, k *flow.Key, port uint32, packets uint64), end func())
 
@@ -112,7 +112,7 @@ func (e *events) run(ctx context.Context, maps []*ebpf.Map) {
 
 // sum reads all of the table, if it may have something to tell.
 func (e *events) sum() {
-	if e.filter.logs() {
+	if e.filter.logs() || e.book.known() > 0 {
 		e.book.sum(e.walk)
 	}
 }

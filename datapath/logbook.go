@@ -172,6 +172,13 @@ func (b *logbook) sum(walk func(visit func(word uint64, k *flow.Key, port uint32
 	})
 }
 
+// known is how many flows there are.
+func (b *logbook) known() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.flows)
+}
+
 // drain writes what sums there may be written now.
 func (b *logbook) drain(now time.Time) {
 	for {
