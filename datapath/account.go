@@ -134,7 +134,7 @@ func (d *Datapath) account(ended bool) meter.Snapshot {
 	s.Cache = d.sweeper.Stats()
 	s.Cache.Add(&d.before.stats)
 	s.Cache.Packets, s.Cache.Bytes = s.Metered.Packets, s.Metered.Bytes
-	d.refused = since(bpf.Refused)
+	d.refused, d.untold = since(bpf.Refused), since(bpf.Untold)
 	s.Cache.Refused = d.refused.Packets
 	s.Flows.Created = s.Cache.Created
 	s.Flows.Expired = make(map[string]uint64)

@@ -221,6 +221,9 @@ func (s *Sweeper) clear(slot uint32, set *bpf.Set, e *bpf.Entry) {
 		}
 		s.at()
 		atomic.StoreUint64(&leaving[0], uint64(port)<<32|uint64(slot)+1)
+		if s.cfg.Departed != nil {
+			s.eachLogged(slot, e, hits, s.cfg.Departed)
+		}
 		for _, h := range hits {
 			s.at()
 			s.retireHits(h, atomic.LoadUint64(&e.Last))

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"weir/acl"
 	"weir/bpf"
 	"weir/cache"
@@ -73,6 +75,8 @@ type Datapath struct {
 	told    bpf.Counters // counted before it began, and told by another
 	last    meter.Snapshot
 	refused meter.Count // of last
+	untold  meter.Count // of last
+	events  *events     // nil before Run, and without lists
 	at      time.Time   // of last
 	gone    map[uint32]bool
 }
@@ -486,8 +490,16 @@ func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 		cfg.Sampling = max(d.o.Sampling, 1)
 	}
 	cfg.Lists = d.kernel().Lists
+	var told *events
+	if d.filter != nil {
+		told = newEvents(d.log, d.filter, d.nameOf)
+		cfg.Departed = told.book.departed
+	}
 	s, err := NewSweeper(cfg, d.kernel(), sink)
 	if err != nil {
+		if told != nil {
+			told.answers.close()
+		}
 		return err
 	}
 	d.begin(s)
@@ -498,6 +510,15 @@ func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 	if d.filter != nil {
 		d.filter.setUsed(s.rulesInUse)
 		beside.Go(func() { d.filter.run(ctx) })
+		told.walk = s.logged
+		d.mu.Lock()
+		d.events = told
+		d.mu.Unlock()
+		var rings []*ebpf.Map
+		for _, g := range d.groups {
+			rings = append(rings, g.kernel.Lists.Events)
+		}
+		beside.Go(func() { told.run(ctx, rings) })
 	}
 	err = s.Run(ctx)
 	cancel()
@@ -585,6 +606,14 @@ func (d *Datapath) lost(ifindex uint32) bool {
 	return d.gone[ifindex]
 }
 
+// nameOf is an interface's name.
+func (d *Datapath) nameOf(ifindex uint32) string {
+	if p := d.plan(ifindex); p != nil {
+		return p.Interface
+	}
+	return fmt.Sprintf("#%d", ifindex)
+}
+
 // Gone says whether an interface stopped being metered since Open.
 func (d *Datapath) Gone() bool {
 	d.mu.Lock()
@@ -665,8 +694,11 @@ func (d *Datapath) Losses() []flow.Loss {
 		all = append(all, flow.Loss{Stage: "packet", Reason: r.name, Packets: c.Packets, Bytes: c.Bytes, Help: r.help})
 	}
 	d.mu.Lock()
-	refused := d.refused
+	refused, untold, events := d.refused, d.untold, d.events
 	d.mu.Unlock()
+	if events != nil {
+		all = append(all, events.losses(untold.Packets)...)
+	}
 	all = append(all, meter.Aggregated(refused))
 	if w := d.sweeping(); w != nil {
 		all = append(all, w.Losses()...)

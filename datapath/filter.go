@@ -41,7 +41,8 @@ type Filter struct {
 	ids     map[string]uint16 // by a rule's identity
 	running *inForce          // nil: none
 	trial   *inForce
-	before  *acl.Policy // what was in force before the last change that was confirmed
+	known   atomic.Pointer[[]*inForce] // those, and what was before: who asks rule waits for nobody
+	before  *acl.Policy                // what was in force before the last change that was confirmed
 }
 
 // FilterOptions are what lists need to know of their surroundings.
@@ -52,6 +53,9 @@ type FilterOptions struct {
 	Protect func() [2][]*acl.Rule
 	// CountOnly says of a binding that it drops nothing; nil: all do.
 	CountOnly func(*acl.Binding) bool
+	LogEvery  time.Duration // between sums of what rules log; 0: five minutes
+	LogRate   int           // lines a second; 0: 100
+	Answers   int           // to packets that were rejected, a second; 0: 100; less: none
 	// Orphan is how long after the daemon's last sign of life the ports' choice for
 	// that case is made; 0: lists stay in force without it.
 	Orphan time.Duration
@@ -66,6 +70,76 @@ type inForce struct {
 	word   uint64
 	since  time.Time
 	until  time.Time // of a trial
+	rules  map[uint16]named
+}
+
+// named is a rule, and the list it is in.
+type named struct {
+	list *acl.List
+	rule *acl.Rule
+}
+
+func newInForce(p *acl.Policy, bank *acl.Bank) *inForce {
+	n := &inForce{policy: p, bank: bank, rules: map[uint16]named{}}
+	for i, l := range p.Lists {
+		for at, r := range bank.Rules(i) {
+			n.rules[bank.ID(i, at)] = named{l, r}
+		}
+	}
+	return n
+}
+
+// publish is called when other lists are in force, or on trial. What was before is
+// kept for packets that are still on their way here. mu is held.
+func (f *Filter) publish() {
+	const keep = 3
+	var all []*inForce
+	for _, n := range []*inForce{f.running, f.trial} {
+		if n != nil && !slices.Contains(all, n) {
+			all = append(all, n)
+		}
+	}
+	if old := f.known.Load(); old != nil {
+		for _, n := range *old {
+			if len(all) < keep && !slices.Contains(all, n) {
+				all = append(all, n)
+			}
+		}
+	}
+	f.known.Store(&all)
+}
+
+// rule is whose verdict a word is.
+func (f *Filter) rule(word uint64) (named, bool) {
+	all := f.known.Load()
+	if all == nil {
+		return named{}, false
+	}
+	var found named
+	for _, n := range *all {
+		r, ok := n.rules[ruleOf(word)]
+		if ok && n.word>>32 == word>>32 {
+			return r, true
+		}
+		if ok && found.rule == nil {
+			found = r // a verdict that still holds, of lists before the last change
+		}
+	}
+	return found, found.rule != nil
+}
+
+// logs says whether a rule does.
+func (f *Filter) logs() bool {
+	if all := f.known.Load(); all != nil {
+		for _, n := range *all {
+			for _, r := range n.rules {
+				if r.rule.Log != acl.NoLog {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // Errors that errors.Is finds.
@@ -170,6 +244,7 @@ func (f *Filter) adopt() error {
 	} else {
 		atomic.StoreUint64(&f.control.Trial, 0)
 	}
+	f.publish()
 	return nil
 }
 
@@ -214,7 +289,9 @@ func (f *Filter) compile(p *acl.Policy) (*inForce, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &inForce{policy: p, bank: bank, shield: [2]int{len(protect[0]), len(protect[1])}, since: time.Now()}, nil
+	now := newInForce(p, bank)
+	now.shield, now.since = [2]int{len(protect[0]), len(protect[1])}, time.Now()
+	return now, nil
 }
 
 // free gives numbers that no rule has. When there are few left, those of rules that
@@ -311,9 +388,10 @@ func (f *Filter) apply(p *acl.Policy, trial time.Duration) error {
 		return err
 	}
 	next.until = time.Now().Add(trial)
+	f.trial = next
+	f.publish()
 	atomic.StoreUint64(&f.control.TrialUntil, now+uint64(trial))
 	atomic.StoreUint64(&f.control.Trial, next.word)
-	f.trial = next
 	f.log.Info("access lists are on trial", "until", next.until.Format(time.RFC3339))
 	return nil
 }
@@ -323,8 +401,9 @@ func (f *Filter) force(next *inForce) {
 	if f.running != nil {
 		f.before = f.running.policy
 	}
-	atomic.StoreUint64(&f.control.Lists, next.word)
 	f.running = next
+	f.publish()
+	atomic.StoreUint64(&f.control.Lists, next.word)
 	f.setOrphan()
 	if len(next.bank.Unbound) > 0 {
 		for _, b := range next.bank.Unbound {

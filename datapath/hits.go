@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"weir/bpf"
+	"weir/flow"
 )
 
 // What rules have decided of is not counted packet by packet: an entry's counters
@@ -14,8 +15,11 @@ import (
 // ruled is what a rule has decided of in an entry.
 type ruled struct {
 	rule uint16
+	word uint64 // that verdict, as bpf.Entry has it
 	bpf.Count
 }
+
+func ruledBy(word uint64, c bpf.Count) ruled { return ruled{ruleOf(word), word, c} }
 
 func ruleOf(word uint64) uint16 { return uint16(word >> 16) }
 
@@ -28,9 +32,9 @@ func (s *Sweeper) decided(slot uint32, e *bpf.Entry, c bpf.Count) (all [2]ruled)
 	j := &s.lists.Judged[slot]
 	if s.kind(slot) != kindCatchAll { // those are of many rules, which have theirs
 		credited := bpf.Count{Packets: atomic.LoadUint64(&j.CreditedPackets), Bytes: atomic.LoadUint64(&j.CreditedBytes)}
-		all[0] = ruled{ruleOf(atomic.LoadUint64(&e.Verdict)), bpf.Count{Packets: c.Packets - min(credited.Packets, c.Packets), Bytes: c.Bytes - min(credited.Bytes, c.Bytes)}}
+		all[0] = ruledBy(atomic.LoadUint64(&e.Verdict), bpf.Count{Packets: c.Packets - min(credited.Packets, c.Packets), Bytes: c.Bytes - min(credited.Bytes, c.Bytes)})
 	}
-	all[1] = ruled{ruleOf(atomic.LoadUint64(&j.Out)), bpf.Count{Packets: atomic.LoadUint64(&j.OutPackets), Bytes: atomic.LoadUint64(&j.OutBytes)}}
+	all[1] = ruledBy(atomic.LoadUint64(&j.Out), bpf.Count{Packets: atomic.LoadUint64(&j.OutPackets), Bytes: atomic.LoadUint64(&j.OutBytes)})
 	return all
 }
 
@@ -118,6 +122,39 @@ func (s *Sweeper) Hits() []Hit {
 		}
 	}
 	return all
+}
+
+// logged visits what rules that log have decided of in the flows that are in the
+// table. port is where, as in bpf.Event. Nothing leaves until end has returned.
+func (s *Sweeper) logged(visit func(word uint64, k *flow.Key, port uint32, packets uint64), end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.mem.Sets[:s.mem.Flows] {
+		set := &s.mem.Sets[i]
+		s.fetchSet(i + 1)
+		for way := range set.Word {
+			switch atomic.LoadUint32(&set.Word[way]) & bpf.StateMask {
+			case bpf.Free, bpf.Claimed:
+				continue
+			}
+			slot, e := uint32(i*bpf.Ways+way), &set.Entry[way]
+			s.eachLogged(slot, e, s.decided(slot, e, read(e)), visit)
+		}
+	}
+	end()
+}
+
+func (s *Sweeper) eachLogged(slot uint32, e *bpf.Entry, all [2]ruled, visit func(word uint64, k *flow.Key, port uint32, packets uint64)) {
+	for i := range all {
+		if all[i].word&bpf.VerdictLog == 0 || all[i].Packets == 0 || s.kind(slot) != kindFlow {
+			continue
+		}
+		port := e.Key.Input
+		if i == 1 {
+			port = atomic.LoadUint32(&e.Output) | flow.KeyEgress
+		}
+		visit(all[i].word, &e.Key, port, all[i].Packets)
+	}
 }
 
 // rulesInUse says which rules' numbers entries have.

@@ -35,6 +35,10 @@ type SweepConfig struct {
 
 	Lists *bpf.Lists // what the programs have of access lists; nil: there are none
 
+	// Departed is told of entries that leave what a rule that logs has decided of;
+	// nil: nobody is. It must not wait.
+	Departed func(word uint64, k *flow.Key, port uint32, packets uint64)
+
 	// Wall gives the Unix ns of a moment of CLOCK_MONOTONIC; nil: the machine's.
 	Wall func(mono uint64) int64
 }
