@@ -44,6 +44,9 @@ type Options struct {
 
 	Lists bool // access lists judge what passes (Lists)
 
+	// Needs are the programs to load, for each takes the verifier a while; zero: all.
+	Needs Needs
+
 	TestClock bool // time is Control.TestClock
 
 	// Do without, though the kernel has it.
@@ -64,6 +67,23 @@ type Programs struct {
 	XDP                 *ebpf.Program // ingress; with fragments if Kernel.Frags
 	Ingress, Egress     *ebpf.Program // TC, Ethernet
 	IngressIP, EgressIP *ebpf.Program // TC, frames that start with the IP header
+}
+
+// Needs are programs of Programs.
+type Needs struct{ XDP, Ingress, Egress, IngressIP, EgressIP bool }
+
+// leave takes out of an object the programs that are not needed.
+func (n Needs) leave(spec *ebpf.CollectionSpec) {
+	if n == (Needs{}) {
+		return
+	}
+	for name, needed := range map[string]bool{
+		"xdp_meter": n.XDP, "tc_ingress": n.Ingress, "tc_egress": n.Egress, "tc_ingress_ip": n.IngressIP, "tc_egress_ip": n.EgressIP,
+	} {
+		if !needed {
+			delete(spec.Programs, name)
+		}
+	}
 }
 
 // all are the programs by their names.
@@ -143,6 +163,7 @@ func Load(o Options) (k *Kernel, err error) {
 	if err := configure(spec, &want, o, k.Frags); err != nil {
 		return nil, err
 	}
+	o.Needs.leave(spec)
 	opts := ebpf.CollectionOptions{}
 	if k.Reused {
 		opts.MapReplacements = pinned.replacements()

@@ -251,7 +251,7 @@ func (d *Datapath) loadGroups(dir string) error {
 		k, err := bpf.Load(bpf.Options{
 			Entries: d.o.Cache.Entries, Key: d.o.Cache.Key, Dir: dir, NoFrags: !d.probe.Fragments,
 			Secret: [8]uint64(secret[:8]), Boot: uint32(secret[8]) & 0xfff, Born: time.Now().UnixNano(),
-			Filter: in.Filter, Prefixes: in.Prefixes, Lists: d.o.Policy != nil,
+			Filter: in.Filter, Prefixes: in.Prefixes, Lists: d.o.Policy != nil, Needs: d.needs(in),
 		})
 		if err != nil {
 			return err
@@ -262,6 +262,24 @@ func (d *Datapath) loadGroups(dir string) error {
 		d.sample()
 	}
 	return nil
+}
+
+// needs are the programs of interfaces that choose the same packets: those that
+// their plans name, and those that take their place if a plan cannot be carried out.
+func (d *Datapath) needs(like *Interface) (n bpf.Needs) {
+	g := group{filter: like.Filter, prefixes: like.Prefixes}
+	for i, p := range d.plans {
+		switch {
+		case p.Mode == hook.AFPacket || !g.fits(&d.o.Interfaces[i]):
+		case p.NoLink:
+			n.IngressIP, n.EgressIP = true, true
+		default:
+			n.XDP = n.XDP || p.Mode == hook.XDP
+			n.Ingress = n.Ingress || p.Mode == hook.TC || p.Want == hook.Auto
+			n.Egress = true
+		}
+	}
+	return n
 }
 
 // sample tells the programs how many packets to look at.
