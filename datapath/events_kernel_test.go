@@ -234,6 +234,7 @@ func (s street) guarded(t testing.TB, mode, lists string) (stop func() (lines []
 const guardedLists = `
 ip access-list extended IN4
  10 reject tcp any any eq 81 log-input
+ 15 reject tcp any any eq 83 psh log
  20 reject udp any any eq 53 log
  30 permit udp any any eq 7000 log
  40 deny tcp any any eq 82 log
@@ -307,13 +308,20 @@ func TestKernelTells(t *testing.T) {
 				return n
 			}
 			s.within(t, s.b, func() {
-				l, err := net.ListenPacket("udp4", "10.9.0.2:7000")
+				u, err := net.ListenPacket("udp4", "10.9.0.2:7000")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				t.Cleanup(func() { u.Close() })
+				l, err := net.Listen("tcp4", "10.9.0.2:83") // nobody accepts: the kernel does
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				t.Cleanup(func() { l.Close() })
 			})
+			refused(s.a, "tcp", "10.9.0.2:83", "IN4 15", syscall.ECONNRESET) // amid a connection
 			sent["IN4 30"] += write("10.9.0.2:7000", 40)
 
 			before, began := s.unreachable(t), time.Now()
@@ -363,9 +371,9 @@ func TestKernelTells(t *testing.T) {
 				}
 			}
 			// Each rejected packet was answered, or not, or not told of.
-			rejected := uint64(sent["IN4 10"] + sent["IN4 20"] + sent["IN6 10"] + sent["IN6 20"] + sent["OUT4 10"])
-			if sum := lost["untold"] + lost["unanswered"] + uint64(answers) + 15; sum != rejected {
-				t.Errorf("of %d rejected packets %d were answered, %d not, %d not told of", rejected, answers+15, lost["unanswered"], lost["untold"])
+			rejected := uint64(sent["IN4 10"] + sent["IN4 15"] + sent["IN4 20"] + sent["IN6 10"] + sent["IN6 20"] + sent["OUT4 10"])
+			if sum := lost["untold"] + lost["unanswered"] + uint64(answers) + 16; sum != rejected {
+				t.Errorf("of %d rejected packets %d were answered, %d not, %d not told of", rejected, answers+16, lost["unanswered"], lost["untold"])
 			}
 		})
 	}
