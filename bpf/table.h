@@ -335,14 +335,17 @@ __noinline int aggregate(struct seen *s)
 		__u32 slot;
 		struct entry *e = find(at.set[i], at.live, &s->p, &slot);
 		if (e) {
-			count(e, s, at.set[i]);
 			if (use_lists && is_stopped(s->word))
 				dropped(slot, s);
+			count(e, s, at.set[i]);
 			return 0;
 		}
 	}
-	if (enter(s, &at, false))
+	if (enter(s, &at, false)) {
+		if (use_lists && is_stopped(s->word))
+			note(s->port, DROPPED, s->packets, s->bytes);
 		return 0;
+	}
 	note(s->port, CAUGHT, s->packets, s->bytes);
 	if (use_lists)
 		decided(s);
@@ -354,6 +357,8 @@ __noinline int aggregate(struct seen *s)
 	struct entry *e = &c->entry[way & (TURN - 1)];
 	if (slot > 1 && READ_ONCE(e->key.input) != s->p.key.input) /* number 0 is of many */
 		WRITE_ONCE(e->key.input, s->p.key.input);
+	if (use_lists && is_stopped(s->word))
+		dropped((sets + aggregate_sets) * WAYS + slot, s);
 	count(e, s, set);
 	return 0;
 }
@@ -461,9 +466,9 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 		}
 	}
 	if (likely(e)) {
-		count(e, s, set);
 		if (use_lists && is_stopped(s->word))
 			dropped(slot, s);
+		count(e, s, set);
 		return;
 	}
 	s->p.spare = 0;
