@@ -452,6 +452,7 @@ func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 		d.old[0].close()
 	}
 	cfg := d.sweepConfig()
+	cfg.Lists = d.kernel().Lists
 	if was := d.kernel().Memory().Meta.Sample; was != cfg.Sampling {
 		// What was counted at the old rate is told at the old rate.
 		cfg.Sampling = was
@@ -461,7 +462,6 @@ func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 		d.sample()
 		cfg.Sampling = max(d.o.Sampling, 1)
 	}
-	cfg.Lists = d.kernel().Lists
 	s, err := NewSweeper(cfg, d.kernel(), sink)
 	if err != nil {
 		return err
