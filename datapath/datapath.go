@@ -597,7 +597,7 @@ var errClosed = errors.New("the metering has stopped")
 func (d *Datapath) Entries(ctx context.Context) ([]flow.Record, error) {
 	var all []flow.Record
 	err := d.Walk(ctx, func(batch []flow.Record) error {
-		all = append(all, batch...)
+		all = flow.AppendCopies(all, batch)
 		return nil
 	})
 	return all, err

@@ -171,14 +171,41 @@ func TestDroppedAllocates(t *testing.T) {
 	}
 }
 
+// Numbers tell their rules; when one is given to another rule, that is told too.
+func TestRuleNames(t *testing.T) {
+	f := &Filter{ids: map[string]uint16{}}
+	if _, _, ok := f.Rule(1); ok || f.Changed() != 0 {
+		t.Error("a rule before there are any")
+	}
+	name := func(list, rule string) string { return "ipv6 " + list + "\x00" + rule + "\x000\x00false" }
+	f.ids[name("A", "deny tcp any any")], f.ids[name("B", "permit ipv6 any any")] = 1, 70
+	f.publish()
+	f.ids[name("B", "deny ipv6 any any")] = 71
+	f.publish()
+	if list, rule, ok := f.Rule(1); list != "A" || rule != "deny tcp any any" || !ok {
+		t.Errorf("rule 1 is %q %q %v", list, rule, ok)
+	}
+	for _, none := range []uint16{0, 2, 72, 65535} {
+		if list, rule, ok := f.Rule(none); ok {
+			t.Errorf("rule %d is %q %q", none, list, rule)
+		}
+	}
+	if f.Changed() != 0 {
+		t.Error("a new rule has changed an old one")
+	}
+	delete(f.ids, name("A", "deny tcp any any"))
+	f.ids[name("C", "deny udp any any")] = 1
+	f.publish()
+	if list, _, _ := f.Rule(1); list != "C" || f.Changed() != 1 {
+		t.Errorf("rule 1 is of %q, %d changes", list, f.Changed())
+	}
+}
+
 // kept keeps records.
 type kept struct{ all []flow.Record }
 
 func (k *kept) WriteRecords(batch []flow.Record) error {
-	for _, r := range batch {
-		r.Elements = slices.Clone(r.Elements)
-		k.all = append(k.all, r)
-	}
+	k.all = flow.AppendCopies(k.all, batch)
 	return nil
 }
 
@@ -216,6 +243,9 @@ interface lo
 	)
 	if established == 0 || denied == 0 || others == 0 || dns == 0 {
 		t.Fatalf("rules %d %d %d %d of %v", established, denied, others, dns, f.ids)
+	}
+	if list, rule, ok := f.Rule(denied); list != "IN" || rule != "deny tcp any any" || !ok {
+		t.Errorf("rule %d is told as %q %q", denied, list, rule)
 	}
 	sink := &kept{}
 	s := sweeper(t, SweepConfig{Idle: 15 * time.Second, Active: 10 * time.Second, Lists: k.Lists}, k, sink)

@@ -1,6 +1,9 @@
 package flow
 
-import "strconv"
+import (
+	"slices"
+	"strconv"
+)
 
 // EndReason is flowEndReason, IANA element 136.
 type EndReason uint8
@@ -146,6 +149,16 @@ func (r *Record) AppendVerdict(dst []byte) []byte {
 		dst = strconv.AppendUint(append(dst, `"commonPropertiesId":`...), uint64(r.Rule), 10)
 	}
 	return append(dst, '}')
+}
+
+// AppendCopies appends records that outlive the batch they are from.
+func AppendCopies(dst, batch []Record) []Record {
+	for i := range batch {
+		r := batch[i]
+		r.Elements = slices.Clone(r.Elements)
+		dst = append(dst, r)
+	}
+	return dst
 }
 
 // Sink takes records in batches. It returns when it has taken them (and may
