@@ -143,8 +143,8 @@ static __always_inline void judge_leaving(__u32 slot, struct seen *s, __u32 at)
 	__sync_fetch_and_add(&f->out_packets, s->packets);
 	__sync_fetch_and_add(&f->out_bytes, s->bytes);
 	if (is_stopped(s->word)) {
-		__sync_fetch_and_add(&f->dropped_packets, s->packets);
 		__sync_fetch_and_add(&f->dropped_bytes, s->bytes);
+		__sync_fetch_and_add(&f->dropped_packets, s->packets);
 		note(at, DROPPED, s->packets, s->bytes);
 	}
 }
@@ -165,7 +165,9 @@ static __always_inline void judge_alone(struct seen *s, __u32 at)
 	alone(s, at);
 }
 
-/* dropped notes beside its entry that a packet does not pass. */
+/* dropped notes beside its entry that a packet does not pass: before the entry
+ * counts it, so that whoever has read the entry's packets finds here all of those
+ * that were dropped; octets before packets, as there. */
 __noinline int dropped(__u32 slot, const struct seen *s)
 {
 	if (!s)
@@ -173,8 +175,8 @@ __noinline int dropped(__u32 slot, const struct seen *s)
 	struct judged *f = bpf_map_lookup_elem(&judged, &slot);
 	if (!f)
 		return 0;
-	__sync_fetch_and_add(&f->dropped_packets, s->packets);
 	__sync_fetch_and_add(&f->dropped_bytes, s->bytes);
+	__sync_fetch_and_add(&f->dropped_packets, s->packets);
 	note(s->port, DROPPED, s->packets, s->bytes);
 	return 0;
 }

@@ -335,9 +335,9 @@ __noinline int aggregate(struct seen *s)
 		__u32 slot;
 		struct entry *e = find(at.set[i], at.live, &s->p, &slot);
 		if (e) {
-			count(e, s, at.set[i]);
 			if (use_lists && is_stopped(s->word))
 				dropped(slot, s);
+			count(e, s, at.set[i]);
 			return 0;
 		}
 	}
@@ -356,6 +356,8 @@ __noinline int aggregate(struct seen *s)
 	struct entry *e = &c->entry[way & (TURN - 1)];
 	if (slot > 1 && READ_ONCE(e->key.input) != s->p.key.input) /* number 0 is of many */
 		WRITE_ONCE(e->key.input, s->p.key.input);
+	if (use_lists && is_stopped(s->word))
+		dropped((sets + aggregate_sets) * WAYS + slot, s);
 	count(e, s, set);
 	return 0;
 }
@@ -463,9 +465,9 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 		}
 	}
 	if (likely(e)) {
-		count(e, s, set);
 		if (use_lists && is_stopped(s->word))
 			dropped(slot, s);
+		count(e, s, set);
 		return;
 	}
 	s->p.spare = 0;

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -295,6 +297,66 @@ func TestRepeatedBatch(t *testing.T) {
 		}
 		if l := lossOf(t, c, "sequence-gaps"); l.Records+l.Datagrams > 0 {
 			t.Errorf("gaps: %+v", l)
+		}
+	}
+}
+
+// What access lists made of a flow comes through as it was said here, and such
+// records are known again too.
+func TestDroppedComesThrough(t *testing.T) {
+	for _, version := range []string{"9", "10"} {
+		var got memory
+		c, _ := start(t, Options{Listen: []string{"udp://127.0.0.1:0"}, Sink: &got})
+		d, err := export.ParseDestination("udp://" + c.Addrs()[0].String() + "?template=full&version=" + version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := export.New(export.Options{Destinations: []export.Destination{d}, Block: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		go func() { done <- e.Run(ctx) }()
+		var sent []flow.Record
+		for n := range uint64(600) {
+			x := metered(7, n)
+			x.ForwardingStatus, x.Rule, x.Has = 64, uint16(1+n%300), x.Has|flow.HasForwardingStatus
+			if n%3 != 0 {
+				x.Has |= flow.HasRule
+			}
+			if n%5 == 0 {
+				x.ForwardingStatus, x.DroppedPackets, x.DroppedBytes, x.Has = 129, x.Packets, x.Bytes, x.Has|flow.HasDropped
+			}
+			x.Elements = x.AppendVerdict(nil)
+			sent = append(sent, x)
+		}
+		e.WriteRecords(sent)
+		e.Sync()
+		e.WriteRecords(sent[:100])
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		until(t, "all records", func() bool { return got.len() >= len(sent) })
+		until(t, "the repeats", func() bool { return lossOf(t, c, "repeated").Records == 100 })
+		text := strings.NewReplacer(`,"ipVersion":4`, "", `{"ipVersion":4}`, "")
+		dropped := 0
+		for _, x := range got.records {
+			want := &sent[x.FlowID]
+			elements := string(x.Elements)
+			if version == "9" { // times come twice
+				elements = regexp.MustCompile(`"flow(Start|End)SysUpTime":\d+,?`).ReplaceAllString(elements, "")
+			}
+			if text.Replace(elements) != string(want.Elements) || x.Has&flow.HasForwardingStatus == 0 || x.ForwardingStatus != want.ForwardingStatus {
+				t.Fatalf("version %s: %d %s, want %d %s", version, x.ForwardingStatus, x.Elements, want.ForwardingStatus, want.Elements)
+			}
+			if strings.Contains(elements, `"droppedPacketDeltaCount"`) {
+				dropped++
+			}
+		}
+		if got.len() != len(sent) || dropped != 120 {
+			t.Errorf("version %s: %d records, %d tell what was dropped", version, got.len(), dropped)
 		}
 	}
 }

@@ -125,7 +125,11 @@ func (s *Sweeper) sendAgain(slot uint32, dying bool) bool {
 	if r.why == flow.EndUnknown {
 		r.why = s.guess(slot, dying)
 	}
-	if !dying {
+	if dying {
+		r.dropped = s.dropped(slot) // as it was, or nothing if it has been taken off
+	} else {
+		// What it said of dropped packets nobody knows: those that are not taken
+		// off are in the next record. If this one was sent, they are told twice.
 		r.first, r.facts = noteTime(note, r.last), bpf.Facts(uint8(note>>noteFlags))
 	}
 	s.send(slot, e, r, false) // an entry that is DYING is finished once this is committed

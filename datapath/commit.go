@@ -68,7 +68,7 @@ func (s *Sweeper) delta(slot uint32, why flow.EndReason) {
 	atomic.StoreUint64(&next.Bytes, now.Bytes)
 	s.at()
 	atomic.StoreUint64(&next.Packets, now.Packets)
-	s.send(slot, e, record{first, last, facts, now, was, atomic.LoadUint32(&e.Incarnation) + 1, why}, false)
+	s.send(slot, e, record{first, last, facts, now, was, atomic.LoadUint32(&e.Incarnation) + 1, why, s.dropped(slot)}, false)
 }
 
 // kill takes an entry out. It is finished after a grace period.
@@ -120,16 +120,21 @@ func (s *Sweeper) final(slot uint32, why flow.EndReason) {
 	}
 	e := s.entry(slot)
 	done, next := s.banks(slot, e)
-	now, was := read(e), load(done)
+	now, was, dropped := read(e), load(done), s.dropped(slot)
 	if now.Packets <= was.Packets {
-		s.items = append(s.items, item{slot: slot, why: why, final: true})
-		return
+		if dropped.Packets == 0 {
+			s.items = append(s.items, item{slot: slot, why: why, final: true})
+			return
+		}
+		// Its last packets were dropped where they leave when they had been told:
+		// a record of no packets says so.
+		now = was
 	}
 	s.at()
 	atomic.StoreUint64(&next.Bytes, now.Bytes)
 	s.at()
 	atomic.StoreUint64(&next.Packets, now.Packets)
-	s.send(slot, e, record{atomic.LoadUint64(&e.First), atomic.LoadUint64(&e.Last), loadFacts(e), now, was, atomic.LoadUint32(&e.Incarnation) + 1, why}, true)
+	s.send(slot, e, record{atomic.LoadUint64(&e.First), atomic.LoadUint64(&e.Last), loadFacts(e), now, was, atomic.LoadUint32(&e.Incarnation) + 1, why, dropped}, true)
 }
 
 // room is there for one more in the sub-batch, unless the sink has failed.
@@ -144,16 +149,16 @@ func (s *Sweeper) room() bool {
 func (s *Sweeper) send(slot uint32, e *bpf.Entry, r record, final bool) {
 	s.items = append(s.items, item{
 		slot: slot, why: r.why, sent: true, final: final,
-		delta: bpf.Count{Packets: r.now.Packets - r.was.Packets, Bytes: r.now.Bytes - r.was.Bytes},
+		delta: bpf.Count{Packets: r.now.Packets - r.was.Packets, Bytes: r.now.Bytes - r.was.Bytes}, dropped: r.dropped,
 	})
-	s.fill(slot, &e.Key, &r, &s.records[s.sends])
+	s.text = s.fill(slot, &e.Key, &r, &s.records[s.sends], s.text)
 	s.sends++
 }
 
 // flush hands on the sub-batch, commits it, and frees what has left.
 func (s *Sweeper) flush() {
 	items, n := s.items, s.sends
-	s.items, s.sends = s.items[:0], 0
+	s.items, s.sends, s.text = s.items[:0], 0, s.text[:0]
 	if s.err != nil || len(items) == 0 {
 		return // what is in it stays on its way
 	}
@@ -173,6 +178,7 @@ func (s *Sweeper) flush() {
 		it := &items[i]
 		set, e := s.set(it.slot), s.entry(it.slot)
 		if it.sent {
+			s.forget(it.slot, it.dropped)
 			s.at()
 			atomic.AddUint32(&e.Incarnation, 1)
 			if s.lossy {
@@ -259,6 +265,9 @@ func (s *Sweeper) fetch(dying []uint32) {
 		prefetch(unsafe.Pointer(s.entry(slot)), unsafe.Sizeof(bpf.Entry{})/lineSize)
 		prefetch(unsafe.Pointer(&s.mem.Sides[slot]), 1)
 		prefetch(unsafe.Pointer(s.note(slot)), 1)
+		if s.lists != nil {
+			prefetch(unsafe.Pointer(&s.lists.Judged[slot]), 1)
+		}
 		prefetch(unsafe.Pointer(&s.set(slot).Word), 1)
 	}
 }

@@ -498,6 +498,7 @@ func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 		d.old[0].close()
 	}
 	cfg := d.sweepConfig()
+	cfg.Lists = d.kernel().Lists
 	if was := d.kernel().Memory().Meta.Sample; was != cfg.Sampling {
 		// What was counted at the old rate is told at the old rate.
 		cfg.Sampling = was
@@ -507,7 +508,6 @@ func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 		d.sample()
 		cfg.Sampling = max(d.o.Sampling, 1)
 	}
-	cfg.Lists = d.kernel().Lists
 	var told *events
 	if d.filter != nil {
 		told = newEvents(d.log, d.filter, d.nameOf)
@@ -668,7 +668,7 @@ var errClosed = errors.New("the metering has stopped")
 func (d *Datapath) Entries(ctx context.Context) ([]flow.Record, error) {
 	var all []flow.Record
 	err := d.Walk(ctx, func(batch []flow.Record) error {
-		all = append(all, batch...)
+		all = flow.AppendCopies(all, batch)
 		return nil
 	})
 	return all, err

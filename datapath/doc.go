@@ -31,6 +31,7 @@
 //	word       = DYING, grace period         (an entry that leaves)
 //	next.bytes, next.packets = the counters  from here on it is on its way
 //	sink.WriteRecords, sink.Sync
+//	dropped    - what the record tells of dropped packets
 //	incarnation + 1                          from here on it has been handed on
 //	note       = 0                           (it is of the incarnation before)
 //
@@ -54,6 +55,10 @@
 //     flow id (IE 148 is made of slot and incarnation), and committed. These are
 //     the entries of one sub-batch; the collector drops the repeats. Until next.packets is
 //     stored nothing has been sent; from the commit on nothing is sent again.
+//     Of dropped packets the record of an entry that stays says nothing then, as
+//     how many it told of is nowhere: what is not taken off is in the entry's next
+//     record. So each dropped packet is told of at least once, and those of one
+//     sub-batch may be told of twice. Entries that leave tell the same again.
 //   - DYING, next does not count more: what the counters exceed bank[incarnation&1]
 //     by is handed on after a grace period as it would have been. If packets
 //     is 0 the entry was being cleared, and is cleared on.

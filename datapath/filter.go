@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,7 +40,8 @@ type Filter struct {
 
 	mu      sync.Mutex
 	ids     map[string]uint16 // by a rule's identity
-	running *inForce          // nil: none
+	names   atomic.Pointer[ruleNames]
+	running *inForce // nil: none
 	trial   *inForce
 	known   atomic.Pointer[[]*inForce] // those, and what was before: who asks rule waits for nobody
 	before  *acl.Policy                // what was in force before the last change that was confirmed
@@ -254,6 +256,59 @@ func identity(l *acl.List, r *acl.Rule, nth int) string {
 	return fmt.Sprintf("%v %s\x00%s\x00%d\x00%v", l.Family, l.Name, r.Cisco(l.Family), nth, r.Seq == 0)
 }
 
+// ruleNames are the identities of rules by their number.
+type ruleNames struct {
+	of      []string
+	changed uint64 // how often a number was given to another rule
+}
+
+// nameRules shows what the numbers stand for to who must not wait for a change of
+// lists. mu is held.
+func (f *Filter) nameRules() {
+	was := f.names.Load()
+	if was == nil {
+		was = new(ruleNames)
+	}
+	now := &ruleNames{changed: was.changed}
+	for name, id := range f.ids {
+		if int(id) >= len(now.of) {
+			now.of = append(now.of, make([]string, int(id)+1-len(now.of))...)
+		}
+		now.of[id] = name
+	}
+	for id, name := range was.of {
+		if name != "" && (id >= len(now.of) || now.of[id] != name) {
+			now.changed++ // or is given to none, and in time to another
+			break
+		}
+	}
+	f.names.Store(now)
+}
+
+// Rule is what a number in records stands for: a list's name, and a rule as Cisco
+// writes it, without its sequence number, which may change. Also a rule that is in
+// force no more has its number, as long as flows may have a verdict from it.
+func (f *Filter) Rule(number uint16) (list, rule string, ok bool) {
+	names := f.names.Load()
+	if names == nil || int(number) >= len(names.of) || number == 0 {
+		return "", "", false
+	}
+	part := strings.SplitN(names.of[number], "\x00", 3)
+	if len(part) < 3 {
+		return "", "", false
+	}
+	_, list, ok = strings.Cut(part[0], " ") // behind the family
+	return list, part[1], ok
+}
+
+// Changed grows when a number is given to another rule.
+func (f *Filter) Changed() uint64 {
+	if names := f.names.Load(); names != nil {
+		return names.changed
+	}
+	return 0
+}
+
 // compile makes a bank for the interfaces there are. mu is held.
 func (f *Filter) compile(p *acl.Policy) (*inForce, error) {
 	var protect [2][]*acl.Rule
@@ -283,6 +338,7 @@ func (f *Filter) compile(p *acl.Policy) (*inForce, error) {
 			return id
 		},
 	})
+	f.nameRules()
 	if err == nil && full {
 		err = fmt.Errorf("more than %d rules in all lists, those counted that flows still point to", bpf.MaxRules-1)
 	}
@@ -530,6 +586,7 @@ type ListState struct {
 // RuleState is a rule and what it has decided of since the table was made.
 type RuleState struct {
 	Rule      *acl.Rule
+	Number    uint16 // in records; the same also when its sequence number is another
 	Protected bool
 	Implicit  bool
 	Packets   uint64
@@ -558,8 +615,9 @@ func (f *Filter) state(hits []Hit, wall func(clock uint64) int64) FilterState {
 		ls := ListState{List: l}
 		protect, own := now.shield[l.Family], len(l.Rules)
 		for n, r := range now.bank.Rules(i) {
-			rs := RuleState{Rule: r, Protected: n < protect, Implicit: n >= protect+own}
-			if id := now.bank.ID(i, n); int(id) < len(hits) {
+			id := now.bank.ID(i, n)
+			rs := RuleState{Rule: r, Number: id, Protected: n < protect, Implicit: n >= protect+own}
+			if int(id) < len(hits) {
 				h := hits[id]
 				rs.Packets, rs.Bytes = h.Packets, h.Bytes
 				if h.Last != 0 {

@@ -162,7 +162,12 @@ func (d dice) frame() []byte {
 // filtering is a table with lists, of which the loopback interface is a port.
 func filtering(t testing.TB, entries int, o FilterOptions) (*bpf.Kernel, *Filter) {
 	t.Helper()
-	k := loadKernel(t, bpf.Options{Entries: entries, Lists: true})
+	return filteringWith(t, bpf.Options{Entries: entries, Lists: true}, o)
+}
+
+func filteringWith(t testing.TB, table bpf.Options, o FilterOptions) (*bpf.Kernel, *Filter) {
+	t.Helper()
+	k := loadKernel(t, table)
 	if err := (ports{k.Memory().Control}).set(loopback, bpf.PortIngress|bpf.PortListIn|bpf.PortListOut); err != nil {
 		t.Fatal(err)
 	}

@@ -182,16 +182,49 @@ const (
 	statusDenied    = 129 // dropped, by an access list
 )
 
-// status is what the lists made of a flow's packets, by its last one; 0 where no list
-// judged it.
-func (s *Sweeper) status(slot uint32, e *bpf.Entry) uint8 {
+// status is what the lists made of a flow's packets, by its last one, and the rule
+// they said so by; 0 where no list judged it, and no rule.
+func (s *Sweeper) status(slot uint32, e *bpf.Entry) (status uint8, rule uint16) {
 	const stopped = bpf.VerdictMask | bpf.VerdictCount
 	word, out := atomic.LoadUint64(&e.Verdict), atomic.LoadUint64(&s.lists.Judged[slot].Out)
 	switch {
-	case word&stopped == bpf.VerdictDeny, out&stopped == bpf.VerdictDeny:
-		return statusDenied
+	case word&stopped == bpf.VerdictDeny:
+		return statusDenied, ruleOf(word)
+	case out&stopped == bpf.VerdictDeny:
+		return statusDenied, ruleOf(out)
 	case (word|out)&bpf.VerdictMask != bpf.VerdictNone:
-		return statusForwarded
+		if word&bpf.VerdictMask == bpf.VerdictNone {
+			word = out
+		}
+		return statusForwarded, ruleOf(word)
 	}
-	return 0
+	return 0, 0
+}
+
+// dropped is what of an entry's packets was dropped and is not yet in a record. A
+// packet that is dropped where it comes in is in it before it is in the entry. One
+// that is dropped where it leaves may come later: its record may be of the packets
+// after it, or, if there are none, of no packet at all (final).
+func (s *Sweeper) dropped(slot uint32) (c bpf.Count) {
+	if s.lists == nil {
+		return c
+	}
+	j := &s.lists.Judged[slot]
+	if c.Packets = atomic.LoadUint64(&j.DroppedPackets); c.Packets > 0 {
+		c.Bytes = atomic.LoadUint64(&j.DroppedBytes)
+	}
+	return c
+}
+
+// forget takes off what a record has told of dropped packets. The programs go on
+// adding.
+func (s *Sweeper) forget(slot uint32, told bpf.Count) {
+	if told.Packets == 0 {
+		return
+	}
+	j := &s.lists.Judged[slot]
+	s.at()
+	atomic.AddUint64(&j.DroppedPackets, -told.Packets)
+	s.at()
+	atomic.AddUint64(&j.DroppedBytes, -told.Bytes)
 }

@@ -15,6 +15,7 @@ type record struct {
 	now, was    bpf.Count // the entry's counters, and what of them was handed on before
 	incarnation uint32    // of the record: the entry's and one
 	why         flow.EndReason
+	dropped     bpf.Count // of what it tells; octets without a packet wait for one
 }
 
 // Marks of a cache.Gone, beside the reason.
@@ -23,8 +24,9 @@ const (
 	goneCatchAll  = 0x20
 )
 
-// fill makes out the record of a slot.
-func (s *Sweeper) fill(slot uint32, k *flow.Key, r *record, out *flow.Record) {
+// fill makes out the record of a slot. What it says of access lists it appends to
+// text, and gives that back.
+func (s *Sweeper) fill(slot uint32, k *flow.Key, r *record, out *flow.Record, text []byte) []byte {
 	first := r.first
 	if first == 0 || first > r.last {
 		first = r.last
@@ -51,17 +53,33 @@ func (s *Sweeper) fill(slot uint32, k *flow.Key, r *record, out *flow.Record) {
 		g.Key = *k
 	}
 	s.recorder.Fill(&g, out)
-	if s.lists != nil && kind != kindCatchAll {
-		if out.ForwardingStatus = s.status(slot, s.entry(slot)); out.ForwardingStatus != 0 {
-			out.Has |= flow.HasForwardingStatus
-		}
-	}
 	if kind == kindFlow && out.Has&flow.HasOutput == 0 {
 		if o := atomic.LoadUint32(&s.entry(slot).Output); o != 0 {
 			out.Output = o
 			out.Has |= flow.HasOutput
 		}
 	}
+	if s.lists == nil {
+		return text
+	}
+	if kind != kindCatchAll { // those are of many rules
+		if out.ForwardingStatus, out.Rule = s.status(slot, s.entry(slot)); out.ForwardingStatus != 0 {
+			out.Has |= flow.HasForwardingStatus
+		}
+		if out.Rule != 0 {
+			out.Has |= flow.HasRule
+		}
+	}
+	if r.dropped.Packets > 0 {
+		out.DroppedPackets, out.DroppedBytes = r.dropped.Packets, r.dropped.Bytes
+		out.Has |= flow.HasDropped
+	}
+	if out.Has&(flow.HasDropped|flow.HasRule) != 0 {
+		at := len(text)
+		text = out.AppendVerdict(text)
+		out.Elements = text[at:len(text):len(text)]
+	}
+	return text
 }
 
 func loadFacts(e *bpf.Entry) bpf.Facts {

@@ -94,7 +94,8 @@ type Sweeper struct {
 
 	items   []item // the sub-batch
 	records []flow.Record
-	sends   int // of them are in it
+	sends   int    // of them are in it
+	text    []byte // that their Elements are of
 	port    portMemo
 
 	adopted bool
@@ -126,6 +127,8 @@ type item struct {
 	sent  bool // its record is in the batch, and must be committed
 	final bool // it leaves
 	delta bpf.Count
+
+	dropped bpf.Count // that its record tells of
 }
 
 // marks are sums at some tick, to know what came since.
@@ -176,6 +179,9 @@ func NewSweeper(cfg SweepConfig, kernel Kernel, sink flow.Sink) (*Sweeper, error
 		stuck:     make([]uint32, 0, maxClaimed),
 		items:     make([]item, 0, batchSize),
 		records:   make([]flow.Record, batchSize),
+	}
+	if s.lists != nil {
+		s.text = make([]byte, 0, batchSize*flow.MaxVerdict)
 	}
 	if y, ok := sink.(flow.Syncer); ok {
 		s.sync = y.Sync

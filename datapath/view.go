@@ -16,9 +16,10 @@ var errEnough = errors.New("enough")
 // since its last record is left out. An error of yield ends it.
 func (s *Sweeper) Walk(yield func([]flow.Record) error) error {
 	records := make([]flow.Record, 0, pageSets*bpf.Ways)
+	var text []byte
 	tables, all := s.mem.Flows+s.mem.Aggregates, len(s.mem.Sets)
 	for at := 0; at < all; at += pageSets {
-		records = records[:0]
+		records, text = records[:0], text[:0]
 		s.mu.Lock() // no entry is freed, so none changes its flow
 		for i := at; i < min(at+pageSets, all); i++ {
 			set := &s.mem.Sets[i]
@@ -33,7 +34,7 @@ func (s *Sweeper) Walk(yield func([]flow.Record) error) error {
 				} else if slot >= s.slots() {
 					break
 				}
-				records = s.show(slot, &set.Entry[way], records)
+				records, text = s.show(slot, &set.Entry[way], records, text)
 			}
 		}
 		s.mu.Unlock()
@@ -46,21 +47,21 @@ func (s *Sweeper) Walk(yield func([]flow.Record) error) error {
 	return nil
 }
 
-func (s *Sweeper) show(slot uint32, e *bpf.Entry, into []flow.Record) []flow.Record {
+func (s *Sweeper) show(slot uint32, e *bpf.Entry, into []flow.Record, text []byte) ([]flow.Record, []byte) {
 	done, _ := s.banks(slot, e)
 	now, was := read(e), load(done)
 	if now.Packets <= was.Packets {
-		return into
+		return into, text
 	}
 	r := record{
 		atomic.LoadUint64(&e.First), atomic.LoadUint64(&e.Last), loadFacts(e), now, was,
-		atomic.LoadUint32(&e.Incarnation) + 1, flow.EndUnknown,
+		atomic.LoadUint32(&e.Incarnation) + 1, flow.EndUnknown, s.dropped(slot),
 	}
 	into = into[:len(into)+1]
 	out := &into[len(into)-1]
-	s.fill(slot, &e.Key, &r, out)
+	text = s.fill(slot, &e.Key, &r, out, text)
 	out.Has &^= flow.HasEndReason
-	return into
+	return into, text
 }
 
 // Entries is Walk, record by record.

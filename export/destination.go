@@ -86,7 +86,7 @@ var params = []param{
 		}, func(d *Destination) string { return unless(int64(d.Version), DefaultVersion) },
 	},
 	{
-		Param{"template", "compact|cisco|full", "compact", "which elements v9 and IPFIX carry: compact uses the fewest octets that hold each value; cisco has 8-octet counters, 4-octet interfaces, end reason and direction (older collectors, pmacct among them, need it); full adds absolute times and the flow id, by which a weir collector knows records that come again after a kill -9"},
+		Param{"template", "compact|cisco|full", "compact", "which elements v9 and IPFIX carry: compact uses the fewest octets that hold each value; cisco has 8-octet counters, 4-octet interfaces, end reason and direction (older collectors, pmacct among them, need it); full adds absolute times, the flow id, by which a weir collector knows records that come again after a kill -9, and what access lists dropped, by which rule"},
 		func(d *Destination, v string) (err error) {
 			d.Preset, err = wire.ParsePreset(v)
 			return err

@@ -46,6 +46,9 @@ type Options struct {
 	// Interfaces names the interfaces; asked before each announcement. Nil: no
 	// names are sent.
 	Interfaces func() []Interface
+	// Rules names the rules of access lists that records name: those alone, before
+	// the record does, and again with the interfaces' names. Nil: none is told.
+	Rules Rules
 	// Ignored is what the metering process could not make flows of since it
 	// began (IE 164, 165). Nil: not announced.
 	Ignored func() (packets, octets uint64)

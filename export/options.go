@@ -285,7 +285,7 @@ func (w *optionsWriter) counters(t *optionsTemplate, scope uint32, totals ...uin
 	w.s.scratch = rec
 }
 
-// tell emits names and statistics.
+// tell emits names, of rules too, and statistics.
 func (s *stream) tell() {
 	if !s.templated() || s.extra == nil {
 		return
@@ -298,6 +298,10 @@ func (s *stream) tell() {
 		if !s.follow {
 			w.boot()
 		}
+	}
+	if s.rules != nil {
+		s.rules.told = 0
+		w.rules(s.rules)
 	}
 	s.extra(&w)
 	w.close()

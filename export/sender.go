@@ -88,6 +88,9 @@ func newSender(d Destination, opt *Options) *sender {
 		get: s.get, free: s.free, emit: s.push, lose: s.lose, move: s.move, extra: s.statistics,
 		sampling: samplers{rate: max(opt.Sampling, 1)},
 	}
+	if opt.Rules != nil && s.stream.templated() && d.Preset == wire.Full {
+		s.stream.rules = &rules{from: opt.Rules}
+	}
 	if opt.Sampling > 1 {
 		s.stream.sampling.rates, s.stream.sampling.any = []uint32{opt.Sampling}, true
 	}

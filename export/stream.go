@@ -80,6 +80,7 @@ type stream struct {
 	announcedAt uint64 // built, then
 
 	extra   func(*optionsWriter) // names and statistics
+	rules   *rules               // nil: records name none
 	scratch []byte
 	mended  flow.Record
 }
@@ -177,6 +178,9 @@ func (s *stream) add(r *flow.Record) {
 		for len(o.body)+o.size > s.room() {
 			s.emitOpen(o)
 		}
+	}
+	if s.rules != nil && r.Has&flow.HasRule != 0 {
+		s.rules.name(r.Rule)
 	}
 	o.body = o.layout.Append(o.body, r, s.boot, sampler)
 	s.put(o, r.Last, sum{records: 1, wire: 1, packets: r.Packets, octets: r.Bytes})
@@ -312,6 +316,11 @@ func nextID(id uint16) uint16 {
 func (s *stream) start() *datagram {
 	if s.templated() && (!s.announced || s.version == flow.VersionV9 && s.sampling.any && s.built-s.announcedAt >= s.refresh) {
 		s.announce()
+	}
+	if s.rules.due() {
+		w := optionsWriter{s: s}
+		w.rules(s.rules)
+		w.close()
 	}
 	return s.blank()
 }
@@ -463,4 +472,7 @@ func (s *stream) forget() {
 		o.sent = false
 	}
 	s.announced = false
+	if s.rules != nil {
+		s.rules.told = 0
+	}
 }

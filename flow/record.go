@@ -1,5 +1,10 @@
 package flow
 
+import (
+	"slices"
+	"strconv"
+)
+
 // EndReason is flowEndReason, IANA element 136.
 type EndReason uint8
 
@@ -68,6 +73,8 @@ const (
 	HasDomain
 	HasReceived
 	HasFlowID
+	HasDropped // DroppedPackets and DroppedBytes
+	HasRule
 )
 
 // Record is one flow record: what the metering process says of a flow when it
@@ -86,6 +93,8 @@ type Record struct {
 	Packets, Bytes uint64 // as metered or exported, not multiplied by Sampling
 	FlowID         uint64 // IE 148: names this record among all of its exporter's
 
+	DroppedPackets, DroppedBytes uint64 // IE 133, 132: of Packets, what an access list stopped (metered here)
+
 	Has Field
 
 	Input, Output uint32 // ifIndex
@@ -95,6 +104,7 @@ type Record struct {
 
 	SrcPort, DstPort   uint16
 	VLAN               uint16 // outermost id
+	Rule               uint16 // IE 137: number of the rule that decided of the last packet (metered here)
 	TCPFlags           uint16 // OR over the flow
 	Proto, TOS         uint8
 	ICMPType, ICMPCode uint8
@@ -106,9 +116,49 @@ type Record struct {
 	IPVersion          uint8 // 4 or 6; 0: by the form of the addresses
 	Fragment           bool  // made of later fragments (metered here)
 
-	// Elements holds what has no field of its own: a JSON object
-	// {"ianaName": value, …}, or nil.
+	// Elements holds what has no column of its own: a JSON object
+	// {"ianaName": value, …}, or nil. Who sets HasDropped or HasRule puts into it
+	// what AppendVerdict gives.
 	Elements []byte
+}
+
+// EventDenied is firewallEvent (IE 233) of a flow some of whose packets were
+// stopped. Its other values are of the moments when a flow is created or deleted:
+// no record is of a moment.
+const EventDenied = 3
+
+// MaxVerdict is the most that AppendVerdict appends.
+const MaxVerdict = 160
+
+// AppendVerdict appends what access lists made of r's packets, as Elements has it
+// when an export of r is read: nothing where neither HasDropped nor HasRule is set.
+func (r *Record) AppendVerdict(dst []byte) []byte {
+	if r.Has&(HasDropped|HasRule) == 0 {
+		return dst
+	}
+	dst = append(dst, '{')
+	if r.Has&HasDropped != 0 {
+		dst = strconv.AppendUint(append(dst, `"droppedPacketDeltaCount":`...), r.DroppedPackets, 10)
+		dst = strconv.AppendUint(append(dst, `,"droppedOctetDeltaCount":`...), r.DroppedBytes, 10)
+		dst = strconv.AppendUint(append(dst, `,"firewallEvent":`...), EventDenied, 10)
+		if r.Has&HasRule != 0 {
+			dst = append(dst, ',')
+		}
+	}
+	if r.Has&HasRule != 0 {
+		dst = strconv.AppendUint(append(dst, `"commonPropertiesId":`...), uint64(r.Rule), 10)
+	}
+	return append(dst, '}')
+}
+
+// AppendCopies appends records that outlive the batch they are from.
+func AppendCopies(dst, batch []Record) []Record {
+	for i := range batch {
+		r := batch[i]
+		r.Elements = slices.Clone(r.Elements)
+		dst = append(dst, r)
+	}
+	return dst
 }
 
 // Sink takes records in batches. It returns when it has taken them (and may

@@ -71,10 +71,13 @@ func floorMicros(ns int64) int64 {
 	return us
 }
 
+// inElements are fields without a column: the elements say them.
+const inElements = flow.HasDropped | flow.HasRule
+
 // add appends r. now is the time of receipt (µs) of records that bring none.
 func (b *batch) add(r *flow.Record, now int64) {
 	i := len(b.has)
-	has := r.Has &^ (hasElements | hasIPVersion)
+	has := r.Has &^ (hasElements | hasIPVersion | inElements)
 	if len(r.Elements) > 0 {
 		has |= hasElements
 		b.text = append(b.text, r.Elements...)

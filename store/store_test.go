@@ -169,6 +169,11 @@ func TestStoreKeepsRecords(t *testing.T) {
 				for i := range batch {
 					batch[i].Has |= flow.HasFlowID
 					batch[i].FlowID = uint64(len(want) + i)
+					if i%3 == 0 { // the elements say it
+						batch[i].Has |= flow.HasDropped | flow.HasRule
+						batch[i].DroppedPackets, batch[i].DroppedBytes, batch[i].Rule = uint64(i), 40*uint64(i), uint16(i)
+						batch[i].Elements = batch[i].AppendVerdict(nil)
+					}
 				}
 				check(s.WriteRecords(batch))
 				for i := range batch {

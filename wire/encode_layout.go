@@ -21,7 +21,8 @@ const (
 	// Cisco is what an IOS engineer expects: octets and packets in 8 octets,
 	// interfaces and AS in 4, with IP version, direction and end reason.
 	Cisco
-	// Full adds the flow id, TCP flags in 2 octets, and to v9 absolute times.
+	// Full adds the flow id, what access lists dropped and the rule that decided,
+	// TCP flags in 2 octets, and to v9 absolute times.
 	Full
 	presets
 )
@@ -78,6 +79,8 @@ const (
 	shapeSampler
 	shapeReason
 	shapeStatus
+	shapeDropped // packets and octets, and the firewall's event
+	shapeRule
 	shapeFlowID
 	shapeIPVersion
 	shapeUptime   // times in ms of sysUptime
@@ -177,8 +180,16 @@ func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
 		if r.Has&flow.HasEndReason != 0 {
 			s |= shapeReason
 		}
-		if p == Full && r.Has&flow.HasFlowID != 0 {
-			s |= shapeFlowID
+		if p == Full && r.Has&(flow.HasFlowID|flow.HasDropped|flow.HasRule) != 0 {
+			if r.Has&flow.HasFlowID != 0 {
+				s |= shapeFlowID
+			}
+			if r.Has&flow.HasDropped != 0 {
+				s |= shapeDropped
+			}
+			if r.Has&flow.HasRule != 0 {
+				s |= shapeRule
+			}
 		}
 	}
 	switch {
@@ -256,6 +267,10 @@ const (
 	putSampler
 	putReason
 	putStatus
+	putDroppedPackets
+	putDroppedBytes
+	putEvent
+	putRule
 	putFlowID
 	putIPVersion
 )
@@ -343,6 +358,10 @@ func NewLayout(version uint8, s Shape, id uint16) *Layout {
 	}
 	when(shapeReason, putReason, ie.IDFlowEndReason, 1)
 	when(shapeStatus, putStatus, ie.IDForwardingStatus, 1)
+	when(shapeDropped, putDroppedPackets, ie.IDDroppedPacketDeltaCount, 8)
+	when(shapeDropped, putDroppedBytes, ie.IDDroppedOctetDeltaCount, 8)
+	when(shapeDropped, putEvent, ie.IDFirewallEvent, 1)
+	when(shapeRule, putRule, ie.IDCommonPropertiesId, 4) // its options tell the rule (package export)
 	when(shapeIPVersion, putIPVersion, ie.IDIpVersion, 1)
 	when(shapeFlowID, putFlowID, ie.IDFlowId, 8)
 	return l
@@ -427,6 +446,14 @@ func (l *Layout) Append(dst []byte, r *flow.Record, boot int64, sampler uint8) [
 			dst = append(dst, byte(r.EndReason))
 		case putStatus:
 			dst = append(dst, r.ForwardingStatus)
+		case putDroppedPackets:
+			dst = be.AppendUint64(dst, r.DroppedPackets)
+		case putDroppedBytes:
+			dst = be.AppendUint64(dst, r.DroppedBytes)
+		case putEvent:
+			dst = append(dst, flow.EventDenied)
+		case putRule:
+			dst = be.AppendUint32(dst, uint32(r.Rule))
 		case putFlowID:
 			dst = be.AppendUint64(dst, r.FlowID)
 		case putIPVersion:

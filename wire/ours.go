@@ -26,7 +26,9 @@ var shapeOfField = map[uint16]Shape{
 	ie.IDVlanId: shapeVLAN, ie.IDFlowDirection: shapeDirection,
 	ie.IDSamplerId: shapeSampler, ie.IDSelectorId: shapeSampler,
 	ie.IDFlowEndReason: shapeReason, ie.IDForwardingStatus: shapeStatus,
-	ie.IDIpVersion: shapeIPVersion, ie.IDFlowId: shapeFlowID,
+	ie.IDDroppedPacketDeltaCount: shapeDropped, ie.IDDroppedOctetDeltaCount: shapeDropped, ie.IDFirewallEvent: shapeDropped,
+	ie.IDCommonPropertiesId: shapeRule,
+	ie.IDIpVersion:          shapeIPVersion, ie.IDFlowId: shapeFlowID,
 }
 
 // HasFlowID says whether t's records have a flow id (IE 148).

@@ -116,6 +116,9 @@ func (l *live) plan(ifindex uint32) *hook.Plan {
 func (l *live) exportTo(o *export.Options) {
 	if l.kernel != nil {
 		o.Boot, o.Memory = l.kernel.Born(), l.kernel.ExportMemory()
+		if f := l.kernel.Filtering(); f != nil {
+			o.Rules = f
+		}
 	}
 }
 
@@ -205,7 +208,7 @@ func (l *live) Losses() (list []flow.Loss) {
 
 func (l *live) Entries(ctx context.Context) (all []flow.Record, err error) {
 	err = l.Walk(ctx, func(batch []flow.Record) error {
-		all = append(all, batch...)
+		all = flow.AppendCopies(all, batch)
 		return nil
 	})
 	return all, err

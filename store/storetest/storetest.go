@@ -185,6 +185,8 @@ func AsStored(r *flow.Record, now int64) {
 		r.Has |= flow.HasReceived
 		r.Received = now
 	}
+	r.Has &^= flow.HasDropped | flow.HasRule
+	r.DroppedPackets, r.DroppedBytes, r.Rule = 0, 0, 0
 	unless(r, flow.HasFirst, &r.First)
 	unless(r, flow.HasLast, &r.Last)
 	unless(r, flow.HasProto, &r.Proto)
