@@ -341,10 +341,11 @@ __noinline int aggregate(struct seen *s)
 			return 0;
 		}
 	}
-	if (use_lists && is_stopped(s->word))
-		note(s->port, DROPPED, s->packets, s->bytes);
-	if (enter(s, &at, false))
+	if (enter(s, &at, false)) {
+		if (use_lists && is_stopped(s->word))
+			note(s->port, DROPPED, s->packets, s->bytes);
 		return 0;
+	}
 	note(s->port, CAUGHT, s->packets, s->bytes);
 	if (use_lists)
 		decided(s);
