@@ -22,8 +22,8 @@ type judged struct {
 	mode                                   string
 }
 
-// startJudged starts weir with a configuration, in which %s is the mode, and with
-// access lists in a file of their own.
+// startJudged starts weir with a configuration, in which MODE is the mode and LISTS
+// the file of access lists; it may say more of them than that.
 func startJudged(t testing.TB, ns, mode, interfaces, lists string) *judged {
 	t.Helper()
 	dir := t.TempDir()
@@ -37,9 +37,10 @@ func startJudged(t testing.TB, ns, mode, interfaces, lists string) *judged {
 // configure writes the configuration: what the interfaces are told, and more.
 func (j *judged) configure(t testing.TB, text string) {
 	t.Helper()
-	if !strings.Contains(text, "acl: {file:") {
-		text += "\nacl: {file: " + j.lists + "}"
+	if !strings.Contains(text, "LISTS") {
+		text += "\nacl: {file: LISTS}"
 	}
+	text = strings.ReplaceAll(text, "LISTS", j.lists)
 	j.config, j.store = upConfig(t, j.dir, strings.ReplaceAll(text, "MODE", modeFlag(j.mode))+"\nconsole: {listen: ''}\ncollect: {listen: ['udp://127.0.0.1:2055']}")
 }
 

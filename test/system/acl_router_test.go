@@ -146,7 +146,7 @@ func TestListsRouter(t *testing.T) {
 			for k := range j.hits(t) {
 				hits[k] = count{}
 			}
-			var byStatus = map[string]uint64{} // flows whose packets have one verdict
+			byStatus := map[string]uint64{} // flows whose packets have one verdict
 			r := rand.New(rand.NewPCG(5, 6))
 			var sent, stubs uint64
 			for range 40 { // some flows end in between, most do not
