@@ -107,7 +107,7 @@ func TestListsTrial(t *testing.T) {
 	sent, came := times(2), arrived.of(54)
 	j.kill(t)
 	j.begin(t)
-	if r := j.acl(t, "confirm"); r.status != 0 {
+	if r := j.acl(t, "confirm"); r.status != 0 || !strings.Contains(r.stderr, j.lists) {
 		t.Fatalf("confirm: %s", r.stderr)
 	}
 	j.kill(t)
@@ -123,8 +123,17 @@ func TestListsTrial(t *testing.T) {
 	if sent, came := times(2)-sent, arrived.of(54)-came; came < sent-16 || came > sent+16 { // a batch is on its way when they are read
 		t.Errorf("of %d frames that are permitted since a change was tried, and then kept, %d arrived", sent, came)
 	}
-	if r := j.acl(t, "rollback"); r.status == 0 || !strings.Contains(r.stderr, "nothing to roll back") {
-		t.Logf("rollback after a start: %d %s", r.status, r.stderr)
+
+	// A change by the file is taken back, in the file too, whatever an earlier one has
+	// left beside it.
+	j.write(t, triedBefore)
+	j.hangUp(t, true)
+	if r := j.acl(t, "rollback"); r.status != 0 {
+		t.Errorf("rollback: %s", r.stderr)
+	}
+	j.hangUp(t, true)
+	if got := j.rules(t); len(got) != 2 || !strings.Contains(got[0].Rule, "range domain 54") {
+		t.Errorf("after a rollback and a reload: %+v", got)
 	}
 	j.stop(t)
 	t.Logf("%d frames sent", s.sent().all.Packets)
