@@ -82,11 +82,11 @@ static __always_inline bool chosen(const struct seen *s, void *ctx, void *data, 
 	return true;
 }
 
-/* stops_unread says whether a frame does not pass a port because no list there can
+/* unjudged says whether a frame does not pass a port because no list there can
  * judge it: an IP packet that cannot be read. All that is not IP passes. */
-static __always_inline bool stops_unread(__u32 at, __u32 reason)
+static __always_inline bool unjudged(__u32 at, __u32 reason)
 {
-	return use_lists && reason >= TOO_DEEP && reason <= BAD_TOTAL_LENGTH && is_filtered(at) && lists_in_force(now_ns());
+	return use_lists && reason >= TOO_DEEP && reason <= BAD_TOTAL_LENGTH && stops_unread(at);
 }
 
 /* leave counts a frame that makes no flow: as chosen or not, like any other. */
@@ -97,7 +97,7 @@ static __always_inline void leave(void *ctx, struct seen *s, void *data, void *e
 	s->word = 0;
 	if (chosen(s, ctx, data, end))
 		note(s->port, reason, 1, wire);
-	if (stops_unread(s->port, reason)) {
+	if (unjudged(s->port, reason)) {
 		s->word = VERDICT_DENY;
 		note(s->port, DROPPED, 1, wire);
 	}
@@ -115,7 +115,8 @@ static __always_inline void meter(void *ctx, struct seen *s, void *data, void *e
 		if (use_lists && s->lists) {
 			mask(&s->p, s->port);
 			s->p.spare = 0;
-			judge_alone(s, s->port);
+			if (!is_own(s)) /* a filter or a lot that leaves our own exports out does not subject them to lists */
+				judge_alone(s, s->port);
 		}
 		return;
 	}
@@ -230,7 +231,7 @@ static __always_inline int tc(struct __sk_buff *skb, bool egress, bool ip)
 		struct port *p = find_port(skb->ingress_ifindex);
 		if (p && READ_ONCE(p->flags) & PORT_INGRESS) {
 			if (reason != DECODED) {
-				if (!stops_unread(ifindex | KEY_EGRESS, reason))
+				if (!unjudged(ifindex | KEY_EGRESS, reason))
 					return TC_ACT_UNSPEC;
 				note(ifindex | KEY_EGRESS, DROPPED, 1, skb->len);
 				return TC_ACT_SHOT;

@@ -40,12 +40,15 @@ static __always_inline __u64 verdict_word(__u64 lists, __u32 rule, __u32 class, 
 }
 
 /* Less of a transport header than is looked at: the rest may come in a fragment,
- * where no rule sees it (RFC 1858). */
+ * where no rule sees it (RFC 1858). Or, of IPv6, none: it is behind more extension
+ * headers than are walked, or behind one that is cut off (RFC 7112). */
 static __always_inline bool is_stub(const struct packet *p)
 {
 	__u32 has = p->length - (p->transport - p->network), proto = p->key.proto;
 	if (p->key.vlan & KEY_FRAGMENT)
 		return false;
+	if (p->key.vlan & KEY_IPV6 && (proto == EXT_HOP_BY_HOP || proto == EXT_ROUTING || proto == EXT_FRAGMENT || proto == EXT_DESTINATION))
+		return true;
 	return (proto == 6 && has < 14) || ((proto == 17 || proto == 136 || proto == 33 || proto == 132) && has < 4);
 }
 
@@ -67,7 +70,7 @@ static __always_inline __u64 judge(const struct seen *s, __u32 at)
 	if (!(list & BIND_LIST))
 		return verdict_word(lists, 0, CLASS_FIXED, flags & PORT_UNRULED_CLOSED ? VERDICT_DENY : VERDICT_NONE);
 	if (is_stub(&s->p))
-		return verdict_word(lists, 0, CLASS_MANY, VERDICT_DENY);
+		return verdict_word(lists, 0, CLASS_MANY, list & BIND_COUNT ? VERDICT_DENY | VERDICT_COUNT : VERDICT_DENY);
 	struct acl_result r = {};
 	if (!acl_classify(bank, (list & BIND_LIST) - 1, &s->p, &r))
 		return verdict_word(lists, 0, CLASS_MANY, VERDICT_DENY); /* no bank says so */
@@ -203,11 +206,24 @@ static __always_inline void unplaced(struct seen *s)
 		s->word = verdict_word(s->lists, 0, CLASS_FIXED, flags & PORT_FULL_OPEN ? VERDICT_PERMIT : VERDICT_DENY);
 }
 
-/* is_filtered says whether any list judges what passes a port. */
-static __always_inline bool is_filtered(__u32 at)
+/* stops_unread says whether an IP packet that cannot be read does not pass a port:
+ * a list of either family would have judged it, or what no list judges is stopped. */
+__noinline int stops_unread(__u32 at)
 {
 	struct port *port = find_port(at & ~KEY_EGRESS);
-	return port && READ_ONCE(port->flags) & (at & KEY_EGRESS ? PORT_LIST_OUT : PORT_LIST_IN);
+	__u32 flags = port ? READ_ONCE(port->flags) : 0;
+	if (!port || !(flags & (PORT_LIST_IN | PORT_LIST_OUT | PORT_UNRULED_CLOSED | PORT_ORPHAN_CLOSED)))
+		return 0;
+	__u64 lists = lists_in_force(now_ns());
+	if (!lists || (lists & LISTS_ORPHAN && flags & PORT_ORPHAN_OPEN))
+		return 0;
+	if (lists & LISTS_ORPHAN && flags & PORT_ORPHAN_CLOSED)
+		return 1;
+	__u32 bank = lists & LISTS_BANK, number = READ_ONCE(port->number), egress = at >> 31;
+	__u32 four = acl_list(bank, number, egress, false), six = acl_list(bank, number, egress, true);
+	if (!(four & BIND_LIST) && !(six & BIND_LIST))
+		return (flags & PORT_UNRULED_CLOSED) != 0;
+	return (four & BIND_LIST && !(four & BIND_COUNT)) || (six & BIND_LIST && !(six & BIND_COUNT));
 }
 
 /* is_told says whether the daemon is to be told of a packet: to log it, or to

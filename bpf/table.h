@@ -392,6 +392,16 @@ static __noinline __u32 forwards_to(void *ctx, const struct seen *s)
 	return p && READ_ONCE(p->lower) ? READ_ONCE(p->lower) : f.ifindex;
 }
 
+/* is_own says whether a packet is of our own exports. */
+__noinline int is_own(const struct seen *s)
+{
+	struct own k;
+	if (!s || !READ_ONCE(control.own))
+		return 0;
+	__builtin_memcpy(&k, &s->p.key, sizeof k); /* the key begins like this */
+	return bpf_map_lookup_elem(&own, &k) != NULL;
+}
+
 /* first is for a packet whose flow is not in the table. */
 static __always_inline int first(void *ctx, struct seen *s, const struct place *at)
 {
@@ -403,14 +413,10 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 			alone(s, s->port);
 		return 0;
 	}
-	if (READ_ONCE(control.own)) {
-		struct own k;
-		__builtin_memcpy(&k, &s->p.key, sizeof k); /* the key begins like this */
-		if (bpf_map_lookup_elem(&own, &k)) {
-			note(s->port, OWN_EXPORT, s->packets, s->bytes);
-			s->word = 0; /* no list stands in its way */
-			return 0;
-		}
+	if (is_own(s)) {
+		note(s->port, OWN_EXPORT, s->packets, s->bytes);
+		s->word = 0; /* no list stands in its way */
+		return 0;
 	}
 	bool pressed = READ_ONCE(control.pressure);
 	if (!pressed && !s->output) {

@@ -133,13 +133,13 @@ func (n *node) aclHandlers(mux *http.ServeMux) {
 		if trial > 0 {
 			return map[string]any{"until": time.Now().Add(trial)}, nil
 		}
-		return n.keepLists()
+		return n.keepLists(d)
 	})
 	handle("POST /control/acl/confirm", func(d *datapath.Datapath, _ *http.Request) (any, error) {
 		if err := d.Filtering().Confirm(); err != nil {
 			return nil, err
 		}
-		return n.keepLists()
+		return n.keepLists(d)
 	})
 	handle("POST /control/acl/rollback", func(d *datapath.Datapath, _ *http.Request) (any, error) {
 		s, err := d.FilterState()
@@ -149,7 +149,7 @@ func (n *node) aclHandlers(mux *http.ServeMux) {
 		if err != nil || s.Trial != nil {
 			return map[string]any{}, err
 		}
-		return map[string]any{}, n.restoreLists()
+		return map[string]any{}, n.restoreLists(d)
 	})
 }
 
@@ -162,39 +162,83 @@ func (n *node) setSession(session string) {
 
 // keepLists writes what is in force where the configuration has its lists, so that
 // the next start has them; the file before it is kept beside it.
-func (n *node) keepLists() (any, error) {
+func (n *node) keepLists(d *datapath.Datapath) (any, error) {
 	n.mu.Lock()
-	c, file := n.proposal, n.conf.ACL.File
+	c, conf := n.proposal, n.conf
 	n.mu.Unlock()
-	if c == nil || file == "" {
+	file := conf.ACL.File
+	if file == "" {
 		return map[string]any{"kept": "", "note": "acl.file is not set: a restart of weir goes back to the lists of the configuration"}, nil
 	}
-	if old, err := os.ReadFile(file); err == nil {
-		if bytes.Equal(old, []byte(c.Text)) {
+	s, err := d.FilterState()
+	if err != nil {
+		return nil, err
+	}
+	old, oldErr := os.ReadFile(file)
+	var typed []byte
+	if c != nil { // nil: another process was told what is now confirmed
+		typed = []byte(c.Text)
+	}
+	text := written(s.Policy, conf, typed, old)
+	if oldErr == nil {
+		if bytes.Equal(old, text) {
 			return map[string]any{"kept": file}, nil
 		}
 		if err := replaceFile(file+".previous", old); err != nil {
 			return nil, err
 		}
 	}
-	if err := replaceFile(file, []byte(c.Text)); err != nil {
+	if err := replaceFile(file, text); err != nil {
 		return nil, fmt.Errorf("the lists are in force, but a restart goes back to those before: %w", err)
 	}
 	return map[string]any{"kept": file}, nil
 }
 
-// restoreLists undoes keepLists.
-func (n *node) restoreLists() error {
-	n.mu.Lock()
-	file := n.conf.ACL.File
-	n.mu.Unlock()
+// restoreLists undoes keepLists: the file has what is in force again. What is beside
+// it may be of another change.
+func (n *node) restoreLists(d *datapath.Datapath) error {
+	conf := n.config()
+	file := conf.ACL.File
 	if file == "" {
 		return nil
 	}
-	if err := os.Rename(file+".previous", file); err != nil {
+	s, err := d.FilterState()
+	if err != nil {
+		return err
+	}
+	previous, _ := os.ReadFile(file + ".previous") // or as weir writes it
+	now, _ := os.ReadFile(file)
+	text := written(s.Policy, conf, now, previous)
+	if bytes.Equal(text, now) {
+		return nil
+	}
+	if err := replaceFile(file, text); err != nil {
 		return fmt.Errorf("the lists before are in force, but %s still has those after: %w", file, err)
 	}
+	if bytes.Equal(text, previous) {
+		return os.Remove(file + ".previous")
+	}
 	return nil
+}
+
+// written is p for the file of lists: as somebody typed it, if one of these texts
+// means that there, or else as weir prints it in the file's language.
+func written(p *acl.Policy, conf *config.Config, typed ...[]byte) []byte {
+	want := acl.AppendCisco(nil, p)
+	for _, text := range typed {
+		if text == nil {
+			continue
+		}
+		q, err := acl.Read(conf.ACL.File, text)
+		if err == nil && conf.Bind(q) == nil && bytes.Equal(acl.AppendCisco(nil, q), want) {
+			return text
+		}
+	}
+	switch strings.ToLower(filepath.Ext(conf.ACL.File)) {
+	case ".yaml", ".yml":
+		return policyText(p, "yaml")
+	}
+	return want
 }
 
 // replaceFile writes a file so that it is the old or the new one at any moment.
