@@ -359,7 +359,12 @@ func (d *Datapath) openFilter() error {
 	if err := d.filter.adopt(); err != nil {
 		d.log.Warn("what a weir before had in force is replaced", "error", err)
 	}
-	return d.filter.Ensure(d.o.Policy)
+	err := d.filter.Ensure(d.o.Policy)
+	if errors.Is(err, ErrTrial) {
+		d.log.Warn("the lists of the configuration are not in force", "reason", err)
+		return nil
+	}
+	return err
 }
 
 // flags are those of the i-th interface's port.

@@ -636,7 +636,8 @@ func same(a, b *acl.Policy) bool {
 	return a != nil && b != nil && bytes.Equal(acl.AppendCisco(nil, a), acl.AppendCisco(nil, b))
 }
 
-// Ensure puts a policy in force unless it is already, or another is on trial.
+// Ensure puts a policy in force unless it is already. While another is on trial it is
+// refused (ErrTrial): nobody would look at it again when the trial is over.
 func (f *Filter) Ensure(p *acl.Policy) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -660,7 +661,10 @@ func (f *Filter) Ensure(p *acl.Policy) error {
 		}
 	}
 	if f.trial != nil {
-		return nil
+		if f.running != nil && same(f.running.policy, p) {
+			return nil // what protects is seen to with the next change
+		}
+		return ErrTrial
 	}
 	return f.apply(p, 0)
 }

@@ -38,14 +38,14 @@ func TestListsTrial(t *testing.T) {
 		f.octets, f.key = numbered(f.octets, uint32(port)), "all"
 		list = append(list, f)
 	}
-	s := startStream(t, out, list, time.Millisecond)
+	s := startStream(t, out, list, 4*time.Millisecond)
 	times := func(i int) int {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return int(s.times[i])
 	}
 	until(t, 5*time.Second, "frames arrive", func() bool { return arrived.of(53) > 20 && times(2) > 20 })
-	const trial = 3 * time.Second
+	const trial = 2 * time.Second
 	// over waits for the end of what was begun at a time: not before, and not long
 	// after its time.
 	over := func(how string, begun time.Time) {
@@ -104,6 +104,13 @@ func TestListsTrial(t *testing.T) {
 	if r := j.acl(t, "apply", "--now", j.lists); r.status == 0 || !strings.Contains(r.stderr, "on trial") {
 		t.Errorf("a change while another is on trial: %d %s", r.status, r.stderr)
 	}
+	j.write(t, triedBefore+" 30 permit icmp any any\n")
+	j.hangUp(t, false)
+	if !strings.Contains(j.stderr.String(), "confirm it or roll it back first") {
+		t.Errorf("a changed file while another change is on trial: %s", tail(j.stderr.String(), 500))
+	}
+	j.write(t, triedBefore)
+	j.hangUp(t, true)
 	sent, came := times(2), arrived.of(54)
 	j.kill(t)
 	j.begin(t)
