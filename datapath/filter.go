@@ -52,7 +52,7 @@ type InForce struct {
 	Policy *acl.Policy
 	Bank   *acl.Bank
 	Ports  map[string]uint16 // the interfaces' numbers in it
-	Since  time.Time
+	Since  time.Time         // when this process saw them begin to judge
 }
 
 // FilterOptions are what lists need to know of their surroundings.
@@ -359,7 +359,9 @@ func (f *Filter) tell() {
 		f.present.Store(nil)
 		return
 	}
-	f.present.Store(&InForce{now.policy, now.bank, now.ports, now.since})
+	if was := f.present.Load(); was == nil || was.Bank != now.bank { // else a trial was confirmed
+		f.present.Store(&InForce{now.policy, now.bank, now.ports, time.Now()})
+	}
 }
 
 // InForce is what packets are judged by now; nil: nothing. It waits for nobody, not
