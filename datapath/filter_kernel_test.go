@@ -166,7 +166,9 @@ func filtering(t testing.TB, entries int, o FilterOptions) (*bpf.Kernel, *Filter
 	if err := (ports{k.Memory().Control}).set(loopback, bpf.PortIngress|bpf.PortListIn|bpf.PortListOut); err != nil {
 		t.Fatal(err)
 	}
-	o.Ports = func() map[string]uint16 { return map[string]uint16{"lo": uint16(ports{k.Memory().Control}.find(loopback).Number)} }
+	o.Ports = func() map[string]uint16 {
+		return map[string]uint16{"lo": uint16(ports{k.Memory().Control}.find(loopback).Number)}
+	}
 	return k, newFilter(k, slog.New(slog.DiscardHandler), o)
 }
 
@@ -383,10 +385,19 @@ func TestKernelTrial(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	inForce := func(want *acl.Policy) {
+		t.Helper()
+		if got := f.InForce(); (got == nil) != (want == nil) || got != nil && got.Policy != want {
+			t.Errorf("other lists are said to be in force")
+		}
+	}
+	inForce(nil)
 	must(f.Apply(open, 0))
 	passes(true, "open")
+	inForce(open)
 	must(f.Apply(closed, 60*time.Second))
 	passes(false, "on trial")
+	inForce(closed)
 	if err := f.Apply(open, 0); err != ErrTrial {
 		t.Errorf("a change during a trial: %v", err)
 	}
@@ -396,6 +407,7 @@ func TestKernelTrial(t *testing.T) {
 	at(1060)
 	passes(true, "the trial is over, and nobody has said so")
 	must(f.Tick())
+	inForce(open)
 	if err := f.Confirm(); err != ErrNoTrial {
 		t.Errorf("confirming too late: %v", err)
 	}
@@ -410,6 +422,7 @@ func TestKernelTrial(t *testing.T) {
 	must(f.Apply(closed, 60*time.Second))
 	must(f.Rollback())
 	passes(true, "a trial rolled back")
+	inForce(open)
 	must(f.Apply(closed, 0))
 	passes(false, "closed")
 
