@@ -462,9 +462,12 @@ func (k *kinds) classify(n int, known *acl.Known) (o ruling, ok bool) {
 		for j, ttl := range ttls {
 			in.TTL = ttl
 			along := -1 // what the first of these flags got
-			for _, v := range flags {
+			for nth, v := range flags {
 				in.TCPFlags = v
-				r := k.bank.Classify(n, &in)
+				r := first // of the same kind, as the flags' OR is the first of them
+				if nth > 0 || len(ttls)*len(lengths) > 1 {
+					r = k.bank.Classify(n, &in)
+				}
 				if least >= 0 && r.Action.String() != o.verdict {
 					o.verdict = depends
 				} else if least < 0 {

@@ -39,9 +39,10 @@ type staged struct {
 	options juryOptions
 	force   func() *datapath.InForce // nil: nothing is in force
 
-	mu       sync.Mutex // held for a batch at a time, and for a copy of the counts
-	lists    *jury      // those of policy
-	now      *jury      // those in force
+	mu       sync.Mutex        // held for a batch at a time, and for a copy of the counts
+	index    map[string]uint32 // of the interfaces
+	lists    *jury             // those of policy
+	now      *jury             // those in force
 	inForce  *datapath.InForce
 	compared time.Time // when those in force came to be compared with
 	judging  int64     // Unix ns: what began since is judged by those alone
@@ -82,7 +83,7 @@ const (
 
 // juryOptions are the surroundings of lists.
 type juryOptions struct {
-	protect   func() [2][]*acl.Rule
+	protect   [2][]*acl.Rule // in front of every list, as it was at the staging
 	countOnly func(*acl.Binding) bool
 	closed    []string                 // interfaces where nothing passes that no list judges
 	indices   func() map[string]uint32 // of this machine's interfaces
@@ -90,11 +91,12 @@ type juryOptions struct {
 
 // newStaged compiles lists, which may take a while.
 func newStaged(c change, p *acl.Policy, o juryOptions, force func() *datapath.InForce) (*staged, error) {
-	s := &staged{change: c, policy: p, options: o, force: force, since: time.Now()}
+	s := &staged{change: c, policy: p, options: o, force: force, since: time.Now(), index: o.indices()}
 	var err error
 	if s.lists, err = s.compile(); err != nil {
 		return nil, err
 	}
+	s.lists.place(s.index, o.closed)
 	s.counts = newStageCounts(s.lists)
 	s.compare(force())
 	return s, nil
@@ -118,16 +120,12 @@ func (s *staged) compile() (*jury, error) {
 		return nil, fmt.Errorf("lists are applied at %d interfaces; accepted: %d at most", len(ports), acl.MaxPorts)
 	}
 	now := time.Now()
-	o := acl.CompileOptions{Now: now, Ports: ports, CountOnly: s.options.countOnly}
-	if s.options.protect != nil {
-		o.Protect = s.options.protect()
-	}
+	o := acl.CompileOptions{Now: now, Ports: ports, CountOnly: s.options.countOnly, Protect: s.options.protect}
 	bank, err := acl.Compile(s.policy, o)
 	if err != nil {
 		return nil, err
 	}
 	j := newJury(s.policy, bank, ports, now)
-	j.place(s.options)
 	for f := range o.Protect {
 		j.shield[f] = len(o.Protect[f])
 	}
@@ -144,31 +142,29 @@ func (s *staged) compare(f *datapath.InForce) {
 	if f != nil {
 		s.judging = f.Since.Add(settled).UnixNano()
 		s.now = newJury(f.Policy, f.Bank, f.Ports, f.Since)
-		s.now.place(s.options)
+		s.now.place(s.index, s.options.closed)
 	}
 }
 
-// tick follows the clock and the machine's interfaces.
+// tick follows the clock and the machine's interfaces. What takes long is done while
+// records go on.
 func (s *staged) tick(now time.Time) error {
+	index := s.options.indices()
 	s.mu.Lock()
-	due := !s.lists.until.IsZero() && !now.Before(s.lists.until)
+	lists := s.lists
 	s.mu.Unlock()
-	var fresh *jury
-	if due { // a time range began or ended
+	if !lists.until.IsZero() && !now.Before(lists.until) { // a time range began or ended
 		var err error
-		if fresh, err = s.compile(); err != nil {
+		if lists, err = s.compile(); err != nil {
 			return err
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if fresh != nil && fresh.sameRules(s.lists) {
-		s.lists = fresh
-	} else {
-		s.lists.place(s.options)
-	}
+	s.index, s.lists = index, lists // of the same rules, which are counted on
+	s.lists.place(s.index, s.options.closed)
 	if s.now != nil {
-		s.now.place(s.options)
+		s.now.place(s.index, s.options.closed)
 	}
 	return nil
 }
@@ -207,9 +203,12 @@ func (s *staged) count(r *flow.Record, into *stageCounts) {
 		}
 		into.skip(reason, r)
 	}
-	before := s.before(r, &k)
+	before := unsure
+	if after.fate != unsure { // else it does not matter
+		before = s.before(r, &k)
+	}
 	switch {
-	case before == unsure || after.fate == unsure:
+	case before == unsure:
 		into.changes[changeDepends].record(r)
 	case before == after.fate:
 		into.changes[changeNone].record(r)
@@ -346,9 +345,8 @@ func newJury(p *acl.Policy, bank *acl.Bank, ports map[string]uint16, from time.T
 }
 
 // place finds out which interface has which lists.
-func (j *jury) place(o juryOptions) {
+func (j *jury) place(index map[string]uint32, closed []string) {
 	at := map[uint32]*spots{}
-	index := o.indices()
 	j.leaves = [2]bool{}
 	for name, port := range j.ports {
 		x, any := new(spots), false
@@ -356,7 +354,7 @@ func (j *jury) place(o juryOptions) {
 			for f := range x[d] {
 				s := &x[d][f]
 				s.list, s.countOnly = j.bank.ListOf(port, acl.Direction(d), acl.Family(f))
-				s.closed = s.list < 0 && slices.Contains(o.closed, name)
+				s.closed = s.list < 0 && slices.Contains(closed, name)
 				any = any || s.list >= 0 || s.closed
 				if acl.Direction(d) == acl.Out && s.list >= 0 && !s.countOnly {
 					j.leaves[f] = true
@@ -368,19 +366,6 @@ func (j *jury) place(o juryOptions) {
 		}
 	}
 	j.at = at
-}
-
-// sameRules says whether what is counted by rule can go on.
-func (j *jury) sameRules(was *jury) bool {
-	if j.bank.Lists() != was.bank.Lists() {
-		return false
-	}
-	for i := range j.bank.Lists() {
-		if len(j.bank.Rules(i)) != len(was.bank.Rules(i)) {
-			return false
-		}
-	}
-	return true
 }
 
 // knownOf is what a record metered here says of its packets.

@@ -136,10 +136,8 @@ func (n *node) stage(c change, p *acl.Policy) (any, error) {
 		return nil, badQuestion{fmt.Errorf("%s applies its lists nowhere, and interfaces.NAME.acl of the configuration neither: `interface NAME`, `ip access-group LIST in`", c.Name)}
 	}
 	o := filterOptions(conf)
-	session := c.Session
 	s, err := newStaged(c, p, juryOptions{
-		protect:   func() [2][]*acl.Rule { return protected(conf, session) },
-		countOnly: o.CountOnly, closed: closedInterfaces(conf), indices: interfaceIndices,
+		protect: protected(conf, c.Session), countOnly: o.CountOnly, closed: closedInterfaces(conf), indices: interfaceIndices,
 	}, n.inForce)
 	if err != nil {
 		return nil, badQuestion{errors.New(oneLine(err))}
