@@ -107,9 +107,11 @@ static __always_inline void leave(void *ctx, struct seen *s, void *data, void *e
 static __always_inline void meter(void *ctx, struct seen *s, void *data, void *end, bool xdp)
 {
 	s->now = now_ns();
-	s->lists = use_lists ? lists_in_force(s->now) : 0;
-	s->word = s->lists >> 32 << 32;
-	s->asked = s->spare = 0;
+	if (use_lists) {
+		s->lists = lists_in_force(s->now);
+		s->word = s->lists >> 32 << 32;
+		s->asked = s->spare = 0;
+	}
 	s->closing = 0;
 	if (!chosen(s, ctx, data, end)) {
 		if (use_lists && s->lists) {

@@ -451,13 +451,13 @@ static __always_inline void ahead(__u32 at, __u32 live)
 static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 {
 	struct place at;
-	struct entry *e = NULL;
-	__u32 slot = 0, set = 0;
 	find_place(&at, &s->p, 0, sets);
 	if (unlikely(READ_ONCE(control.pressure))) /* most packets are of new flows, which are in neither set */
 		ahead(at.set[1], at.live);
-	for (int i = 0; i < 2 && !e; i++) {
-		set = at.set[i];
+	__u32 slot = 0, set = at.set[0];
+	struct entry *e = find(set, at.live, &s->p, &slot);
+	if (unlikely(!e)) {
+		set = at.set[1];
 		e = find(set, at.live, &s->p, &slot);
 	}
 	if (use_lists) {
@@ -478,6 +478,10 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 		return;
 	}
 	s->p.spare = 0;
+	if (!use_lists) {
+		s->lists = s->word = 0;
+		s->asked = s->spare = 0;
+	}
 	if (xdp)
 		first_xdp(ctx, s, &at);
 	else

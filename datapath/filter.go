@@ -44,7 +44,17 @@ type Filter struct {
 	running *inForce // nil: none
 	trial   *inForce
 	known   atomic.Pointer[[]*inForce] // those, and what was before: who asks rule waits for nobody
+	present atomic.Pointer[InForce]    // changed with mu held
 	before  *acl.Policy                // what was in force before the last change that was confirmed
+}
+
+// InForce is the lists that packets are judged by, or were a moment ago. It does not
+// change.
+type InForce struct {
+	Policy *acl.Policy
+	Bank   *acl.Bank
+	Ports  map[string]uint16 // the interfaces' numbers in it
+	Since  time.Time         // when this process saw them begin to judge
 }
 
 // FilterOptions are what lists need to know of their surroundings.
@@ -67,6 +77,7 @@ type FilterOptions struct {
 type inForce struct {
 	policy *acl.Policy
 	bank   *acl.Bank
+	ports  map[string]uint16
 	shield [2]int // how many rules protect, by family
 	number int    // of the bank
 	word   uint64
@@ -205,6 +216,7 @@ func readTrailer(words []uint64) *trailer {
 func (f *Filter) adopt() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	defer f.tell()
 	take := func(word uint64) (*inForce, error) {
 		if word == 0 {
 			return nil, nil
@@ -318,8 +330,9 @@ func (f *Filter) compile(p *acl.Policy) (*inForce, error) {
 	seen := map[string]int{}
 	free := f.free(p)
 	full := false
+	ports := f.options.Ports()
 	bank, err := acl.Compile(p, acl.CompileOptions{
-		Now: time.Now(), Ports: f.options.Ports(), Protect: protect, CountOnly: f.options.CountOnly,
+		Now: time.Now(), Ports: ports, Protect: protect, CountOnly: f.options.CountOnly,
 		IDs: func(l *acl.List, r *acl.Rule) uint16 {
 			key := identity(l, r, 0)
 			if n := seen[key]; n > 0 {
@@ -346,7 +359,7 @@ func (f *Filter) compile(p *acl.Policy) (*inForce, error) {
 		return nil, err
 	}
 	now := newInForce(p, bank)
-	now.shield, now.since = [2]int{len(protect[0]), len(protect[1])}, time.Now()
+	now.ports, now.shield, now.since = ports, [2]int{len(protect[0]), len(protect[1])}, time.Now()
 	return now, nil
 }
 
@@ -448,6 +461,7 @@ func (f *Filter) apply(p *acl.Policy, trial time.Duration) error {
 	f.publish()
 	atomic.StoreUint64(&f.control.TrialUntil, now+uint64(trial))
 	atomic.StoreUint64(&f.control.Trial, next.word)
+	f.tell()
 	f.log.Info("access lists are on trial", "until", next.until.Format(time.RFC3339))
 	return nil
 }
@@ -460,6 +474,7 @@ func (f *Filter) force(next *inForce) {
 	f.running = next
 	f.publish()
 	atomic.StoreUint64(&f.control.Lists, next.word)
+	f.tell()
 	f.setOrphan()
 	if len(next.bank.Unbound) > 0 {
 		for _, b := range next.bank.Unbound {
@@ -468,6 +483,26 @@ func (f *Filter) force(next *inForce) {
 	}
 	f.log.Info("access lists are in force", "lists", next.bank.Lists(), "octets", next.bank.Size())
 }
+
+// tell lets InForce know. mu is held.
+func (f *Filter) tell() {
+	now := f.running
+	if f.trial != nil {
+		now = f.trial
+	}
+	if now == nil {
+		f.present.Store(nil)
+		return
+	}
+	if was := f.present.Load(); was == nil || was.Bank != now.bank { // else a trial was confirmed
+		f.present.Store(&InForce{now.policy, now.bank, now.ports, time.Now()})
+	}
+}
+
+// InForce is what packets are judged by now; nil: nothing. It waits for nobody, not
+// for a change under way either, so that it can be asked wherever records pass. Of a
+// trial that ended by itself it knows within a second.
+func (f *Filter) InForce() *InForce { return f.present.Load() }
 
 // setOrphan says what is in force without a daemon. mu is held.
 func (f *Filter) setOrphan() {
@@ -496,6 +531,7 @@ func (f *Filter) Confirm() error {
 	f.force(next) // the two words are of one bank now, so that nothing is judged anew
 	atomic.StoreUint64(&f.control.Trial, 0)
 	f.trial = nil
+	f.tell()
 	return nil
 }
 
@@ -510,6 +546,7 @@ func (f *Filter) Rollback() error {
 	if f.trial != nil {
 		atomic.StoreUint64(&f.control.Trial, 0)
 		f.trial = nil
+		f.tell()
 		f.log.Info("a change of access lists was rolled back")
 		return nil
 	}
@@ -533,6 +570,7 @@ func (f *Filter) expire() error {
 	}
 	atomic.StoreUint64(&f.control.Trial, 0)
 	f.trial = nil
+	f.tell()
 	f.log.Warn("a change of access lists was not confirmed: what was in force before is again")
 	return nil
 }

@@ -390,10 +390,19 @@ func TestKernelTrial(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	inForce := func(want *acl.Policy) {
+		t.Helper()
+		if got := f.InForce(); (got == nil) != (want == nil) || got != nil && got.Policy != want {
+			t.Errorf("other lists are said to be in force")
+		}
+	}
+	inForce(nil)
 	must(f.Apply(open, 0))
 	passes(true, "open")
+	inForce(open)
 	must(f.Apply(closed, 60*time.Second))
 	passes(false, "on trial")
+	inForce(closed)
 	if err := f.Apply(open, 0); err != ErrTrial {
 		t.Errorf("a change during a trial: %v", err)
 	}
@@ -403,6 +412,7 @@ func TestKernelTrial(t *testing.T) {
 	at(1060)
 	passes(true, "the trial is over, and nobody has said so")
 	must(f.Tick())
+	inForce(open)
 	if err := f.Confirm(); err != ErrNoTrial {
 		t.Errorf("confirming too late: %v", err)
 	}
@@ -417,6 +427,7 @@ func TestKernelTrial(t *testing.T) {
 	must(f.Apply(closed, 60*time.Second))
 	must(f.Rollback())
 	passes(true, "a trial rolled back")
+	inForce(open)
 	must(f.Apply(closed, 0))
 	passes(false, "closed")
 

@@ -21,15 +21,14 @@ type aclCmd struct {
 	Explain  aclExplainCmd  `cmd:"" help:"Say which rule decides about a packet, and why those before it do not."`
 	Test     aclTestCmd     `cmd:"" help:"Judge the packets of capture files."`
 	Simulate aclSimulateCmd `cmd:"" help:"Judge stored flows: what would have been dropped?"`
-	Diff     aclDiffCmd     `cmd:"" help:"Say what makes one file of another."`
+	Diff     aclDiffCmd     `cmd:"" help:"Say what makes one file of another, or of what the running weir has in force."`
 	Import   aclImportCmd   `cmd:"" help:"Make access lists of a rule set of nftables or iptables, with a report."`
 	Export   aclExportCmd   `cmd:"" help:"Print a file in another language."`
 
+	Stage    aclStageCmd    `cmd:"" help:"Hold a file beside what the running weir has in force: it counts what it would drop, and drops nothing."`
 	Apply    aclApplyCmd    `cmd:"" help:"Put a file in force in the running weir, on trial or for good."`
 	Confirm  aclConfirmCmd  `cmd:"" help:"Keep what is on trial."`
 	Rollback aclRollbackCmd `cmd:"" help:"End the trial, or put the lists before in force again."`
-
-	Stage laterCmd `cmd:"" hidden:""`
 }
 
 // exitCode ends the program with it when all has been said.
@@ -314,8 +313,8 @@ func printRemarks(a *app, format rows.Format, all []remark) error {
 }
 
 type aclDiffCmd struct {
-	Old      string `arg:"" help:"The file as it was; - is stdin."`
-	New      string `arg:"" help:"The file as it is to be."`
+	Old      string `arg:"" help:"The file as it was; - is stdin. Alone it is the file as it is to be, and what was is in force in the running weir."`
+	New      string `arg:"" optional:"" help:"The file as it is to be."`
 	ExitCode bool   `help:"Exit 1 if there are differences."`
 	Output   string `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json, ndjson (default ${default})."`
 }
@@ -328,11 +327,7 @@ func (c *aclDiffCmd) Run(a *app) error {
 	case c.Old == "-" && c.New == "-":
 		return usagef("both files cannot be stdin")
 	}
-	old, err := a.readPolicy(c.Old)
-	if err != nil {
-		return err
-	}
-	new, err := a.readPolicy(c.New)
+	old, new, err := c.policies(a)
 	if err != nil {
 		return err
 	}
@@ -341,6 +336,16 @@ func (c *aclDiffCmd) Run(a *app) error {
 		return err
 	}
 	return exitCode(1)
+}
+
+func (c *aclDiffCmd) policies(a *app) (old, new *acl.Policy, err error) {
+	if c.New == "" {
+		return a.againstRunning(c.Old)
+	}
+	if old, err = a.readPolicy(c.Old); err == nil {
+		new, err = a.readPolicy(c.New)
+	}
+	return old, new, err
 }
 
 func (c *aclDiffCmd) print(a *app, format rows.Format, changes []acl.Change) error {

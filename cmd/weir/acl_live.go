@@ -65,19 +65,64 @@ type change struct {
 	Text    string  `json:"text"`
 	Seconds float64 `json:"seconds"` // on trial for so long; 0: for good
 	Session string  `json:"session"` // SSH_CONNECTION of whoever asks
+	Staged  bool    `json:"staged"`  // what is staged, instead of the text
 }
 
-const maxChange = 16 << 20 // octets
+// Limits of a change.
+const (
+	maxChange  = 16 << 20 // octets of the text
+	maxTrial   = 24 * time.Hour
+	maxWord    = 4096 // octets of the file's name
+	maxSession = 256  // octets
+)
+
+// readChange reads what somebody asks for, and the lists in it, bound where the
+// configuration has them. What is wrong is the asker's to mend, and one line.
+func (n *node) readChange(w http.ResponseWriter, r *http.Request) (c change, p *acl.Policy, err error) {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 2*maxChange))
+	d.DisallowUnknownFields() // of a newer weir, which would be meant to matter
+	bad := func(format string, args ...any) (change, *acl.Policy, error) {
+		return change{}, nil, badQuestion{errors.New(oneLine(fmt.Errorf(format, args...)))}
+	}
+	if err := d.Decode(&c); err != nil {
+		return bad("the change cannot be read: %w", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return bad("the change cannot be read: something stands behind it")
+	}
+	switch {
+	case c.Seconds != 0 && (c.Seconds < 1 || c.Seconds > maxTrial.Seconds()):
+		return bad("a trial of %v s: accepted: 1 to %v; 0 for none", c.Seconds, maxTrial.Seconds())
+	case len(c.Text) > maxChange:
+		return bad("lists of %d octets: accepted: %d at most", len(c.Text), maxChange)
+	case len(c.Name) > maxWord:
+		return bad("a name of %d octets: accepted: %d at most", len(c.Name), maxWord)
+	case len(c.Session) > maxSession:
+		return bad("a session of %d octets: accepted: %d at most", len(c.Session), maxSession)
+	case c.Staged && c.Text != "":
+		return bad("lists, and those that are staged: accepted: one of them")
+	}
+	if c.Staged {
+		s := n.staging.now.Load()
+		if s == nil {
+			return c, nil, errNothingStaged
+		}
+		c.Name, c.Text = s.Name, s.Text
+	}
+	if p, err = acl.Read(c.Name, []byte(c.Text)); err != nil {
+		return bad("%w", err)
+	}
+	if err := n.config().Bind(p); err != nil {
+		return bad("%w", err)
+	}
+	return c, p, nil
+}
 
 // aclHandlers are the control socket's part about access lists.
 func (n *node) aclHandlers(mux *http.ServeMux) {
-	handle := func(path string, do func(*datapath.Datapath, *http.Request) (any, error)) {
+	answer := func(path string, do func(http.ResponseWriter, *http.Request) (any, error)) {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-			d, err := n.filtered()
-			var v any
-			if err == nil {
-				v, err = do(d, r)
-			}
+			v, err := do(w, r)
 			if err != nil {
 				refuse(w, err)
 				return
@@ -88,14 +133,24 @@ func (n *node) aclHandlers(mux *http.ServeMux) {
 			}
 		})
 	}
-	handle("GET /control/access-lists", func(d *datapath.Datapath, _ *http.Request) (any, error) {
+	handle := func(path string, do func(*datapath.Datapath, http.ResponseWriter, *http.Request) (any, error)) {
+		answer(path, func(w http.ResponseWriter, r *http.Request) (any, error) {
+			d, err := n.filtered()
+			if err != nil {
+				return nil, err
+			}
+			return do(d, w, r)
+		})
+	}
+	n.stageHandlers(answer)
+	handle("GET /control/access-lists", func(d *datapath.Datapath, _ http.ResponseWriter, _ *http.Request) (any, error) {
 		s, err := d.FilterState()
 		if err != nil {
 			return nil, err
 		}
 		return shownLists(&s), nil
 	})
-	handle("GET /control/acl", func(d *datapath.Datapath, _ *http.Request) (any, error) {
+	handle("GET /control/acl", func(d *datapath.Datapath, _ http.ResponseWriter, _ *http.Request) (any, error) {
 		s, err := d.FilterState()
 		if err != nil {
 			return nil, err
@@ -109,17 +164,9 @@ func (n *node) aclHandlers(mux *http.ServeMux) {
 		}
 		return in, nil
 	})
-	handle("POST /control/acl/apply", func(d *datapath.Datapath, r *http.Request) (any, error) {
-		var c change
-		if err := json.NewDecoder(io.LimitReader(r.Body, 2*maxChange)).Decode(&c); err != nil {
-			return nil, fmt.Errorf("what is to be applied cannot be read: %w", err)
-		}
-		p, err := acl.Read(c.Name, []byte(c.Text))
+	handle("POST /control/acl/apply", func(d *datapath.Datapath, w http.ResponseWriter, r *http.Request) (any, error) {
+		c, p, err := n.readChange(w, r)
 		if err != nil {
-			return nil, err
-		}
-		conf := n.config()
-		if err := conf.Bind(p); err != nil {
 			return nil, err
 		}
 		n.setSession(c.Session)
@@ -130,18 +177,27 @@ func (n *node) aclHandlers(mux *http.ServeMux) {
 		n.mu.Lock()
 		n.proposal = &c
 		n.mu.Unlock()
+		if trial <= 0 {
+			n.staging.applied(&c)
+		}
 		if trial > 0 {
 			return map[string]any{"until": time.Now().Add(trial)}, nil
 		}
 		return n.keepLists(d)
 	})
-	handle("POST /control/acl/confirm", func(d *datapath.Datapath, _ *http.Request) (any, error) {
+	handle("POST /control/acl/confirm", func(d *datapath.Datapath, _ http.ResponseWriter, _ *http.Request) (any, error) {
 		if err := d.Filtering().Confirm(); err != nil {
 			return nil, err
 		}
+		n.mu.Lock()
+		c := n.proposal
+		n.mu.Unlock()
+		if c != nil {
+			n.staging.applied(c)
+		}
 		return n.keepLists(d)
 	})
-	handle("POST /control/acl/rollback", func(d *datapath.Datapath, _ *http.Request) (any, error) {
+	handle("POST /control/acl/rollback", func(d *datapath.Datapath, _ http.ResponseWriter, _ *http.Request) (any, error) {
 		s, err := d.FilterState()
 		if err == nil {
 			err = d.Rollback()
@@ -316,26 +372,29 @@ func shownLists(s *datapath.FilterState) map[string]any {
 // --- the verbs ---
 
 type aclApplyCmd struct {
-	File    string           `arg:"" help:"Access lists, in Cisco's words or in YAML; - is stdin."`
+	File    string           `arg:"" optional:"" help:"Access lists, in Cisco's words or in YAML; - is stdin."`
+	Staged  bool             `help:"Those that are staged, instead of a file."`
 	Confirm *config.Duration `placeholder:"60s" help:"On trial: unless weir acl confirm comes within this time, the kernel goes back to the lists before, whatever becomes of this terminal or of weir."`
 	Now     bool             `help:"For good, without a trial."`
 }
 
 func (c *aclApplyCmd) Run(a *app) error {
 	switch {
+	case c.Staged == (c.File != ""):
+		return usagef("say what: a file, or --staged")
 	case c.Now == (c.Confirm != nil):
 		return usagef("say how: --confirm 60s, on trial until weir acl confirm; or --now, for good")
 	case c.Confirm != nil && (time.Duration(*c.Confirm) < time.Second || time.Duration(*c.Confirm) > 24*time.Hour):
 		return usagef("--confirm %v: accepted: 1s to 24h", time.Duration(*c.Confirm))
 	}
-	text, name, err := readText(a, c.File)
-	if err != nil {
-		return err
+	x := change{Staged: c.Staged}
+	if !c.Staged {
+		var err error
+		if x, err = readChange(a, c.File); err != nil {
+			return err
+		}
 	}
-	if _, err := acl.Read(name, text); err != nil {
-		return usageError{err}
-	}
-	x := change{Name: name, Text: string(text), Session: os.Getenv("SSH_CONNECTION")}
+	x.Session = os.Getenv("SSH_CONNECTION")
 	if c.Confirm != nil {
 		x.Seconds = time.Duration(*c.Confirm).Seconds()
 	}
@@ -388,6 +447,18 @@ func (c *aclRollbackCmd) Run(a *app) error {
 	}
 	fmt.Fprintln(a.stderr, "weir: the lists before are in force")
 	return nil
+}
+
+// readChange reads a file of lists, and finds no fault with them.
+func readChange(a *app, file string) (change, error) {
+	text, name, err := readText(a, file)
+	if err != nil {
+		return change{}, err
+	}
+	if _, err := acl.Read(name, text); err != nil {
+		return change{}, usageError{err}
+	}
+	return change{Name: name, Text: string(text)}, nil
 }
 
 // readText reads a file or stdin.
@@ -449,6 +520,30 @@ func (a *app) runningLists() (string, error) {
 		text = cmp.Or(trial, text)
 	}
 	return text, nil
+}
+
+// againstRunning reads what is in force, and what a file would put there: applied
+// where it says, or where the configuration of the running weir does.
+func (a *app) againstRunning(file string) (old, new *acl.Policy, err error) {
+	x, err := readChange(a, file)
+	if err != nil {
+		return nil, nil, err
+	}
+	text, err := a.runningLists()
+	if err != nil {
+		return nil, nil, err
+	}
+	if old, err = acl.ReadCisco("the lists in force", []byte(text)); err != nil {
+		return nil, nil, err
+	}
+	var bound struct {
+		Text string `json:"text"`
+	}
+	if err := a.post("/control/acl/bound", x, &bound); err != nil {
+		return nil, nil, err
+	}
+	new, err = acl.ReadCisco(x.Name, []byte(bound.Text))
+	return old, new, err
 }
 
 // ciscoLists prints what `show access-lists` does in IOS.

@@ -415,29 +415,45 @@ func (s *simulation) ask(n int, k *acl.Known, g *query.Group) (verdict string) {
 // depends is the verdict on flows whose packets may get either.
 const depends = "depends"
 
+func (s *simulation) classify(n int, k *acl.Known) (outcome, bool) {
+	r, ok := s.kinds.classify(n, k)
+	return outcome{s.bank.Rules(n)[r.rule], r.verdict, r.depends}, ok
+}
+
+// ruling is an outcome, its rule by its number in the bank.
+type ruling struct {
+	rule    int
+	verdict string
+	depends acl.Field
+}
+
 // classify asks about one packet of each kind that may be meant. Not ok: there
 // are too many kinds.
-func (s *simulation) classify(n int, k *acl.Known) (o outcome, ok bool) {
-	in := k.Info
-	first := s.bank.Classify(n, &in)
-	o = outcome{rule: s.bank.Rules(n)[first.Rule], verdict: first.Action.String()}
+func (k *kinds) classify(n int, known *acl.Known) (o ruling, ok bool) {
+	in := known.Info
+	first := k.bank.Classify(n, &in)
+	o = ruling{rule: first.Rule, verdict: first.Action.String()}
 	if !first.Depends {
 		return o, true
 	}
-	flags, ttls, lengths := []uint8{in.TCPFlags}, []uint8{in.TTL}, []uint32{in.Length}
+	if k.many {
+		return o, false
+	}
+	flags, ttls, lengths := k.one.flags[:], k.one.ttls[:], k.one.lengths[:]
+	flags[0], ttls[0], lengths[0] = in.TCPFlags, in.TTL, in.Length
 	switch {
-	case k.Unknown.Has(acl.FieldFlags):
-		flags = s.kinds.ofFlags(s.bank, 0xff)
-	case k.AnyFlags:
-		flags = s.kinds.ofFlags(s.bank, in.TCPFlags)
+	case known.Unknown.Has(acl.FieldFlags):
+		flags = k.ofFlags(0xff)
+	case known.AnyFlags:
+		flags = k.ofFlags(in.TCPFlags)
 	}
-	if k.Unknown.Has(acl.FieldTTL) {
-		ttls = s.kinds.ttls
+	if known.Unknown.Has(acl.FieldTTL) {
+		ttls = k.ttls
 	}
-	if k.Unknown.Has(acl.FieldLength) {
-		lengths = s.kinds.lengths
+	if known.Unknown.Has(acl.FieldLength) {
+		lengths = k.lengths
 	}
-	if s.kinds.many {
+	if k.many || k.most > 0 && len(flags)*len(ttls)*len(lengths) > k.most {
 		return o, false
 	}
 	least := -1
@@ -446,9 +462,12 @@ func (s *simulation) classify(n int, k *acl.Known) (o outcome, ok bool) {
 		for j, ttl := range ttls {
 			in.TTL = ttl
 			along := -1 // what the first of these flags got
-			for _, v := range flags {
+			for nth, v := range flags {
 				in.TCPFlags = v
-				r := s.bank.Classify(n, &in)
+				r := first // of the same kind, as the flags' OR is the first of them
+				if nth > 0 || len(ttls)*len(lengths) > 1 {
+					r = k.bank.Classify(n, &in)
+				}
 				if least >= 0 && r.Action.String() != o.verdict {
 					o.verdict = depends
 				} else if least < 0 {
@@ -471,20 +490,27 @@ func (s *simulation) classify(n int, k *acl.Known) (o outcome, ok bool) {
 			}
 		}
 	}
-	o.rule = s.bank.Rules(n)[least]
+	o.rule = least
 	return o, true
 }
 
 // kinds are packets of which one of each must be asked about, the others getting
 // the same verdict.
 type kinds struct {
+	bank    *acl.Bank
+	most    int          // that are asked about; 0: all
 	flags   [256][]uint8 // of the octets that have no other bits than the index
 	ttls    []uint8
 	lengths []uint32
-	many    bool // more than the bank tells apart
+	many    bool     // more than the bank tells apart
+	one     struct { // what is known
+		flags, ttls [1]uint8
+		lengths     [1]uint32
+	}
 }
 
 func newKinds(b *acl.Bank) (k kinds) {
+	k.bank = b
 	seen := map[uint8]bool{}
 	first := func(in packet.Info) bool {
 		class := b.Class(&in)
@@ -509,11 +535,11 @@ func newKinds(b *acl.Bank) (k kinds) {
 	return k
 }
 
-func (k *kinds) ofFlags(b *acl.Bank, or uint8) []uint8 {
+func (k *kinds) ofFlags(or uint8) []uint8 {
 	if k.flags[or] == nil {
 		seen := map[uint8]bool{}
 		for part := or; ; part = (part - 1) & or {
-			class := b.Class(&packet.Info{TCPFlags: part})
+			class := k.bank.Class(&packet.Info{TCPFlags: part})
 			k.many = k.many || class == acl.ClassMany
 			if !seen[class] {
 				seen[class] = true

@@ -120,6 +120,7 @@ func (n *node) answerAt(ctx context.Context, level slog.Level) error {
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
 	go d.watch(watching)
+	go n.followStaged(watching)
 	err := control.New(n.config().Control, mux, n.log.With("component", "control")).Run(ctx)
 	if err != nil {
 		n.log.Log(ctx, level, "weir show cannot ask this process", "error", err)

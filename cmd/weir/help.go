@@ -62,6 +62,10 @@ var examples = map[string]string{
   weir acl simulate --acl wan.acl --store flows  what it would have dropped in the last day
   weir acl simulate --acl wan.acl --list WAN-IN -t -1h 'dst port 443'
   weir acl diff --exit-code old.acl new.yaml     what makes one of the other
+  weir acl diff new.acl                          what it changes of what is in force
+  weir acl stage new.acl                         count what it would drop, and drop nothing
+  weir acl stage                                 what it would have changed until now
+  weir acl apply --staged --confirm 60s          on trial: weir acl confirm keeps it
   nft -j list ruleset | weir acl import --from nft > imported.acl
   iptables-save | weir acl import --from iptables --partial -o yaml > imported.yaml
   weir acl export --to nft wan.acl               for nft -f`,

@@ -62,7 +62,7 @@ type cli struct {
 	Collect collectCmd `cmd:"" help:"Export datagrams in, from the network, into a store."`
 	Query   queryCmd   `cmd:"" help:"Ask a store, in nfdump's language."`
 	Show    showCmd    `cmd:"" help:"Look into a running weir."`
-	ACL     aclCmd     `cmd:"" name:"acl" help:"Access lists: check, explain, try on captures and stored flows, convert."`
+	ACL     aclCmd     `cmd:"" name:"acl" help:"Access lists: check, explain, try on captures and flows, stage, apply, convert."`
 	Doctor  doctorCmd  `cmd:"" help:"Check the machine, and say how to mend it."`
 	Conf    confCmd    `cmd:"" name:"config" help:"Check or show the configuration, or print one to start from."`
 	Version versionCmd `cmd:"" help:"Print the version."`

@@ -240,7 +240,7 @@ func (c *meterCmd) meterLive(a *app, conf *config.Config, list []host.Interface,
 		sinks = append(sinks, exporter)
 	}
 	node := meterNode(conf, log)
-	meter, err := l.into(node.tally.before(flow.Tee(sinks...)))
+	meter, err := l.into(node.tally.before(flow.Tee(append(sinks, &node.staging)...)))
 	if err != nil {
 		return err
 	}

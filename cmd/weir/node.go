@@ -36,6 +36,7 @@ type node struct {
 	rings   map[uint32]ring // by interface index; of the goroutine that reloads
 	gone    atomic.Bool     // an interface went away since the metering started
 	tally   tally           // of what left the cache; meters hand on through tally.before
+	staging staging         // of access lists; meters hand on to it, too
 
 	serving sync.Once
 	served  *console.Server
