@@ -430,6 +430,22 @@ func (d *Datapath) Born() time.Time { return time.Unix(0, int64(d.kernel().Memor
 // Filtering is the access lists; nil: there are none.
 func (d *Datapath) Filtering() *Filter { return d.filter }
 
+// Dropped is what access lists have stopped since the table was made, also outside of
+// flows.
+func (d *Datapath) Dropped() (bpf.Count, error) {
+	d.life.RLock()
+	defer d.life.RUnlock()
+	if d.closed || d.filter == nil {
+		return bpf.Count{}, ErrNoLists
+	}
+	counters, err := d.kernel().Counters()
+	if err != nil {
+		return bpf.Count{}, err
+	}
+	all := allPorts(counters)
+	return all[bpf.Dropped], nil
+}
+
 // Apply puts lists in force (Filter.Apply), and Rollback those before.
 func (d *Datapath) Apply(p *acl.Policy, trial time.Duration) error {
 	return d.change(func() error { return d.filter.Apply(p, trial) })

@@ -308,6 +308,12 @@ func (n *node) samples(emit func(metrics.Sample)) {
 		gauge("weir_cache_aggregates", "Overflow aggregates in it now.", float64(s.Cache.Aggregates))
 		counter("weir_cache_refused_packets_total", "Packets that found no place for a flow and are counted in an overflow aggregate.", s.Cache.Refused)
 	}
+	if d, err := n.filtered(); err == nil {
+		if c, err := d.Dropped(); err == nil {
+			counter("weir_acl_dropped_packets_total", "Packets that access lists have stopped.", c.Packets)
+			counter("weir_acl_dropped_bytes_total", "Their octets.", c.Bytes)
+		}
+	}
 	if e != nil {
 		for _, d := range n.exports() {
 			counter("weir_export_records_total", "Flow records sent.", d.Records, "destination", d.Address)
