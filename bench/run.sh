@@ -42,9 +42,19 @@ done
 echo; echo "== kernel: a packet of a known flow, and of new ones, beside the hash maps of eBPF agents"
 go test ./bpf -run '^$' -bench Kernel -benchtime 1x | grep -v '^ok\|^PASS\|^goos\|^goarch\|^pkg'
 
-echo; echo "== kernel: what metering costs of forwarding, 60-octet frames over veth"
+echo; echo "== kernel: what metering and filtering cost of forwarding, 60-octet frames over veth"
 live() { echo "meter:$weir --control $BENCH_TMP/ctl meter -i {IN} -i {OUT} --mode $1 -w /dev/null"; }
-bench/run_forward.sh -r "$ROUNDS" "no-program=true" "weir-xdp=$(live xdp)" "weir-tc=$(live tc)"
+lists=$BENCH_TMP/lists
+{
+	echo "ip access-list extended BENCH"
+	for ((k = 0; k < 1000; k++)); do echo " deny udp host 198.$((18 + k % 2)).$((k / 256)).$((k % 256)) any eq $((2000 + k))"; done
+	printf ' permit ip any any\ninterface r0\n ip access-group BENCH in\n'
+} >"$lists.acl"
+printf 'interfaces: {r0: {meter: on}, r1: {meter: on}}\nacl: {file: %s.acl}\n' "$lists" >"$lists.yaml"
+filters=()
+has nft && filters+=("nft-100={N:100}" "nft-1000={N:1000}")
+bench/run_forward.sh -r "$ROUNDS" "no-program=true" "weir-xdp=$(live xdp)" "weir-tc=$(live tc)" \
+	"weir-1000-rules=$(live xdp | sed "s#$weir#$weir -c $lists.yaml#")" "${filters[@]}"
 
 echo; echo "== collector: receive and store"
 peers=()

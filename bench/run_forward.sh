@@ -50,7 +50,7 @@ for ((i = 1; i <= rounds; i++)); do
 		meter:*)
 			ip netns exec $R sysctl -qw net.ipv4.ip_forward=1
 			ip netns exec $R bash -c "exec $(subst "${setup#meter:}" IN r0 OUT r1)" >"$BENCH_TMP/log.$label" 2>&1 9>&- & prog=$!; PIDS=("$prog")
-			for ((w = 0; w < 300; w++)); do [ "$(grep -cs msg=metering "$BENCH_TMP/log.$label" || true)" = 2 ] && break; sleep 0.1; done ;;
+			for ((w = 0; w < 300; w++)); do [ "$(grep -cs msg=metering "$BENCH_TMP/log.$label" || true)" -ge "${METERED:-2}" ] && break; sleep 0.1; done ;;
 		*) ip netns exec $R sysctl -qw net.ipv4.ip_forward=1
 			while [[ $setup =~ \{N:([0-9]+)\} ]]; do
 				rules "${BASH_REMATCH[1]}" >"$BENCH_TMP/rules.$$"
