@@ -116,9 +116,9 @@ func lines(t testing.TB, text string) rows {
 const repeatable = 512
 
 // withoutRepeats leaves out of the first records of a run those that killed ones
-// before it had written. They have read the clock apart, so that their times may
-// differ, on a busy machine by more than a little; the next record of a flow is two
-// seconds away.
+// before it, of which one may have been killed before it had repeated anything, had
+// written last. They have read the clock apart, so that their times may differ a
+// little.
 func withoutRepeats(t testing.TB, before, after rows) (kept rows, repeated int) {
 	t.Helper()
 	type told struct{ key, packets, bytes string }
@@ -131,15 +131,14 @@ func withoutRepeats(t testing.TB, before, after rows) (kept rows, repeated int) 
 		return at
 	}
 	known := map[told][]time.Time{}
-	// A run may have been killed before it had repeated what the one before left.
-	for _, m := range before[max(0, len(before)-3*repeatable):] {
+	for _, m := range before[max(0, len(before)-repeatable):] {
 		known[of(m)] = append(known[of(m)], first(m))
 	}
 	for i, m := range after {
 		again := false
 		if i < repeatable {
 			for _, at := range known[of(m)] {
-				if d := at.Sub(first(m)); d.Abs() < 500*time.Millisecond {
+				if d := at.Sub(first(m)); d.Abs() < 50*time.Millisecond {
 					again = true
 				}
 			}
