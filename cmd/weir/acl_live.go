@@ -451,7 +451,7 @@ func (c *aclRollbackCmd) Run(a *app) error {
 
 // readChange reads a file of lists, and finds no fault with them.
 func readChange(a *app, file string) (change, error) {
-	text, name, err := readText(a, file)
+	text, name, err := a.readText(file)
 	if err != nil {
 		return change{}, err
 	}
@@ -459,26 +459,6 @@ func readChange(a *app, file string) (change, error) {
 		return change{}, usageError{err}
 	}
 	return change{Name: name, Text: string(text)}, nil
-}
-
-// readText reads a file or stdin.
-func readText(a *app, name string) ([]byte, string, error) {
-	r := a.stdin
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, "", usageError{err}
-		}
-		defer f.Close()
-		r = f
-	} else {
-		name = "stdin"
-	}
-	b, err := io.ReadAll(io.LimitReader(r, maxChange+1))
-	if err == nil && len(b) > maxChange {
-		err = usagef("%s: larger than %d MiB: not access lists", name, maxChange>>20)
-	}
-	return b, name, err
 }
 
 // post asks the running weir to do something.
