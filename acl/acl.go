@@ -4,7 +4,7 @@
 //
 // In: a file of Cisco's extended access lists or weir's YAML, or a foreign rule
 // set. Out: a Policy, which is checked, printed, compiled (Compile) and asked
-// (Evaluate, Classifier).
+// (Evaluate, Bank.Classify).
 //
 // A list is read from top to bottom; the first rule that matches decides; behind
 // the last stands an implicit deny (IPv6: behind implicit permits of neighbour
@@ -12,7 +12,7 @@
 // interface in one direction.
 //
 // Evaluate reads the rules as they are written, one after the other: it is the
-// definition. Classifier, and its twin in the kernel, are held to it by tests.
+// definition. Bank.Classify, and its twin in the kernel, are held to it by tests.
 package acl
 
 import (

@@ -729,6 +729,13 @@ func (f *Filter) policies() (all []*acl.Policy) {
 	return all
 }
 
+// SetProtect says which rules protect from the next change on.
+func (f *Filter) SetProtect(protect func() [2][]*acl.Rule) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.options.Protect = protect
+}
+
 func (f *Filter) setUsed(used func() []bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -169,7 +169,13 @@ func (n *node) aclHandlers(mux *http.ServeMux) {
 		if err != nil {
 			return nil, err
 		}
-		n.setSession(c.Session)
+		if len(p.Lists) == 0 {
+			return nil, fmt.Errorf("%s: no access list in it, and everything would pass; to filter nothing, take acl: out of the configuration", c.Name)
+		}
+		conf := n.config()
+		if c.Session != "" { // whoever changes lists goes on talking to this machine
+			d.Filtering().SetProtect(func() [2][]*acl.Rule { return protected(conf, c.Session) })
+		}
 		trial := time.Duration(c.Seconds * float64(time.Second))
 		if err := d.Apply(p, trial); err != nil {
 			return nil, err
@@ -207,13 +213,6 @@ func (n *node) aclHandlers(mux *http.ServeMux) {
 		}
 		return map[string]any{}, n.restoreLists(d)
 	})
-}
-
-// setSession lets whoever changes lists go on talking to this machine.
-func (n *node) setSession(session string) {
-	if session != "" {
-		os.Setenv("SSH_CONNECTION", session)
-	}
 }
 
 // keepLists writes what is in force where the configuration has its lists, so that
