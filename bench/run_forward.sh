@@ -34,6 +34,7 @@ up() {
 	# a next hop nobody has: the sink counts the frame and drops it at once
 	ip -n $R neigh add 10.9.2.9 lladdr 02:00:00:00:09:09 dev r1
 	ip netns exec $R ethtool -K r0 gro on
+	ip netns exec $S ethtool -K s0 gro on # or no frame can be redirected to it
 }
 rules() { # linear list, none matching
 	echo "table ip acl {"; echo " chain f { type filter hook forward priority 0; policy drop;"

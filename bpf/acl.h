@@ -7,7 +7,7 @@
  *   acl_class     a number for what is outside the flow key
  *
  * In: the number of a bank, of which there may be several while one takes the
- * place of another, and struct packet. Out: struct acl_result. Nothing is kept,
+ * place of another, and struct packet. Out: a word, see struct acl_result. Nothing is kept,
  * so any C compiler builds it (testdata/acl/lists.c).
  *
  * A bank is judged by nobody before it is read: whatever it has, nothing is read
@@ -150,12 +150,19 @@ enum {
 #define RULE_LOG       4
 #define RULE_LOG_INPUT 8
 
+/* acl_classify's answer is one word, for want of stack: 1 << 63 | the rule's number in
+ * the list << 32 | depends << 24 | flags << 16 | the rule's id. */
 struct acl_result {
 	__u32 rule;    /* its number in the list */
 	__u16 id;
 	__u8  flags;
 	__u8  depends; /* another packet of the flow may get another verdict, if its class is another */
 };
+
+static __always_inline struct acl_result acl_result(__u64 answer)
+{
+	return (struct acl_result){ .rule = answer >> 32 & 0x7fffffff, .id = answer, .flags = answer >> 16, .depends = answer >> 24 & 1 };
+}
 
 /* What is known of a packet on its way through a list. */
 struct acl_walk {
@@ -275,17 +282,14 @@ __noinline __u32 acl_field(const struct bank_page *first, const struct packet *p
 	return acl_find(bank, first, ref, x, p, arg + 1, field);
 }
 
-static __always_inline void set_result(struct acl_result *r, __u64 rule)
-{
-	r->rule = rule >> 32;
-	r->id = rule;
-	r->flags = rule >> 16;
-}
+#define ANSWER_SAID    (1ull << 63)
+#define ANSWER_DEPENDS (1ull << 24)
+#define ANSWER_RULE    0x7fffffff00ffffffull /* of a bank's word about a rule */
 
 /* acl_enter looks up a list, and a packet's values in its fields, and gives the
- * result if no other rule than the last matches. It gives 0 if the list does not
+ * answer if no other rule than the last matches. It gives 0 if the list does not
  * judge the packet. */
-static __always_inline int acl_enter(const struct bank_page *first, struct acl_walk *k, __u32 list, const struct packet *p, struct acl_result *r)
+static __always_inline __u64 acl_enter(const struct bank_page *first, struct acl_walk *k, __u32 list, const struct packet *p)
 {
 	__u64 lists = first->word[BANK_LISTS];
 	if (list >= (__u32)lists)
@@ -304,7 +308,7 @@ static __always_inline int acl_enter(const struct bank_page *first, struct acl_w
 	k->sums = word[LIST_COUNTS];
 	k->rows = word[LIST_ROWS];
 	k->rules = word[LIST_ROWS] >> 32;
-	set_result(r, word[LIST_LAST]);
+	__u64 last = word[LIST_LAST];
 	__u32 n = k->fields;
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < MAX_FIELDS; i++) {
@@ -317,7 +321,7 @@ static __always_inline int acl_enter(const struct bank_page *first, struct acl_w
 		else
 			k->ref[i] = acl_field(first, p, field, bank);
 	}
-	return 1;
+	return (last & ANSWER_RULE) | ANSWER_SAID;
 }
 
 /* acl_row gives the rules of a row of the summary, or of a row of words, that
@@ -364,13 +368,14 @@ __noinline __u64 acl_word(const struct bank_page *first, struct acl_walk *k, __u
 
 /* acl_classify says what a list says of a packet. It gives 0 if it says nothing:
  * if there is no such list, or the packet is not of its family. */
-__noinline int acl_classify(__u32 bank, __u32 list, const struct packet *p, struct acl_result *r)
+__noinline __u64 acl_classify(__u32 bank, __u32 list, const struct packet *p)
 {
 	const struct bank_page *first = find_page(bank, 0);
-	if (!first || !p || !r)
+	if (!first || !p)
 		return 0;
 	struct acl_walk k = { .bank = bank };
-	if (!acl_enter(first, &k, list, p, r))
+	__u64 answer = acl_enter(first, &k, list, p);
+	if (!answer)
 		return 0;
 	/* words where a rule may match, and where one may that has conditions outside the key */
 	__u64 full = 0, outside = 0, match = 0;
@@ -399,9 +404,8 @@ __noinline int acl_classify(__u32 bank, __u32 list, const struct packet *p, stru
 			break;
 	}
 	if (match)
-		set_result(r, near_word(bank, first, k.rules + word * 64 + ones((match & -match) - 1)));
-	r->depends = k.depends;
-	return 1;
+		answer = (near_word(bank, first, k.rules + word * 64 + ones((match & -match) - 1)) & ANSWER_RULE) | ANSWER_SAID;
+	return k.depends ? answer | ANSWER_DEPENDS : answer & ~ANSWER_DEPENDS;
 }
 
 /* acl_class is a number that is the same for packets of one flow that get the

@@ -1,8 +1,8 @@
 //go:build ignore
 
 /* The programs that meter packets where they pass. Read from top to bottom:
- * parse, choose, look up, judge, count. Without access lists they let every packet
- * pass.
+ * parse, choose, look up, judge, count, forward. Without access lists they let every
+ * packet pass; where they do not forward, to the kernel.
  *
  *   xdp_meter      ingress, each frame as it came from the wire
  *   tc_ingress     ingress where XDP is not to be had
@@ -13,7 +13,8 @@
  *   tell_time      writes down what the clock says; run by the daemon
  *
  * parse.h reads a frame, choose.h says whether it is metered, table.h looks it
- * up and counts it, judge.h says whether it passes, if there are lists.
+ * up and counts it, judge.h says whether it passes, if there are lists, and
+ * forward.h sends it on, if that is wished for.
  */
 #include "table.h"
 
@@ -63,7 +64,7 @@ static __always_inline void segments(struct seen *s, struct __sk_buff *skb, cons
 		return;
 	__u32 full = (n - 1) * size;
 	s->packets = n;
-	s->bytes = (__u64)n * header + payload;
+	s->bytes = n * header + payload; /* of a buffer, which has less than 4 GiB */
 	s->facts = facts_of(s->p.tcp_flags, clamp(header + (payload > full ? payload - full : 0)), clamp(header + size), s->p.ttl);
 }
 
@@ -106,27 +107,21 @@ static __always_inline void leave(void *ctx, struct seen *s, void *data, void *e
 /* meter does all that is left once a frame is parsed and its sizes are known. */
 static __always_inline void meter(void *ctx, struct seen *s, void *data, void *end, bool xdp)
 {
-	s->now = now_ns();
 	if (use_lists) {
 		s->lists = lists_in_force(s->now);
 		s->word = s->lists >> 32 << 32;
-		s->asked = s->spare = 0;
 	}
-	s->closing = 0;
 	if (!chosen(s, ctx, data, end)) {
 		if (use_lists && s->lists) {
 			mask(&s->p, s->port);
-			s->p.spare = 0;
 			if (!is_own(s)) /* a filter or a lot that leaves our own exports out does not subject them to lists */
 				judge_alone(s, s->port);
 		}
 		return;
 	}
 	mask(&s->p, s->port);
-	if (unlikely(s->p.tcp_flags & 0x05)) { /* FIN, RST */
-		s->closing = (s->now + 999999999) / 1000000000;
+	if (unlikely(s->p.tcp_flags & 0x05)) /* FIN, RST */
 		s->facts |= FACTS_CLOSING;
-	}
 	if (key_5tuple)
 		note(s->port, METERED, s->packets, s->bytes);
 	look_up(ctx, s, xdp);
@@ -157,26 +152,100 @@ static __always_inline int emit(void *ctx, const struct seen *s, __u32 at, __u32
 __noinline int emit_xdp(struct xdp_md *ctx, const struct seen *s, __u32 at, __u32 length) { return emit(ctx, s, at, length); }
 __noinline int emit_tc(struct __sk_buff *ctx, const struct seen *s, __u32 at, __u32 length) { return emit(ctx, s, at, length); }
 
+/* length is a frame's, all its buffers together. */
+static __always_inline __u32 length(struct xdp_md *ctx)
+{
+	return frags ? bpf_xdp_get_buff_len(ctx) : ctx->data_end - ctx->data;
+}
+
+/* begin makes all of s that is not found out first. What a function is given, is
+ * given whole; but what no function is given, the compiler leaves out. */
+static __always_inline void begin(struct seen *s, __u32 port, __u32 output)
+{
+	s->now = now_ns();
+	s->lists = s->word = s->route = 0;
+	s->port = port;
+	s->output = output;
+	s->slot = NO_SLOT;
+	s->asked = s->why = 0;
+	s->p.spare = 0;
+}
+
+/* judge_out asks the list where a packet leaves. */
+__noinline int judge_out(struct seen *s, __u32 at)
+{
+	if (!s)
+		return 0;
+	s->asked = 0;
+	if (s->slot == NO_SLOT)
+		judge_alone(s, at);
+	else
+		judge_leaving(s, at);
+	return 0;
+}
+
+#define PORT_JUDGES_OUT (PORT_LIST_OUT | PORT_UNRULED_CLOSED | PORT_ORPHAN_OPEN | PORT_ORPHAN_CLOSED)
+
+/* leaves says whether a packet may leave by its output. */
+static __always_inline bool leaves(struct xdp_md *ctx, struct seen *s)
+{
+	struct port *out = find_port(s->output);
+	if (!out || !(READ_ONCE(out->flags) & PORT_JUDGES_OUT) || !s->lists)
+		return true;
+	judge_out(s, s->output | KEY_EGRESS);
+	if (unlikely(is_told(s)))
+		emit_xdp(ctx, s, s->output | KEY_EGRESS, length(ctx));
+	return !is_stopped(s->word);
+}
+
+/* pass sends a packet that is metered, and that no list stops as it comes in, to its
+ * next hop, or lets the kernel have it. */
+static __always_inline int pass(struct xdp_md *ctx, struct seen *s)
+{
+	if (s->why == WHY_OFF)
+		return XDP_PASS;
+	if (s->why == FORWARDED) {
+		if (!s->route) /* it is in no flow */
+			ask_route(ctx, s);
+		s->why = ROUTE_WAY(s->route);
+		struct hop *h = s->why < WHYS ? NULL : hop_at(s->why);
+		if (h) {
+			s->output = READ_ONCE(h->device);
+			s->why = fits(h, s, length(ctx) > ctx->data_end - ctx->data);
+			if (s->why == FORWARDED) {
+				if (use_lists && !leaves(ctx, s))
+					return XDP_DROP;
+				s->why = send(ctx, s);
+			}
+		}
+	}
+	where(s->port, s->why);
+	return s->why == FORWARDED ? XDP_REDIRECT : s->why == WHY_URPF ? XDP_DROP : XDP_PASS;
+}
+
 SEC("xdp")
 int xdp_meter(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__u32 wire = frags ? bpf_xdp_get_buff_len(ctx) : (__u32)(end - data);
+	__u32 wire = length(ctx);
 	struct seen s;
-	s.port = ctx->ingress_ifindex;
-	s.output = 0;
 	__u32 reason = parse_ethernet(ctx, wire, 0, &s.p);
+	begin(&s, ctx->ingress_ifindex, 0);
 	if (unlikely(reason != DECODED)) {
 		leave(ctx, &s, data, end, reason, wire);
 		return use_lists && is_stopped(s.word) ? XDP_DROP : XDP_PASS;
 	}
 	one(&s);
+	if (use_forward)
+		s.why = plain(&s, data, end);
 	meter(ctx, &s, data, end, true);
-	if (!use_lists)
-		return XDP_PASS;
-	if (unlikely(is_told(&s)))
-		emit_xdp(ctx, &s, s.port, wire);
-	return is_stopped(s.word) ? XDP_DROP : XDP_PASS;
+	if (use_lists) {
+		if (unlikely(is_told(&s)))
+			emit_xdp(ctx, &s, s.port, length(ctx));
+		if (is_stopped(s.word))
+			return XDP_DROP;
+	}
+	return use_forward ? pass(ctx, &s) : XDP_PASS;
 }
 
 /* The outermost VLAN tag, if it is no longer in the frame. */
@@ -188,14 +257,10 @@ static __always_inline __u16 accelerated(struct __sk_buff *skb)
 /* passing says what a buffer is that is counted elsewhere, if a list wants to know. */
 static __always_inline void passing(struct seen *s, struct __sk_buff *skb)
 {
-	s->lists = s->word = 0;
 	if (!use_lists)
 		return;
 	segments(s, skb, (void *)(long)skb->data, (void *)(long)skb->data_end, true);
-	s->now = now_ns();
 	s->lists = lists_in_force(s->now);
-	s->asked = s->spare = s->closing = 0;
-	s->p.spare = 0;
 }
 
 /* verdict is what becomes of a buffer. */
@@ -214,8 +279,6 @@ static __always_inline int tc(struct __sk_buff *skb, bool egress, bool ip)
 {
 	struct seen s;
 	__u32 reason = UNKNOWN_LINK, ifindex = skb->ifindex;
-	s.port = egress ? ifindex | KEY_EGRESS : ifindex;
-	s.output = egress ? ifindex : 0;
 	void *data, *end;
 	for (int i = 0; i < 2; i++) {
 		data = (void *)(long)skb->data, end = (void *)(long)skb->data_end;
@@ -229,6 +292,7 @@ static __always_inline int tc(struct __sk_buff *skb, bool egress, bool ip)
 		if (bpf_skb_pull_data(skb, skb->len < TC_MAX_PULL ? skb->len : TC_MAX_PULL))
 			break;
 	}
+	begin(&s, egress ? ifindex | KEY_EGRESS : ifindex, egress ? ifindex : 0);
 	if (egress && skb->ingress_ifindex) {
 		struct port *p = find_port(skb->ingress_ifindex);
 		if (p && READ_ONCE(p->flags) & PORT_INGRESS) {

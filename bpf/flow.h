@@ -9,7 +9,7 @@
 #ifndef WEIR_FLOW_H
 #define WEIR_FLOW_H
 
-#define LAYOUT 2
+#define LAYOUT 3
 
 #define WAYS      15   /* entries of a set */
 #define MAX_PORTS 256  /* metered interfaces; 0 stands for all without a number */
@@ -59,8 +59,8 @@ struct entry {
 	__u64 first;           /* @64 ns of the kernel's clock; 0: set by the next packet */
 	__u64 last;            /* @72 */
 	__u64 verdict;         /* @80: what the lists said, see VERDICT_…; changed by compare-and-exchange */
-	__u64 route;           /* @88, @96: for forwarding, guarding */
-	__u64 rate[2];
+	__u64 route;           /* @88: where it is forwarded to, see ROUTE_…; changed by compare-and-exchange */
+	__u64 rate[2];         /* @96: for guarding */
 	union {                /* @112: changed as one word by compare-and-exchange */
 		__u64 facts;
 		struct {
@@ -87,6 +87,75 @@ struct entry {
 #define VERDICT_COUNT  0x04 /* with the last: it passes all the same, the list only counts */
 #define VERDICT_REJECT 0x08 /* with it: the sender is told */
 #define VERDICT_LOG    0x10
+
+/* Where a flow is forwarded to: generation << 32 | when << 16 | way. It holds as long
+ * as the generation is that of its destination (struct control), and for two
+ * seconds: then the routing table is asked again, whatever was or was not heard of
+ * it. Below WHYS, way is the enum why that leaves the flow to the kernel; else it
+ * is a row of `hops`. 0: never asked. */
+#define ROUTE_GENERATION(w) ((__u32)((w) >> 32))
+#define ROUTE_WHEN(w)       ((__u16)((w) >> 16))
+#define ROUTE_WAY(w)        ((__u16)(w))
+#define ROUTE_UNIT          26 /* bits of now that ROUTE_WHEN leaves out: it counts 67 ms */
+#define ROUTE_HOLDS         29 /* units, just below two seconds */
+#define ROUTE_HOLDS_BRIEFLY 1  /* if what is missing may come any moment: a neighbour */
+
+/* What a program did with a packet that came in where it forwards: forwarded it, or
+ * why it left that to the kernel. */
+enum why {
+	FORWARDED = 0,
+	/* said of a packet */
+	WHY_ADDRESSEE,     /* the frame is not to this router alone: broadcast, multicast, somebody else's */
+	WHY_ENCAPSULATION, /* other headers than one VLAN tag at most in front of IP, or the tag of no interface */
+	WHY_OPTIONS,       /* IPv4 options, IPv6 extension headers */
+	WHY_FRAGMENT,
+	WHY_TTL,           /* 1 or 0: the kernel tells the sender */
+	WHY_MTU,           /* too long for its output: the kernel cuts it, or tells the sender */
+	WHY_OFFLOAD,       /* its checksum was left to hardware that it never comes to */
+	WHY_ORPHAN,        /* the daemon has been gone for longer than the watchdog allows */
+	WHY_MARTIAN,       /* addresses that are not forwarded, among them multicast */
+	/* said of a flow, in its route */
+	WHY_LOCAL = 16,    /* to this router */
+	WHY_UNREACHABLE,   /* no route, or one that says blackhole, unreachable, prohibit */
+	WHY_DISABLED,      /* the kernel does not forward here */
+	WHY_LWT,           /* the route encapsulates */
+	WHY_NEIGHBOUR,     /* the next hop's link address is not known */
+	WHY_OUTPUT,        /* frames cannot be redirected to the output interface */
+	WHY_ROUTE_MTU,     /* the route has an MTU of its own */
+	WHY_HAIRPIN,       /* it would leave where it came in: the kernel tells the sender of a better way */
+	WHY_URPF,          /* the way back to its source leads elsewhere: dropped */
+	WHY_ERROR,         /* the routing table could not be asked */
+	WHY_OFF = 31,      /* the programs do not forward there: not counted */
+	WHYS = 32,
+};
+
+/* A next hop. The programs read it word by word; the daemon writes, and the programs
+ * when the routing table knows of another link address. */
+#define MAX_HOPS 65536
+struct hop {
+	__u64 to;      /* destination MAC in the first six octets in memory, then HOP_…, of 16 bits */
+	__u64 from;    /* source MAC; then KEY_TAGGED and the id, of a VLAN's interface */
+	__u32 device;  /* ifindex of the interface that frames are redirected to */
+	__u16 number;  /* its port's; 0: the row is not in use */
+	__u16 mtu;
+	__u32 logical; /* ifindex as routes have it: of the VLAN's interface */
+	__u32 used;    /* now >> HOP_USED_UNIT, when it last forwarded: the programs' */
+	__u8  address[16]; /* the next hop's; IPv4 as ::ffff:a.b.c.d */
+	__u64 spare[2];
+};
+#define HOP_ALIVE     0x8000 /* of `to`, above the MAC: frames reach it, as far as the kernel knows */
+#define HOP_FRAGS     0x4000 /* frames in several buffers can be redirected there */
+#define HOP_USED_UNIT 30 /* bits: about a second */
+
+/* How `hops` are found. With ifindex 0 it is an address of this router, and the row
+ * is 0. */
+struct hop_key {
+	__u32 ifindex; /* as routes have it */
+	__u8  address[16];
+};
+
+/* The interface of a VLAN on a device. */
+struct upper_key { __u32 ifindex, vlan; };
 
 /* Beside each entry if there are lists. Written anew when the entry is. */
 struct judged {
@@ -168,6 +237,10 @@ struct counters {
 #define PORT_ORPHAN_CLOSED  0x80 /* or none */
 #define PORT_FULL_OPEN      0x100 /* packets that find no place in the table pass, */
 #define PORT_FULL_CLOSED    0x200 /* or do not: else they are judged one by one */
+#define PORT_FORWARD        0x400 /* what comes in is forwarded by the program */
+#define PORT_PARTIAL        0x800 /* frames may come from this machine, with checksums that are yet to be made */
+#define PORT_URPF_STRICT   0x1000 /* sources are reached by the interface that they come in by, */
+#define PORT_URPF_LOOSE    0x2000 /* or by any */
 #define PORT_VLAN    16 /* flags >> PORT_VLAN: KEY_TAGGED and the id, for a VLAN's interface on top of a metered one */
 
 /* The kernel says of a forwarded packet that it came in by the uppermost
@@ -178,7 +251,11 @@ struct port {
 	__u32 number;  /* 1 to MAX_PORTS-1 */
 	__u32 flags;
 	__u32 lower;   /* ifindex of the metered interface below, which keys have; 0: none, or it is not the only one */
+	__u64 mac;     /* its six octets in memory, then 0: what is to be forwarded comes to it */
+	__u64 spare;
 };
+
+#define ROUTE_BUCKETS 4096 /* of each IP version */
 
 /* What the daemon tells the programs while they run. */
 struct control {
@@ -198,8 +275,11 @@ struct control {
 	__u64 orphan;      /* from alive_until on, which the daemon puts off: these instead; 0: lists stay as they are without it */
 	__u64 alive_until;
 	__u64 generation;  /* the last that was given, the daemon's */
-	__u64 spare3[2];
+	__u64 forward_until; /* from then on, which the daemon puts off, the kernel forwards; 0: it need not be put off */
+	__u32 routes;      /* of a route's generation, the part that all destinations have, */
+	__u32 spare3;
 	struct port port[PORT_SLOTS];
+	__u32 routes_to[2 * ROUTE_BUCKETS]; /* and the part of those that are near each other: see route_bucket */
 };
 #define LISTS_BANK   1u /* which of the two */
 #define LISTS_ORPHAN 2u /* there is no daemon: ports have a choice, PORT_ORPHAN_… */

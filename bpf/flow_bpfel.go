@@ -20,6 +20,8 @@ const (
 	flowMapCounters      = "counters"
 	flowMapEvents        = "events"
 	flowMapHits          = "hits"
+	flowMapHopOf         = "hop_of"
+	flowMapHops          = "hops"
 	flowMapJudged        = "judged"
 	flowMapMeta          = "meta"
 	flowMapOwn           = "own"
@@ -28,6 +30,9 @@ const (
 	flowMapTable         = "table"
 	flowMapTold          = "told"
 	flowMapTouched       = "touched"
+	flowMapTx            = "tx"
+	flowMapUppers        = "uppers"
+	flowMapWhys          = "whys"
 	flowProgTcEgress     = "tc_egress"
 	flowProgTcEgressIp   = "tc_egress_ip"
 	flowProgTcIngress    = "tc_ingress"
@@ -38,11 +43,13 @@ const (
 	flowVarControl       = "control"
 	flowVarFrags         = "frags"
 	flowVarKey5tuple     = "key_5tuple"
+	flowVarRealTime      = "real_time"
 	flowVarSecret        = "secret"
 	flowVarSets          = "sets"
 	flowVarTestClock     = "test_clock"
 	flowVarTickNs        = "tick_ns"
 	flowVarUseFilter     = "use_filter"
+	flowVarUseForward    = "use_forward"
 	flowVarUseLists      = "use_lists"
 	flowVarUsePrefixes   = "use_prefixes"
 	flowVarWeakOrder     = "weak_order"
@@ -106,6 +113,8 @@ type flowMapSpecs struct {
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	Events   *ebpf.MapSpec `ebpf:"events"`
 	Hits     *ebpf.MapSpec `ebpf:"hits"`
+	HopOf    *ebpf.MapSpec `ebpf:"hop_of"`
+	Hops     *ebpf.MapSpec `ebpf:"hops"`
 	Judged   *ebpf.MapSpec `ebpf:"judged"`
 	Meta     *ebpf.MapSpec `ebpf:"meta"`
 	Own      *ebpf.MapSpec `ebpf:"own"`
@@ -114,6 +123,9 @@ type flowMapSpecs struct {
 	Table    *ebpf.MapSpec `ebpf:"table"`
 	Told     *ebpf.MapSpec `ebpf:"told"`
 	Touched  *ebpf.MapSpec `ebpf:"touched"`
+	Tx       *ebpf.MapSpec `ebpf:"tx"`
+	Uppers   *ebpf.MapSpec `ebpf:"uppers"`
+	Whys     *ebpf.MapSpec `ebpf:"whys"`
 }
 
 // flowVariableSpecs contains global variables before they are loaded into the kernel.
@@ -124,11 +136,13 @@ type flowVariableSpecs struct {
 	Control       *ebpf.VariableSpec `ebpf:"control"`
 	Frags         *ebpf.VariableSpec `ebpf:"frags"`
 	Key5tuple     *ebpf.VariableSpec `ebpf:"key_5tuple"`
+	RealTime      *ebpf.VariableSpec `ebpf:"real_time"`
 	Secret        *ebpf.VariableSpec `ebpf:"secret"`
 	Sets          *ebpf.VariableSpec `ebpf:"sets"`
 	TestClock     *ebpf.VariableSpec `ebpf:"test_clock"`
 	TickNs        *ebpf.VariableSpec `ebpf:"tick_ns"`
 	UseFilter     *ebpf.VariableSpec `ebpf:"use_filter"`
+	UseForward    *ebpf.VariableSpec `ebpf:"use_forward"`
 	UseLists      *ebpf.VariableSpec `ebpf:"use_lists"`
 	UsePrefixes   *ebpf.VariableSpec `ebpf:"use_prefixes"`
 	WeakOrder     *ebpf.VariableSpec `ebpf:"weak_order"`
@@ -158,6 +172,8 @@ type flowMaps struct {
 	Counters *ebpf.Map `ebpf:"counters"`
 	Events   *ebpf.Map `ebpf:"events"`
 	Hits     *ebpf.Map `ebpf:"hits"`
+	HopOf    *ebpf.Map `ebpf:"hop_of"`
+	Hops     *ebpf.Map `ebpf:"hops"`
 	Judged   *ebpf.Map `ebpf:"judged"`
 	Meta     *ebpf.Map `ebpf:"meta"`
 	Own      *ebpf.Map `ebpf:"own"`
@@ -166,6 +182,9 @@ type flowMaps struct {
 	Table    *ebpf.Map `ebpf:"table"`
 	Told     *ebpf.Map `ebpf:"told"`
 	Touched  *ebpf.Map `ebpf:"touched"`
+	Tx       *ebpf.Map `ebpf:"tx"`
+	Uppers   *ebpf.Map `ebpf:"uppers"`
+	Whys     *ebpf.Map `ebpf:"whys"`
 }
 
 func (m *flowMaps) Close() error {
@@ -174,6 +193,8 @@ func (m *flowMaps) Close() error {
 		m.Counters,
 		m.Events,
 		m.Hits,
+		m.HopOf,
+		m.Hops,
 		m.Judged,
 		m.Meta,
 		m.Own,
@@ -182,6 +203,9 @@ func (m *flowMaps) Close() error {
 		m.Table,
 		m.Told,
 		m.Touched,
+		m.Tx,
+		m.Uppers,
+		m.Whys,
 	)
 }
 
@@ -193,11 +217,13 @@ type flowVariables struct {
 	Control       *ebpf.Variable `ebpf:"control"`
 	Frags         *ebpf.Variable `ebpf:"frags"`
 	Key5tuple     *ebpf.Variable `ebpf:"key_5tuple"`
+	RealTime      *ebpf.Variable `ebpf:"real_time"`
 	Secret        *ebpf.Variable `ebpf:"secret"`
 	Sets          *ebpf.Variable `ebpf:"sets"`
 	TestClock     *ebpf.Variable `ebpf:"test_clock"`
 	TickNs        *ebpf.Variable `ebpf:"tick_ns"`
 	UseFilter     *ebpf.Variable `ebpf:"use_filter"`
+	UseForward    *ebpf.Variable `ebpf:"use_forward"`
 	UseLists      *ebpf.Variable `ebpf:"use_lists"`
 	UsePrefixes   *ebpf.Variable `ebpf:"use_prefixes"`
 	WeakOrder     *ebpf.Variable `ebpf:"weak_order"`

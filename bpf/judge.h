@@ -71,9 +71,12 @@ static __always_inline __u64 judge(const struct seen *s, __u32 at)
 		return verdict_word(lists, 0, CLASS_FIXED, flags & PORT_UNRULED_CLOSED ? VERDICT_DENY : VERDICT_NONE);
 	if (is_stub(&s->p))
 		return verdict_word(lists, 0, CLASS_MANY, list & BIND_COUNT ? VERDICT_DENY | VERDICT_COUNT : VERDICT_DENY);
-	struct acl_result r = {};
-	if (!acl_classify(bank, (list & BIND_LIST) - 1, &s->p, &r))
+	__u64 answer = acl_classify(bank, (list & BIND_LIST) - 1, &s->p);
+	lists = READ_ONCE(s->lists); /* rather than on the stack, which is nearly full */
+	bank = lists & LISTS_BANK;
+	if (!answer)
 		return verdict_word(lists, 0, CLASS_MANY, VERDICT_DENY); /* no bank says so */
+	struct acl_result r = acl_result(answer);
 	__u32 class = r.depends ? acl_class(bank, &s->p) : CLASS_FIXED, verdict = VERDICT_PERMIT;
 	if (!(r.flags & RULE_PERMIT)) {
 		verdict = VERDICT_DENY;
@@ -97,14 +100,15 @@ static __always_inline bool holds(__u64 word, const struct seen *s)
 }
 
 /* credit counts for a rule what is not in an entry that has a verdict from it. */
-static __always_inline void credit(__u64 word, __u64 packets, __u64 bytes)
+__noinline int credit(__u64 word, __u64 packets, __u64 bytes)
 {
 	__u32 rule = VERDICT_RULE(word);
 	struct hits *h = bpf_map_lookup_elem(&hits, &rule);
 	if (!h)
-		return;
+		return 0;
 	__sync_fetch_and_add(&h->direct_packets, packets);
 	__sync_fetch_and_add(&h->direct_bytes, bytes);
+	return 0;
 }
 
 /* decided is for a packet that no entry counts. */
@@ -128,21 +132,28 @@ __noinline int replace(struct entry *e, __u32 slot, const struct seen *s, __u64 
 	return 0;
 }
 
-/* judge_leaving judges what leaves by a port and was counted where it came in: the
- * flow's entry has a verdict for that, too. */
-static __always_inline void judge_leaving(__u32 slot, struct seen *s, __u32 at)
+/* replace_leaving is replace for the list where a packet leaves. */
+__noinline int replace_leaving(const struct seen *s, __u64 old)
 {
+	if (!s)
+		return 0;
+	__u32 slot = s->slot;
+	struct judged *f = bpf_map_lookup_elem(&judged, &slot);
+	if (!f || __sync_val_compare_and_swap(&f->out, old, s->word) != old || !s->asked || !old)
+		return 0;
+	__u64 packets = __sync_lock_test_and_set(&f->out_packets, 0);
+	return credit(old, packets, __sync_lock_test_and_set(&f->out_bytes, 0));
+}
+
+/* departed counts what has been judged where it leaves. */
+__noinline int departed(const struct seen *s, __u32 at)
+{
+	if (!s)
+		return 0;
+	__u32 slot = s->slot;
 	struct judged *f = bpf_map_lookup_elem(&judged, &slot);
 	if (!f)
-		return;
-	__u64 old = READ_ONCE(f->out);
-	s->word = old;
-	if (!holds(old, s)) {
-		s->word = judge(s, at);
-		s->asked = VERDICT_RULE(old) != VERDICT_RULE(s->word);
-		if (__sync_val_compare_and_swap(&f->out, old, s->word) == old && s->asked && old)
-			credit(old, __sync_lock_test_and_set(&f->out_packets, 0), __sync_lock_test_and_set(&f->out_bytes, 0));
-	}
+		return 0;
 	__sync_fetch_and_add(&f->out_packets, s->packets);
 	__sync_fetch_and_add(&f->out_bytes, s->bytes);
 	if (is_stopped(s->word)) {
@@ -150,6 +161,23 @@ static __always_inline void judge_leaving(__u32 slot, struct seen *s, __u32 at)
 		__sync_fetch_and_add(&f->dropped_packets, s->packets);
 		note(at, DROPPED, s->packets, s->bytes);
 	}
+	return 0;
+}
+
+/* judge_leaving judges what leaves by a port and was counted where it came in: the
+ * flow's entry has a verdict for that, too. */
+static __always_inline void judge_leaving(struct seen *s, __u32 at)
+{
+	__u32 slot = s->slot;
+	struct judged *f = bpf_map_lookup_elem(&judged, &slot);
+	__u64 old = f ? READ_ONCE(f->out) : 0;
+	s->word = old;
+	if (!holds(old, s)) {
+		s->word = judge(s, at);
+		s->asked = VERDICT_RULE(old) != VERDICT_RULE(s->word);
+		replace_leaving(s, old);
+	}
+	departed(s, at);
 }
 
 /* alone is for a packet that has been judged and is in no flow. */

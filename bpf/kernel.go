@@ -42,7 +42,8 @@ type Options struct {
 	Filter   *capture.Filter // what is metered; nil: everything
 	Prefixes []netip.Prefix  // packets from or to one of these are metered; nil: everything (SetPrefixes)
 
-	Lists bool // access lists judge what passes (Lists)
+	Lists   bool // access lists judge what passes (Lists)
+	Forward bool // XDP forwards (Forward)
 
 	// Needs are the programs to load, for each takes the verifier a while; zero: all.
 	Needs Needs
@@ -97,9 +98,10 @@ func (p *Programs) all() map[string]*ebpf.Program {
 type Kernel struct {
 	*Table
 	Programs Programs
-	Lists    *Lists // nil without Options.Lists
-	Reused   bool   // the table was there
-	Frags    bool   // Programs.XDP takes frames in several buffers
+	Lists    *Lists   // nil without Options.Lists
+	Forward  *Forward // nil without Options.Forward
+	Reused   bool     // the table was there
+	Frags    bool     // Programs.XDP takes frames in several buffers
 }
 
 // Load makes or finds the table and loads the programs. Nothing passes them
@@ -179,6 +181,22 @@ func Load(o Options) (k *Kernel, err error) {
 		}
 		lists.each(func(name string, m **ebpf.Map) { opts.MapReplacements[name] = *m })
 	}
+	if o.Forward {
+		forward, err := openForward(o.Dir, spec)
+		if err != nil {
+			return nil, err
+		}
+		k.Forward = forward
+		defer func() {
+			if k == nil {
+				forward.Close()
+			}
+		}()
+		if opts.MapReplacements == nil {
+			opts.MapReplacements = map[string]*ebpf.Map{}
+		}
+		forward.replacements(opts.MapReplacements)
+	}
 	coll, err := newCollection(spec, opts, o.Filter)
 	if err != nil {
 		return nil, loadError(err)
@@ -230,7 +248,7 @@ func (k *Kernel) Close() error {
 	for _, p := range k.Programs.all() {
 		p.Close()
 	}
-	err := k.Lists.Close()
+	err := errors.Join(k.Lists.Close(), k.Forward.Close())
 	if k.Table == nil {
 		return err
 	}
@@ -247,6 +265,9 @@ func configure(spec *ebpf.CollectionSpec, m *Meta, o Options, frags bool) error 
 	if o.Lists {
 		spec.Maps["judged"].MaxEntries = slots
 	}
+	if o.Forward {
+		spec.Maps["hops"].MaxEntries = MaxHops
+	}
 	var secret [16]uint32
 	for i, s := range m.Secret {
 		secret[2*i], secret[2*i+1] = uint32(s), uint32(s>>32)
@@ -254,7 +275,7 @@ func configure(spec *ebpf.CollectionSpec, m *Meta, o Options, frags bool) error 
 	for name, value := range map[string]any{
 		"sets": m.Sets, "aggregate_sets": m.AggregateSets, "secret": secret, "tick_ns": m.TickNs,
 		"key_5tuple": m.KeyMode == uint32(flow.Key5Tuple), "test_clock": m.TestClock != 0,
-		"use_prefixes": o.Prefixes != nil, "use_lists": o.Lists, "frags": frags, "weak_order": runtime.GOARCH != "amd64" && runtime.GOARCH != "386",
+		"use_prefixes": o.Prefixes != nil, "use_lists": o.Lists, "use_forward": o.Forward, "real_time": realTime(), "frags": frags, "weak_order": runtime.GOARCH != "amd64" && runtime.GOARCH != "386",
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("constant %s of the kernel's programs: %w", name, err)

@@ -42,13 +42,14 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_PERCPU_ARRAY  = 6,
 	BPF_MAP_TYPE_LPM_TRIE      = 11,
 	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
+	BPF_MAP_TYPE_DEVMAP       = 14,
 };
 #define BPF_F_NO_PREALLOC 1
 #define BPF_F_CURRENT_CPU 0xffffffffull /* of bpf_perf_event_output; above it how many octets of the packet follow */
 #define BPF_F_MMAPABLE    (1 << 10)
 #define BPF_F_INNER_MAP   (1 << 12) /* 5.10 */
 
-enum { XDP_DROP = 1, XDP_PASS = 2 };
+enum { XDP_DROP = 1, XDP_PASS = 2, XDP_REDIRECT = 4 };
 enum { TC_ACT_SHOT = 2, TC_ACT_UNSPEC = -1 }; /* TCX_NEXT: the programs after this one are run */
 
 struct xdp_md {
@@ -73,12 +74,20 @@ struct __sk_buff {
 #define AF_INET6 10
 
 /* Input; with these answers ifindex is the output interface. */
-#define BPF_FIB_LKUP_RET_SUCCESS  0
-#define BPF_FIB_LKUP_RET_NO_NEIGH 7
+enum {
+	BPF_FIB_LKUP_RET_SUCCESS,
+	BPF_FIB_LKUP_RET_BLACKHOLE,
+	BPF_FIB_LKUP_RET_UNREACHABLE,
+	BPF_FIB_LKUP_RET_PROHIBIT,
+	BPF_FIB_LKUP_RET_NOT_FWDED, /* local, broadcast, multicast; no route */
+	BPF_FIB_LKUP_RET_FWD_DISABLED,
+	BPF_FIB_LKUP_RET_UNSUPP_LWT,
+	BPF_FIB_LKUP_RET_NO_NEIGH,
+};
 struct bpf_fib_lookup {
 	__u8  family, l4_protocol;
 	__u16 sport, dport; /* network order */
-	__u16 tot_len;
+	__u16 tot_len; /* if it is not 0, the answer is the route's MTU */
 	__u32 ifindex;
 	__u32 tos; /* IPv4: the octet; IPv6: traffic class and label, network order */
 	__u32 src[4], dst[4]; /* IPv4: the first */
@@ -93,6 +102,8 @@ static __u64 (*const bpf_ktime_get_ns)(void)                                    
 static __u32 (*const bpf_get_prandom_u32)(void)                                                    = (void *)7;
 static long (*const bpf_perf_event_output)(void *ctx, void *map, __u64 how, const void *data, __u64 size) = (void *)25;
 static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, __u32 len)                           = (void *)39;
+static long (*const bpf_xdp_adjust_head)(struct xdp_md *ctx, int delta)                            = (void *)44;
+static long (*const bpf_redirect_map)(void *map, __u64 key, __u64 flags)                           = (void *)51;
 static long (*const bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *f, int size, __u32 flags)    = (void *)69;
 static __u64 (*const bpf_jiffies64)(void)                                                          = (void *)118; /* 5.6 */
 static __u64 (*const bpf_xdp_get_buff_len)(struct xdp_md *ctx)                                     = (void *)188; /* 5.18 */

@@ -14,7 +14,7 @@ import "weir/flow"
 
 // Constants of flow.h.
 const (
-	Layout   = 2
+	Layout   = 3
 	Ways     = 15
 	MaxPorts = 256
 
@@ -34,14 +34,18 @@ const (
 	PortIngress       = 1
 	PortForwards      = 2
 	PortNoLink        = 4
-	PortListIn        = 8     // lists judge what comes in,
-	PortListOut       = 0x10  // what leaves
-	PortUnruledClosed = 0x20  // what no list judges does not pass
-	PortOrphanOpen    = 0x40  // without a daemon all pass,
-	PortOrphanClosed  = 0x80  // or none
-	PortFullOpen      = 0x100 // what finds no place in the table passes,
-	PortFullClosed    = 0x200 // or does not
-	PortVLAN          = 16    // Flags>>PortVLAN: flow.KeyTagged and the id, of a VLAN's interface on top of a metered one
+	PortListIn        = 8      // lists judge what comes in,
+	PortListOut       = 0x10   // what leaves
+	PortUnruledClosed = 0x20   // what no list judges does not pass
+	PortOrphanOpen    = 0x40   // without a daemon all pass,
+	PortOrphanClosed  = 0x80   // or none
+	PortFullOpen      = 0x100  // what finds no place in the table passes,
+	PortFullClosed    = 0x200  // or does not
+	PortForward       = 0x400  // what comes in is forwarded by the program
+	PortPartial       = 0x800  // frames may come from this machine, with checksums that are yet to be made
+	PortURPFStrict    = 0x1000 // sources are reached by the interface that they come in by,
+	PortURPFLoose     = 0x2000 // or by any
+	PortVLAN          = 16     // Flags>>PortVLAN: flow.KeyTagged and the id, of a VLAN's interface on top of a metered one
 
 	MaxRules = 1 << 16
 
@@ -94,7 +98,7 @@ type Entry struct {
 	First          uint64 // ns of the kernel's clock; 0: set by the next packet
 	Last           uint64
 	Verdict        uint64 // what the lists say
-	Route          uint64
+	Route          uint64 // generation << 32 | when << 16 | a Why, or a row of the next hops
 	Rate           [2]uint64
 	Facts          Facts
 	Incarnation    uint32 // records the slot has given
@@ -162,6 +166,8 @@ type Counters [Reasons]Count
 type Port struct {
 	Ifindex, Number, Flags uint32
 	Lower                  uint32 // the metered interface below, which keys have; 0: none, or not the only one
+	MAC                    uint64 // its six octets in memory, then 0
+	_                      uint64
 }
 
 // Control is what the daemon tells the programs while they run.
@@ -182,8 +188,13 @@ type Control struct {
 	Orphan     uint64 // from AliveUntil on: these instead; 0: lists stay as they are without a daemon
 	AliveUntil uint64
 	Generation uint64 // the last that was given
-	_          [2]uint64
-	Port       [PortSlots]Port
+
+	ForwardUntil uint64 // from then on, which the daemon puts off, the kernel forwards; 0: it need not be put off
+
+	Routes   uint32 // of a route's generation, the part that all destinations have,
+	_        uint32
+	Port     [PortSlots]Port
+	RoutesTo [2 * RouteBuckets]uint32 // and that of those near each other
 }
 
 // Meta is what one daemon leaves for the next.

@@ -3,9 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -62,34 +60,11 @@ func openLists(dir string, spec *ebpf.CollectionSpec) (*listMaps, error) {
 		if err != nil {
 			return
 		}
-		want := spec.Maps[name]
-		path := filepath.Join(dir, name)
-		if dir != "" {
-			*p, err = ebpf.LoadPinnedMap(path, nil)
-			switch {
-			case err == nil && (*p).MaxEntries() == want.MaxEntries && (*p).ValueSize() == want.ValueSize:
-				return
-			case err == nil: // of another table that was here
-				(*p).Close()
-				err = os.Remove(path)
-			case errors.Is(err, fs.ErrNotExist):
-				err = nil
-			}
-			if err != nil {
-				return
-			}
-		}
-		if *p, err = ebpf.NewMap(want); err != nil {
-			err = fmt.Errorf("making the map %s, for access lists: %w", name, err)
-			return
-		}
-		if dir != "" {
-			err = (*p).Pin(path)
-		}
+		*p, err = openBeside(dir, name, spec.Maps[name])
 	})
 	if err != nil {
 		m.close()
-		return nil, err
+		return nil, fmt.Errorf("access lists: %w", err)
 	}
 	return m, nil
 }

@@ -113,6 +113,54 @@ struct {
 	__uint(max_entries, 1);
 } told SEC(".maps");
 
+/* Next hops, if there is forwarding; else one row. The daemon enters them. Full: it
+ * is told, and the kernel forwards to those that have no row. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct hop);
+	__uint(max_entries, 1);
+} hops SEC(".maps");
+
+/* Which row a next hop has, and which addresses are this router's: the daemon writes
+ * and deletes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct hop_key);
+	__type(value, __u32);
+	__uint(max_entries, 2 * MAX_HOPS);
+} hop_of SEC(".maps");
+
+/* The daemon writes and deletes. Full: the kernel forwards what has the tag. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct upper_key);
+	__type(value, __u32);
+	__uint(max_entries, 8192);
+} uppers SEC(".maps");
+
+/* By port number: the interface, if frames can be redirected to it. The daemon
+ * writes; the kernel deletes those of interfaces that go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, MAX_PORTS);
+} tx SEC(".maps");
+
+/* By port number: what became of packets that came in where the programs forward.
+ * The programs add, the daemon reads. */
+struct why_counts { __u64 packets[WHYS]; };
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct why_counts);
+	__uint(max_entries, MAX_PORTS);
+} whys SEC(".maps");
+
 /* Packets whose source or destination is in one of these are metered, if there
  * is a list; of these programs only: the daemon writes and deletes. Full: it is told. */
 struct prefix {

@@ -16,17 +16,19 @@ CONSTANT bool  test_clock     = false; /* now is control.test_clock */
 struct seen {
 	struct packet p;
 	__u64 now;        /* ns of the kernel's clock */
-	__u64 bytes;      /* of all segments */
 	__u64 facts;      /* as in struct entry */
 	__u32 packets;
-	__u32 closing;    /* FIN or RST: now in seconds, rounded up; else 0 */
+	__u32 bytes;      /* of all segments */
 	__u32 port;       /* ifindex of the metered interface, with KEY_EGRESS */
 	__u32 output;     /* ifindex, if it is known */
 	__u64 lists;      /* in force for it, as in struct control */
 	__u64 word;       /* what they say of it, as in struct entry */
-	__u32 asked;      /* they were asked just now, and a rule wants it logged */
-	__u32 spare;
+	__u64 route;      /* as in struct entry; 0: not asked */
+	__u32 slot;       /* of the flow's entry, or NO_SLOT */
+	__u16 asked;      /* the lists were asked just now, and a rule wants it logged */
+	__u16 why;        /* an enum why: FORWARDED, if the packet looks as if the program can */
 };
+#define NO_SLOT 0xffffffffu
 
 /* Functions that are not static are verified once, not for each way that leads
  * to them. */

@@ -11,6 +11,7 @@
 #include "seen.h"
 #include "choose.h"
 #include "judge.h"
+#include "forward.h"
 
 CONSTANT __u32 sets           = 1;     /* of flows */
 CONSTANT __u32 aggregate_sets = 1;     /* behind them, of overflow aggregates */
@@ -166,14 +167,17 @@ static __always_inline __u64 facts_both(__u64 a, __u64 b)
 	return ((a | b) & FACTS_OR) | min_length << 16 | max_length << 32 | min_ttl << 48 | max_ttl << 56;
 }
 
+/* closing_at is struct entry's closing: seconds, rounded up. */
+static __always_inline __u32 closing_at(__u64 now) { return (now + 999999999) / 1000000000; }
+
 /* amend is for a packet that says something new of its flow. */
-__noinline int amend(struct entry *e, __u64 packet, __u32 closing, __u32 set)
+__noinline int amend(struct entry *e, __u64 packet, __u64 now, __u32 set)
 {
 	if (!e)
 		return 0;
 	__u64 old = READ_ONCE(e->facts);
-	if (closing && !(old & FACTS_CLOSING)) /* before the mark, which says that it is there */
-		__sync_val_compare_and_swap(&e->closing, 0, closing);
+	if (packet & ~old & FACTS_CLOSING) /* before the mark, which says that it is there */
+		__sync_val_compare_and_swap(&e->closing, 0, closing_at(now));
 	for (int i = 0; i < 16; i++) {
 		__u64 new = facts_both(old, packet), was = __sync_val_compare_and_swap(&e->facts, old, new);
 		if (was == old) {
@@ -203,7 +207,7 @@ static __always_inline void count(struct entry *e, const struct seen *s, __u32 s
 		touch(set);
 	}
 	if (unlikely(facts_new(READ_ONCE(e->facts), s->facts)))
-		amend(e, s->facts, s->closing, set);
+		amend(e, s->facts, now, set);
 }
 
 /* --- enter --- */
@@ -256,10 +260,11 @@ static __always_inline bool claim(struct set *s, __u32 at, const struct seen *v,
 		e->packets = v->packets;
 		e->bytes = v->bytes;
 		__builtin_memcpy(&e->key, &v->p.key, sizeof e->key);
-		e->closing = v->closing;
+		e->closing = v->facts & FACTS_CLOSING ? closing_at(v->now) : 0;
 		e->first = e->last = v->now;
 		e->verdict = v->word;
-		e->route = e->rate[0] = e->rate[1] = 0;
+		e->route = v->route;
+		e->rate[0] = e->rate[1] = 0;
 		e->facts = v->facts;
 		e->output = v->output;
 		if (use_lists)
@@ -327,7 +332,7 @@ __noinline int aggregate(struct seen *s)
 	else
 		s->p.key.dst[15] = 0;
 	w[10] &= WORD_LAST(KEY_IPV6, 0xff, 0);
-	s->closing = s->output = 0;
+	s->output = 0;
 	s->facts &= ~FACTS_CLOSING;
 	struct place at;
 	find_place(&at, &s->p, sets, aggregate_sets);
@@ -403,7 +408,7 @@ __noinline int is_own(const struct seen *s)
 }
 
 /* first is for a packet whose flow is not in the table. */
-static __always_inline int first(void *ctx, struct seen *s, const struct place *at)
+static __always_inline int first(void *ctx, struct seen *s, const struct place *at, bool xdp)
 {
 	if (!s || !at)
 		return 0;
@@ -419,7 +424,9 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 		return 0;
 	}
 	bool pressed = READ_ONCE(control.pressure);
-	if (!pressed && !s->output) {
+	if (use_forward && xdp && s->why == FORWARDED && !(use_lists && is_stopped(s->word))) {
+		ask_route(ctx, s);
+	} else if (!pressed && !s->output) {
 		struct port *p = find_port(s->port);
 		if (p && READ_ONCE(p->flags) & PORT_FORWARDS)
 			s->output = forwards_to(ctx, s);
@@ -434,8 +441,8 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 	return 0;
 }
 
-__noinline int first_xdp(struct xdp_md *ctx, struct seen *s, const struct place *at) { return first(ctx, s, at); }
-__noinline int first_tc(struct __sk_buff *ctx, struct seen *s, const struct place *at) { return first(ctx, s, at); }
+__noinline int first_xdp(struct xdp_md *ctx, struct seen *s, const struct place *at) { return first(ctx, s, at, true); }
+__noinline int first_tc(struct __sk_buff *ctx, struct seen *s, const struct place *at) { return first(ctx, s, at, false); }
 
 /* ahead begins to fetch a set that is likely to be looked at, while another still
  * is on its way: programs have no other way to say so. */
@@ -464,7 +471,6 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 		__u64 old = e ? READ_ONCE(e->verdict) : 0;
 		s->word = old;
 		if (unlikely(!e || !holds(old, s))) {
-			s->p.spare = 0; /* what a function is given is given whole */
 			s->word = judge(s, s->port);
 			s->asked = VERDICT_RULE(old) != VERDICT_RULE(s->word);
 			if (e)
@@ -472,15 +478,14 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 		}
 	}
 	if (likely(e)) {
-		if (use_lists && is_stopped(s->word))
+		bool stopped = use_lists && is_stopped(s->word);
+		if (stopped)
 			dropped(slot, s);
 		count(e, s, set);
+		s->slot = slot;
+		if (use_forward && xdp && s->why == FORWARDED && !stopped)
+			find_route(ctx, s, e);
 		return;
-	}
-	s->p.spare = 0;
-	if (!use_lists) {
-		s->lists = s->word = 0;
-		s->asked = s->spare = 0;
 	}
 	if (xdp)
 		first_xdp(ctx, s, &at);
@@ -513,8 +518,9 @@ static __always_inline void correct(struct seen *s, const struct port *p, __u32 
 			continue;
 		if (READ_ONCE(e->output) != output)
 			WRITE_ONCE(e->output, output);
+		s->slot = slot;
 		if (use_lists && s->lists)
-			judge_leaving(slot, s, output | KEY_EGRESS);
+			judge_leaving(s, output | KEY_EGRESS);
 		return;
 	}
 	if (use_lists && s->lists)

@@ -36,6 +36,7 @@ type Config struct {
 	Store      Store                `yaml:"store"`
 	Console    Console              `yaml:"console"`
 	ACL        ACL                  `yaml:"acl"`
+	Forward    Forward              `yaml:"forward"`
 	Guard      any                  `yaml:"guard" reserved:"protection"`
 	Enrich     any                  `yaml:"enrich" reserved:"enrichment"`
 	Billing    any                  `yaml:"billing" reserved:"billing"`
@@ -55,8 +56,11 @@ type Interface struct {
 	Filter   string       `yaml:"filter"` // tcpdump's language
 	Prefixes []Prefix     `yaml:"prefixes"`
 	ACL      InterfaceACL `yaml:"acl"`
-	Forward  any          `yaml:"forward" reserved:"forwarding"`
-	Guard    any          `yaml:"guard" reserved:"protection"`
+	// Forward is whether the flow cache forwards what comes in, URPF what must lead
+	// back to its source: strict, loose; empty or off: nothing.
+	Forward Forwards `yaml:"forward"`
+	URPF    string   `yaml:"urpf"`
+	Guard   any      `yaml:"guard" reserved:"protection"`
 }
 
 // Cache is the flow cache.
@@ -111,6 +115,7 @@ func Default() *Config {
 		Store:   Store{Dir: defaultStore(), MaxSize: 20 << 30, MaxAge: Duration(90 * 24 * time.Hour), Compact: true},
 		Console: Console{Listen: "127.0.0.1:8642", Hosts: []string{}},
 		ACL:     defaultACL(),
+		Forward: Forward{Watchdog: Duration(time.Minute)},
 		Control: defaultControl(),
 		Log:     Log{Level: "info", Format: "text"},
 	}
@@ -163,6 +168,7 @@ func (c *Config) check(report func(path, msg string)) {
 		i := c.Interfaces[name]
 		i.ACL.check(func(key, msg string) { report("interfaces."+name+"."+key, msg) })
 		i.checkChoice(func(key, msg string) { report("interfaces."+name+"."+key, msg) })
+		c.checkForward(name, func(key, msg string) { report("interfaces."+name+"."+key, msg) })
 		if !i.Meter {
 			continue
 		}

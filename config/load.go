@@ -310,15 +310,16 @@ func (c *Config) Show(w io.Writer) error {
 		Store      Store                     `yaml:"store"`
 		Console    Console                   `yaml:"console"`
 		ACL        ACL                       `yaml:"acl"`
+		Forward    Forward                   `yaml:"forward"`
 		Control    string                    `yaml:"control"`
 		Log        Log                       `yaml:"log"`
 	}
-	p := plain{nil, c.Cache, c.Export, c.Collect, c.Store, c.Console, c.ACL, c.Control, c.Log}
+	p := plain{nil, c.Cache, c.Export, c.Collect, c.Store, c.Console, c.ACL, c.Forward, c.Control, c.Log}
 	for name, i := range c.Interfaces {
 		if p.Interfaces == nil {
 			p.Interfaces = map[string]shownInterface{}
 		}
-		p.Interfaces[name] = shownInterface{i.Meter, i.Mode, i.Sample, i.Promiscuous, i.Filter, i.Prefixes, i.ACL}
+		p.Interfaces[name] = shownInterface{i.Meter, i.Mode, i.Sample, i.Promiscuous, i.Filter, i.Prefixes, i.ACL, i.Forward, i.URPF}
 	}
 	enc := yaml.NewEncoder(w)
 	enc.SetIndent(2)
@@ -337,4 +338,6 @@ type shownInterface struct {
 	Filter      string       `yaml:"filter,omitempty"`
 	Prefixes    []Prefix     `yaml:"prefixes,omitempty"`
 	ACL         InterfaceACL `yaml:"acl,omitempty"`
+	Forward     Forwards     `yaml:"forward"`
+	URPF        string       `yaml:"urpf,omitempty"`
 }

@@ -44,6 +44,10 @@ type Interface struct {
 	// Ignored counts packets that are in no flow, by reason, zeros left out;
 	// missing if they are counted for all interfaces together.
 	Ignored []Count `json:"ignored,omitempty"`
+	// Of what came in, what the flow cache forwarded, and what it left to the kernel,
+	// by reason, zeros left out; missing where it does not forward.
+	Forwarded *uint64 `json:"forwarded,omitempty"`
+	Slow      []Count `json:"slow,omitempty"`
 }
 
 // Destination is where flow records are exported to.

@@ -34,6 +34,7 @@ type Interface struct {
 	Filter   *capture.Filter // nil: every packet
 	Prefixes []netip.Prefix  // source or destination is in one of them; none: every packet
 	Lists    ListChoice      // what becomes of packets that no access list can judge
+	Forward  ForwardChoice
 }
 
 // Options say what to meter in the kernel.
@@ -48,6 +49,8 @@ type Options struct {
 	// and none can be applied later.
 	Policy *acl.Policy
 	Filter FilterOptions // Ports is found here
+
+	Forward ForwardOptions
 }
 
 // Datapath is the kernel's flow table with its programs at their hooks. It
@@ -63,6 +66,8 @@ type Datapath struct {
 	old    []*table // tables of another size or key, to be emptied
 	plans  []*hook.Plan
 	filter *Filter // nil without Options.Policy
+
+	forwarder *forwarder // nil if no interface forwards
 
 	life   sync.RWMutex // held by who reads the table; Close waits for it
 	closed bool
@@ -143,6 +148,9 @@ func (d *Datapath) open() error {
 			return err
 		}
 		d.plans = append(d.plans, p)
+	}
+	if err := d.checkForward(); err != nil {
+		return err
 	}
 	if !d.any() {
 		return nil
@@ -251,7 +259,7 @@ func (d *Datapath) loadGroups(dir string) error {
 		k, err := bpf.Load(bpf.Options{
 			Entries: d.o.Cache.Entries, Key: d.o.Cache.Key, Dir: dir, NoFrags: !d.probe.Fragments,
 			Secret: [8]uint64(secret[:8]), Boot: uint32(secret[8]) & 0xfff, Born: time.Now().UnixNano(),
-			Filter: in.Filter, Prefixes: in.Prefixes, Lists: d.o.Policy != nil, Needs: d.needs(in),
+			Filter: in.Filter, Prefixes: in.Prefixes, Lists: d.o.Policy != nil, Forward: d.forwards(), Needs: d.needs(in),
 		})
 		if err != nil {
 			return err
@@ -310,9 +318,15 @@ func (d *Datapath) attach() error {
 		if err := ports.set(p.Ifindex, d.flags(i)); err != nil {
 			return err
 		}
+		ports.setMAC(p.Ifindex, macOf(p.Ifindex))
 	}
 	if d.o.Policy != nil {
 		if err := d.openFilter(); err != nil {
+			return err
+		}
+	}
+	if d.forwards() {
+		if err := d.openForward(); err != nil {
 			return err
 		}
 	}
@@ -379,6 +393,7 @@ func (d *Datapath) flags(i int) (f uint32) {
 	if v4, v6 := hook.Forwards(p.Interface); v4 || v6 {
 		f |= bpf.PortForwards
 	}
+	f |= d.o.Interfaces[i].Forward.flags(p)
 	if d.o.Policy != nil {
 		f |= d.o.Interfaces[i].Lists.flags()
 		policies := []*acl.Policy{d.o.Policy}
@@ -519,7 +534,7 @@ func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 		d.old[0].close()
 	}
 	cfg := d.sweepConfig()
-	cfg.Lists = d.kernel().Lists
+	cfg.Lists, cfg.Forward = d.kernel().Lists, d.kernel().Forward
 	if was := d.kernel().Memory().Meta.Sample; was != cfg.Sampling {
 		// What was counted at the old rate is told at the old rate.
 		cfg.Sampling = was
@@ -546,6 +561,9 @@ func (d *Datapath) Run(ctx context.Context, sink flow.Sink) error {
 	defer cancel()
 	var beside sync.WaitGroup
 	beside.Go(func() { d.watch(ctx) })
+	if d.forwarder != nil {
+		beside.Go(func() { d.forwarder.run(ctx, d) })
+	}
 	if d.filter != nil {
 		d.filter.setUsed(s.rulesInUse)
 		beside.Go(func() { d.filter.run(ctx) })
@@ -611,6 +629,7 @@ func (d *Datapath) setFlags(ports ports) {
 	for i, p := range d.plans {
 		if p.Mode != hook.AFPacket && !d.lost(p.Ifindex) {
 			ports.set(p.Ifindex, d.flags(i))
+			ports.setMAC(p.Ifindex, macOf(p.Ifindex))
 		}
 	}
 }

@@ -180,6 +180,7 @@ func (s *Sweeper) rulesInUse() []bool {
 const (
 	statusForwarded = 64
 	statusDenied    = 129 // dropped, by an access list
+	statusURPF      = 140 // dropped, for the way back to its source
 )
 
 // status is what the lists made of a flow's packets, by its last one, and the rule

@@ -41,6 +41,13 @@ func (p ports) set(ifindex, flags uint32) error {
 	return nil
 }
 
+// setMAC says which frames come to an interface.
+func (p ports) setMAC(ifindex uint32, mac uint64) {
+	if at := p.find(ifindex); at != nil {
+		atomic.StoreUint64(&at.MAC, mac)
+	}
+}
+
 // place is where an interface can be entered, or nil.
 func (p ports) place(ifindex uint32) *bpf.Port {
 	for i := range uint32(bpf.PortProbes) {

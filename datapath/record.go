@@ -59,11 +59,16 @@ func (s *Sweeper) fill(slot uint32, k *flow.Key, r *record, out *flow.Record, te
 			out.Has |= flow.HasOutput
 		}
 	}
+	if s.forward != nil && kind == kindFlow {
+		s.fillRoute(atomic.LoadUint64(&s.entry(slot).Route), out)
+	}
 	if s.lists == nil {
 		return text
 	}
 	if kind != kindCatchAll { // those are of many rules
-		if out.ForwardingStatus, out.Rule = s.status(slot, s.entry(slot)); out.ForwardingStatus != 0 {
+		status, rule := s.status(slot, s.entry(slot))
+		if out.Rule = rule; status != 0 && out.Has&flow.HasForwardingStatus == 0 || status == statusDenied {
+			out.ForwardingStatus = status
 			out.Has |= flow.HasForwardingStatus
 		}
 		if out.Rule != 0 {
@@ -80,6 +85,30 @@ func (s *Sweeper) fill(slot uint32, k *flow.Key, r *record, out *flow.Record, te
 		out.Elements = text[at:len(text):len(text)]
 	}
 	return text
+}
+
+// fillRoute says where a flow was sent to.
+func (s *Sweeper) fillRoute(route uint64, out *flow.Record) {
+	way, asked := bpf.Way(route)
+	if !asked {
+		return
+	}
+	status := uint8(0)
+	switch {
+	case way >= bpf.Whys:
+		status = statusForwarded
+		h := &s.forward.Hops[way]
+		if h.Number != 0 && h.Address != out.Dst { // the destination itself is no hop
+			out.NextHop = h.Address
+			out.Has |= flow.HasNextHop
+		}
+	case bpf.Why(way) == bpf.WhyURPF:
+		status = statusURPF
+	default:
+		return // the kernel knows
+	}
+	out.ForwardingStatus = status
+	out.Has |= flow.HasForwardingStatus
 }
 
 func loadFacts(e *bpf.Entry) bpf.Facts {

@@ -33,7 +33,8 @@ type SweepConfig struct {
 	Key      flow.KeyMask // as the programs have it
 	Sampling uint32       // one packet in so many is looked at, told in the records; 0: 1
 
-	Lists *bpf.Lists // what the programs have of access lists; nil: there are none
+	Lists   *bpf.Lists   // what the programs have of access lists; nil: there are none
+	Forward *bpf.Forward // and of next hops; nil: nothing is forwarded
 
 	// Departed is told of entries that leave what a rule that logs has decided of;
 	// nil: nobody is. It must not wait.
@@ -69,6 +70,7 @@ type Sweeper struct {
 	idle, active, tcpEnd uint64 // ns; never
 	recorder             cache.Recorder
 	lists                *bpf.Lists   // nil: nothing is filtered
+	forward              *bpf.Forward // nil: nothing is forwarded
 	offset               atomic.Int64 // Unix ns less the kernel's clock
 	moved                uint64       // by how much it must move to be believed
 
@@ -167,6 +169,7 @@ func NewSweeper(cfg SweepConfig, kernel Kernel, sink flow.Sink) (*Sweeper, error
 		idle: orNever(cfg.Idle), active: orNever(cfg.Active), tcpEnd: orNever(cfg.TCPEnd),
 		recorder:  cache.NewRecorder(&same),
 		lists:     cfg.Lists,
+		forward:   cfg.Forward,
 		moved:     2 * max(m.Meta.TickNs, uint64(time.Millisecond)),
 		pages:     make([]page, pages),
 		staged:    entries * stagedPercent / 100,

@@ -99,7 +99,17 @@ type xdpFeatures uint64
 const (
 	xdpBasic xdpFeatures = 1 << 0 // XDP_PASS, XDP_DROP, XDP_TX
 	xdpFrags xdpFeatures = 1 << 5 // RX_SG: frames of several buffers
+
+	xdpTransmit      xdpFeatures = 1 << 2 // NDO_XMIT: frames can be redirected to it
+	xdpTransmitFrags xdpFeatures = 1 << 6 // NDO_XMIT_SG: those of several buffers, too
 )
+
+// Redirects says whether frames can be redirected to an interface at present, and
+// those of several buffers. A kernel before 6.3 does not say; then known is false.
+func Redirects(ifindex uint32) (frames, frags, known bool) {
+	f, known := driverFeatures(ifindex)
+	return f&xdpTransmit != 0, f&xdpTransmitFrags != 0, known
+}
 
 // driverFeatures asks the kernel (6.3 or later) what XDP an interface has.
 // known is false where it does not say.

@@ -20,16 +20,16 @@ import (
 	"weir/rows"
 )
 
-// filtering is a metering process that may have access lists.
-type filtering interface{ kernelFilter() *datapath.Datapath }
+// filtering is a metering process that may be in the kernel.
+type filtering interface{ inKernel() *datapath.Datapath }
 
-func (l *live) kernelFilter() *datapath.Datapath { return l.kernel }
+func (l *live) inKernel() *datapath.Datapath { return l.kernel }
 
 // filtered is the datapath of this process that has lists.
 func (n *node) filtered() (*datapath.Datapath, error) {
 	m, _, _ := n.rooms()
 	if f, ok := m.(filtering); ok {
-		if d := f.kernelFilter(); d != nil && d.Filtering() != nil {
+		if d := f.inKernel(); d != nil && d.Filtering() != nil {
 			return d, nil
 		}
 	}

@@ -94,6 +94,10 @@ func (n *node) answerAt(ctx context.Context, level slog.Level) error {
 		}
 		return map[string]any{"interfaces": d.interfaces()}, nil
 	})
+	tell("routes", "nothing is forwarded here", func(context.Context) (any, error) {
+		list, err := n.routes()
+		return map[string]any{"routes": list}, err
+	})
 	tell("export", "nothing is exported here", func(context.Context) (any, error) {
 		if _, e, _ := n.rooms(); e == nil {
 			return nil, nil

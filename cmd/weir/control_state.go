@@ -60,6 +60,7 @@ func (n *node) interfaces() []console.Interface {
 					x.Ignored = append(x.Ignored, console.Count{Name: reason, Count: c.Packets})
 				}
 			}
+			n.addFates(&x)
 			list = append(list, x)
 		}
 	}

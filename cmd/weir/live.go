@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"weir/bpf"
 	"weir/capture"
@@ -48,8 +49,9 @@ func openLive(list []host.Interface, conf *config.Config, open func([]host.Inter
 		return nil, usageError{err}
 	}
 	o.Filter = filterOptions(conf)
+	o.Forward.Watchdog = time.Duration(conf.Forward.Watchdog)
 	for _, i := range list {
-		in := datapath.Interface{Interface: i, Lists: listChoice(conf.Interfaces[i.Name].ACL), Prefixes: config.Netips(conf.Interfaces[i.Name].Prefixes)}
+		in := datapath.Interface{Interface: i, Lists: listChoice(conf.Interfaces[i.Name].ACL), Prefixes: config.Netips(conf.Interfaces[i.Name].Prefixes), Forward: forwardChoice(conf.Interfaces[i.Name])}
 		if in.Want, err = hook.ParseMode(conf.Interfaces[i.Name].Mode); err != nil {
 			return nil, usageError{err}
 		}

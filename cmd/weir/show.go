@@ -18,7 +18,7 @@ import (
 )
 
 type showCmd struct {
-	What   string   `arg:"" help:"flows, top-talkers, cache, interfaces, loss, balance, export, exporters, templates, access-lists or store."`
+	What   string   `arg:"" help:"flows, top-talkers, cache, interfaces, loss, balance, export, exporters, templates, access-lists, routes or store."`
 	Filter []string `arg:"" optional:"" help:"Of flows, top-talkers and cache --cisco: which flows (see: weir help filter); all, if there is none."`
 
 	Number  *int   `short:"n" placeholder:"N" help:"Rows of flows and top-talkers; 0 for all flows (default: 10 for top-talkers, 100 for a table of flows, else all)."`
@@ -57,9 +57,9 @@ var views = map[string]view{
 		"/control/interfaces", "interfaces",
 		[]string{
 			"exporter", "index", "name", "alias", "mode", "packets_in", "bytes_in", "packets_out", "bytes_out", "dropped",
-			"why", "ignored", "pps_in", "bps_in", "pps_out", "bps_out",
+			"why", "ignored", "pps_in", "bps_in", "pps_out", "bps_out", "forwarded", "slow",
 		},
-		[]string{"ignored", "alias", "why", "pps_out", "pps_in", "bps_out", "bps_in", "dropped", "packets_out", "packets_in", "exporter"},
+		[]string{"ignored", "alias", "why", "slow", "forwarded", "pps_out", "pps_in", "bps_out", "bps_in", "dropped", "packets_out", "packets_in", "exporter"},
 		"why",
 	},
 	"export": {"/control/export", "destinations", []string{"address", "version", "records", "datagrams", "bytes", "failed"}, []string{"version", "bytes"}, ""},
@@ -81,18 +81,24 @@ var views = map[string]view{
 		[]string{"kind", "bound", "last", "bytes", "family"},
 		"rule",
 	},
+	"routes": {
+		"/control/routes", "routes",
+		[]string{"kind", "interface", "address", "mac", "device", "vlan", "mtu", "state", "flows", "reason", "packets", "help"},
+		[]string{"device", "vlan", "mtu", "help"},
+		"help",
+	},
 	"store": {"/control/store", "", []string{"dir", "records", "segments", "bytes", "durable", "buffered", "failing"}, nil, ""},
 }
 
 // showable lists what can be shown, in the order in which it is told.
-var showable = []string{"flows", "top-talkers", "cache", "interfaces", "loss", "balance", "export", "exporters", "templates", "access-lists", "store"}
+var showable = []string{"flows", "top-talkers", "cache", "interfaces", "loss", "balance", "export", "exporters", "templates", "access-lists", "routes", "store"}
 
 func (c *showCmd) Run(a *app) error {
 	format, err := rows.ParseFormat(c.Output)
 	if err != nil {
 		return usageError{err}
 	}
-	if slices.Contains([]string{"routes", "guard"}, c.What) {
+	if c.What == "guard" {
 		return usagef("show %s is not in this version yet", c.What)
 	}
 	if !slices.Contains(showable, c.What) {
@@ -115,6 +121,9 @@ func (c *showCmd) Run(a *app) error {
 		return c.stream(a, client)
 	case c.Cisco:
 		return c.cisco(a, client)
+	}
+	if c.What == "routes" && format == rows.Table {
+		return c.routes(a, client)
 	}
 	if err := c.show(a, client, views[c.What], format); err != nil || c.What != "loss" || format != rows.Table {
 		return err

@@ -414,7 +414,7 @@ func (n *node) exchangeMeter(ctx context.Context, failed chan<- error, m *part, 
 // metered is what of a configuration the metering is made of. What lists say is not:
 // they are exchanged while it goes on.
 func metered(c *config.Config) []any {
-	return []any{c.Interfaces, c.Cache, c.Export, c.Collect, c.Filters(), c.ACL.Protect, c.ACL.OrphanAfter}
+	return []any{c.Interfaces, c.Cache, c.Export, c.Collect, c.Filters(), c.ACL.Protect, c.ACL.OrphanAfter, c.Forward}
 }
 
 // ensureLists puts the access lists in force that a configuration has now.

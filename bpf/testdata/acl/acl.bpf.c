@@ -45,8 +45,9 @@ SEC("xdp") int xdp_answer(struct xdp_md *ctx)
 	if (!x)
 		return XDP_PASS;
 	struct packet p = x->p;
-	struct acl_result r = {};
-	x->judged = acl_classify(0, x->list, &p, &r);
+	__u64 answer = acl_classify(0, x->list, &p);
+	struct acl_result r = acl_result(answer);
+	x->judged = answer != 0;
 	x->r = r;
 	x->class = acl_class(0, &p);
 	x->bound = acl_list(0, x->port, x->egress, x->ipv6);
@@ -61,8 +62,7 @@ SEC("xdp") int xdp_classify(struct xdp_md *ctx)
 	if (!x)
 		return XDP_PASS;
 	struct packet p = x->p;
-	struct acl_result r = {};
-	acl_classify(0, x->list, &p, &r);
+	struct acl_result r = acl_result(acl_classify(0, x->list, &p));
 	return r.rule == 0xffffff ? 1 : XDP_PASS;
 }
 

@@ -39,7 +39,9 @@ int main(void)
 		if (fread(&q, sizeof q, 1, stdin) != 1)
 			return fprintf(stderr, "a question is cut\n"), 1;
 		struct answer a = { 0 };
-		a.judged = acl_classify(0, q.list, &q.p, &a.r);
+		__u64 answer = acl_classify(0, q.list, &q.p);
+		a.r = acl_result(answer);
+		a.judged = answer != 0;
 		a.class = acl_class(0, &q.p);
 		a.list = acl_list(0, q.port, q.egress, q.ipv6);
 		if (fwrite(&a, sizeof a, 1, stdout) != 1)

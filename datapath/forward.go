@@ -1,0 +1,447 @@
+package datapath
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"weir/bpf"
+	"weir/flow"
+	"weir/hook"
+	"weir/route"
+)
+
+// A URPF is what must lead back to the source of a packet that is forwarded (RFC 3704).
+type URPF string
+
+const (
+	URPFOff    URPF = ""
+	URPFStrict URPF = "strict" // the interface that it came in by
+	URPFLoose  URPF = "loose"  // any
+)
+
+// ForwardChoice is what an interface forwards.
+type ForwardChoice struct {
+	On   bool // what comes in is forwarded by the program, where it can
+	URPF URPF
+}
+
+// ForwardOptions are of all interfaces that forward.
+type ForwardOptions struct {
+	// Watchdog is how long the programs forward without a daemon: then the kernel
+	// does. 0: for ever.
+	Watchdog time.Duration
+}
+
+// forwards says whether an interface is to.
+func (d *Datapath) forwards() bool {
+	return slices.ContainsFunc(d.o.Interfaces, func(i Interface) bool { return i.Forward.On })
+}
+
+// checkForward says why an interface cannot forward, if it is to.
+func (d *Datapath) checkForward() error {
+	for i, p := range d.plans {
+		switch in := &d.o.Interfaces[i]; {
+		case !in.Forward.On:
+		case p.Mode != hook.XDP:
+			return fmt.Errorf("%s: forwarding needs XDP, and it is metered by %s (%s); leave `forward` off there, or see `weir doctor`", p.Interface, p.Mode, p.Why)
+		case d.o.Cache.Key != flow.KeyCisco:
+			return fmt.Errorf("%s: forwarding needs `key: cisco`: what a key leaves out, routing may look at", p.Interface)
+		case in.Master != "" && d.masterKind(in.Master) != "vrf":
+			return fmt.Errorf("%s: it belongs to %s, which forwards what comes in there: `forward` goes with interfaces that have addresses of their own", p.Interface, in.Master)
+		}
+	}
+	return nil
+}
+
+func (d *Datapath) masterKind(name string) string {
+	for _, i := range d.o.Interfaces {
+		if i.Name == name {
+			return i.Kind
+		}
+	}
+	return ""
+}
+
+var native = binary.NativeEndian
+
+// forwarder is the fast path's memory of routes, as route.Monitor tells it. One
+// goroutine changes rows; states are read by others.
+type forwarder struct {
+	f     *bpf.Forward
+	c     *bpf.Control
+	ports ports
+	log   *slog.Logger
+	watch time.Duration
+
+	monitor *route.Monitor
+
+	mu    sync.Mutex
+	rows  map[bpf.HopKey]uint32
+	free  []freed // in the order of freeing
+	fresh uint32  // the next row that was never used
+
+	last    uint32 // second of the kernel's clock until which Used has told
+	outputs map[uint32]output
+}
+
+// freed is a row that may still be some flow's: until every flow has asked again.
+type freed struct {
+	row uint32
+	at  time.Time
+}
+
+// rowRests is more than the two seconds that a route holds.
+const rowRests = 5 * time.Second
+
+// output is an interface that frames may be redirected to.
+type output struct {
+	number        uint16
+	frames, frags bool
+}
+
+// openForward takes up what an earlier daemon left.
+func (d *Datapath) openForward() error {
+	k := d.kernel()
+	f := &forwarder{f: k.Forward, c: k.Memory().Control, ports: ports{k.Memory().Control}, log: d.log, watch: d.o.Forward.Watchdog, fresh: bpf.Whys, outputs: map[uint32]output{}}
+	var err error
+	if f.rows, err = f.f.Rows(); err != nil {
+		return fmt.Errorf("the next hops that are there: %w", err)
+	}
+	f.adopt()
+	f.setOutputs(d.Plans())
+	f.monitor = route.New(route.Options{Table: f, Output: f.redirects, Log: d.log.With("component", "route")})
+	d.forwarder = f
+	return f.beat(d.kernel())
+}
+
+// adopt sorts the rows that are there; those that nothing finds rest first.
+func (f *forwarder) adopt() {
+	found := map[uint32]bool{}
+	for k, row := range f.rows {
+		if k.Ifindex == 0 {
+			continue
+		}
+		if row < bpf.Whys || row >= bpf.MaxHops || found[row] {
+			f.f.DropRow(k)
+			delete(f.rows, k)
+			continue
+		}
+		found[row] = true
+	}
+	for row := uint32(bpf.Whys); row < bpf.MaxHops; row++ {
+		h := &f.f.Hops[row]
+		if used := atomic.LoadUint64(&h.To) != 0 || h.Number != 0; used || found[row] {
+			f.fresh = row + 1
+		}
+	}
+	for row := uint32(bpf.Whys); row < f.fresh; row++ {
+		if !found[row] {
+			f.free = append(f.free, freed{row, time.Now()})
+		}
+	}
+}
+
+// setOutputs lets the programs send to interfaces that take frames, and no longer to
+// those that do not. It says whether anything has changed.
+func (f *forwarder) setOutputs(plans []*hook.Plan) (changed bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := map[uint32]output{}
+	for _, p := range plans {
+		at := f.ports.find(p.Ifindex)
+		if p.Mode != hook.XDP || at == nil || at.Flags == 0 {
+			continue
+		}
+		o := output{number: uint16(at.Number)}
+		var known bool
+		if o.frames, o.frags, known = hook.Redirects(p.Ifindex); !known {
+			o.frames = p.Driver != "veth" // which takes them only if its peer does
+		}
+		if o.frames {
+			if err := f.f.SetOutput(o.number, p.Ifindex); err != nil {
+				f.log.Warn("frames cannot be redirected to an interface", "interface", p.Interface, "error", err)
+				o.frames = false
+			}
+		}
+		now[p.Ifindex] = o
+	}
+	for ifindex, o := range f.outputs {
+		if n := now[ifindex]; o.frames && !n.frames {
+			f.f.SetOutput(o.number, 0)
+		}
+	}
+	changed = !maps.Equal(now, f.outputs)
+	f.outputs = now
+	return changed
+}
+
+func (f *forwarder) redirects(ifindex uint32) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.outputs[ifindex].frames
+}
+
+// beat puts off the moment from which the kernel forwards.
+func (f *forwarder) beat(k *bpf.Kernel) error {
+	until := uint64(0)
+	if f.watch > 0 {
+		now, _, err := k.Now()
+		if err != nil {
+			return err
+		}
+		until = now + uint64(f.watch)
+	}
+	atomic.StoreUint64(&f.c.ForwardUntil, until)
+	return nil
+}
+
+const beatEvery = time.Second
+
+// run forwards until ctx ends.
+func (f *forwarder) run(ctx context.Context, d *Datapath) {
+	var beside sync.WaitGroup
+	beside.Go(func() {
+		if err := f.monitor.Run(ctx); err != nil && ctx.Err() == nil {
+			f.log.Error("routes are no longer watched: each flow asks for its own every two seconds", "error", err)
+		}
+	})
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	defer beside.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := f.beat(d.kernel()); err != nil {
+			f.log.Warn("the watchdog of forwarding", "error", err)
+		}
+		if f.setOutputs(d.Plans()) {
+			f.monitor.Refresh()
+		}
+	}
+}
+
+// --- route.Table ---
+
+func hopKey(h route.Hop) bpf.HopKey {
+	return bpf.HopKey{Ifindex: h.Interface, Address: flow.AddrFrom(h.Gateway)}
+}
+
+var errNoRow = errors.New("there is no room for another next hop: the kernel forwards to it")
+
+func (f *forwarder) SetHop(key route.Hop, way route.Way) error {
+	k := hopKey(key)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := f.outputs[way.Device]
+	row, there := f.rows[k]
+	if !there {
+		var ok bool
+		if row, ok = f.take(); !ok {
+			return errNoRow
+		}
+	}
+	h := &f.f.Hops[row]
+	to := mac(way.Destination)
+	if way.Alive {
+		to |= bpf.HopAlive << 48
+	}
+	if out.frags {
+		to |= bpf.HopFrags << 48
+	}
+	if there && (h.Device != way.Device || h.Number != out.number) {
+		atomic.StoreUint64(&h.To, 0) // not to the old device with the new address
+	}
+	h.Logical, h.Address = key.Interface, k.Address
+	atomic.StoreUint64(&h.From, mac(way.Source)|uint64(way.VLAN)<<48)
+	setWhere(h, way.Device, out.number, way.MTU)
+	atomic.StoreUint64(&h.To, to)
+	if there {
+		return nil
+	}
+	if err := f.f.SetRow(k, row); err != nil {
+		f.give(row)
+		return err
+	}
+	f.rows[k] = row
+	return nil
+}
+
+// take gives a row that no flow refers to.
+func (f *forwarder) take() (row uint32, ok bool) {
+	if len(f.free) > 0 && time.Since(f.free[0].at) > rowRests {
+		row, f.free = f.free[0].row, f.free[1:]
+		return row, true
+	}
+	if f.fresh < bpf.MaxHops {
+		f.fresh++
+		return f.fresh - 1, true
+	}
+	return 0, false
+}
+
+// give takes a row back.
+func (f *forwarder) give(row uint32) {
+	h := &f.f.Hops[row]
+	atomic.StoreUint64(&h.To, 0)
+	setWhere(h, 0, 0, 0)
+	f.free = append(f.free, freed{row, time.Now()})
+}
+
+func (f *forwarder) DropHop(key route.Hop) {
+	k := hopKey(key)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	row, ok := f.rows[k]
+	if !ok {
+		return
+	}
+	if err := f.f.DropRow(k); err != nil {
+		f.log.Warn("a next hop cannot be taken out", "address", key.Gateway, "error", err)
+	}
+	delete(f.rows, k)
+	f.give(row)
+}
+
+func (f *forwarder) SetUpper(lower uint32, vlan uint16, upper uint32) {
+	if err := f.f.SetUpper(lower, vlan&flow.VLANMask, upper); err != nil {
+		f.log.Warn("a VLAN's interface cannot be entered: the kernel forwards what comes in there", "error", err)
+	}
+}
+
+func (f *forwarder) SetOwn(addr netip.Addr, own bool) {
+	k := bpf.HopKey{Address: flow.AddrFrom(addr)}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var err error
+	if own {
+		f.rows[k] = 0
+		err = f.f.SetRow(k, 0)
+	} else {
+		delete(f.rows, k)
+		err = f.f.DropRow(k)
+	}
+	if err != nil {
+		f.log.Warn("an address of this machine cannot be entered", "address", addr, "error", err)
+	}
+}
+
+// Invalidate makes flows to destinations within a prefix ask for their routes again.
+func (f *forwarder) Invalidate(p netip.Prefix) {
+	if !eachBucket(p, func(i uint32) { atomic.AddUint32(&f.c.RoutesTo[i], 1) }) {
+		f.InvalidateAll()
+	}
+}
+
+func (f *forwarder) InvalidateAll() { atomic.AddUint32(&f.c.Routes, 1) }
+
+// eachBucket visits where the generations of destinations within a prefix stand, as
+// the programs have it (route_bucket in forward.h); false: there are too many.
+func eachBucket(p netip.Prefix, visit func(uint32)) bool {
+	const (
+		bits4     = 12 // of bpf.RouteBuckets
+		bits6     = 32 // what of an address is mixed
+		shortest4 = 4
+		shortest6 = 24
+	)
+	p = p.Masked()
+	if p.Addr().Is4() {
+		if p.Bits() < shortest4 {
+			return false
+		}
+		a := p.Addr().As4()
+		first := uint32(a[0])<<4 | uint32(a[1])>>4
+		for i := range uint32(1) << max(bits4-p.Bits(), 0) {
+			visit(first + i)
+		}
+		return true
+	}
+	if p.Bits() < shortest6 {
+		return false
+	}
+	a := p.Addr().As16()
+	word := binary.BigEndian.Uint32(a[:4])
+	for i := range uint32(1) << max(bits6-p.Bits(), 0) {
+		visit(bpf.RouteBuckets + (word+i)*0x9e3779b1>>(32-bits4))
+	}
+	return true
+}
+
+func (f *forwarder) Used(yield func(route.Hop)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	last := f.last
+	for k, row := range f.rows {
+		if k.Ifindex == 0 {
+			continue
+		}
+		used := atomic.LoadUint32(&f.f.Hops[row].Used)
+		if used > last {
+			yield(route.Hop{Interface: k.Ifindex, Gateway: k.Address.Netip()})
+			f.last = max(f.last, used)
+		}
+	}
+	if f.last > 0 {
+		f.last-- // the second under way is told of again
+	}
+}
+
+// mac is an address as the programs have it: its octets in memory.
+func mac(a [6]byte) uint64 {
+	var b [8]byte
+	copy(b[:], a[:])
+	return native.Uint64(b[:])
+}
+
+// macOf is that of an interface; 0: it has none.
+func macOf(ifindex uint32) uint64 {
+	i, err := net.InterfaceByIndex(int(ifindex))
+	if err != nil || len(i.HardwareAddr) != 6 {
+		return 0
+	}
+	return mac([6]byte(i.HardwareAddr))
+}
+
+// setWhere changes at once what a row says of its interface.
+func setWhere(h *bpf.Hop, device uint32, number, mtu uint16) {
+	var b [8]byte
+	native.PutUint32(b[:], device)
+	native.PutUint16(b[4:], number)
+	native.PutUint16(b[6:], mtu)
+	atomic.StoreUint64((*uint64)(unsafe.Pointer(&h.Device)), native.Uint64(b[:]))
+}
+
+// flags are those of an interface's port.
+func (c ForwardChoice) flags(p *hook.Plan) (f uint32) {
+	if !c.On || p.Mode != hook.XDP {
+		return 0
+	}
+	f = bpf.PortForward
+	if slices.Contains(localDrivers, p.Driver) {
+		f |= bpf.PortPartial
+	}
+	switch c.URPF {
+	case URPFStrict:
+		f |= bpf.PortURPFStrict
+	case URPFLoose:
+		f |= bpf.PortURPFLoose
+	}
+	return f
+}
+
+// localDrivers are of interfaces whose frames may come from this machine, where
+// nobody makes their checksums.
+var localDrivers = []string{"veth", "tun", "tap", "netkit"}
