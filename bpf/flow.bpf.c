@@ -280,6 +280,11 @@ static __always_inline int tc(struct __sk_buff *skb, bool egress, bool ip)
 	struct seen s;
 	__u32 reason = UNKNOWN_LINK, ifindex = skb->ifindex;
 	void *data, *end;
+	if (egress && !use_lists && skb->ingress_ifindex && likely(!corrects(now_ns()))) {
+		struct port *p = find_port(skb->ingress_ifindex);
+		if (p && READ_ONCE(p->flags) & PORT_INGRESS)
+			return TC_ACT_UNSPEC;
+	}
 	for (int i = 0; i < 2; i++) {
 		data = (void *)(long)skb->data, end = (void *)(long)skb->data_end;
 		if (ip)

@@ -266,7 +266,9 @@ struct control {
 	__u64 test_clock; /* with the rodata switch of that name: now, in ns */
 	__u64 jiffies_ns; /* written by the program `tell_time`: the kernel's clock as entries have it … */
 	__u64 mono_ns;    /* … and CLOCK_MONOTONIC at the same moment */
-	__u64 spare2[3];
+	__u64 correct_until; /* the programs': until then, what is forwarded is looked up where it leaves, see correct() */
+	__u64 correct;       /* not 0: at all times */
+	__u64 spare2;
 	/* Which lists are in force, as generation << 32 | LISTS_BANK | LISTS_ORPHAN. A
 	 * packet goes by one of these words, which is read once. */
 	__u64 lists;       /* 0: none */

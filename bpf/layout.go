@@ -179,7 +179,10 @@ type Control struct {
 	TestClock  uint64
 	JiffiesNs  uint64 // written by tell_time: the entries' clock, and
 	MonoNs     uint64 // CLOCK_MONOTONIC at the same moment
-	_          [3]uint64
+
+	CorrectUntil uint64 // the programs': until then, what is forwarded is looked up where it leaves
+	Correct      uint64 // not 0: at all times
+	_            uint64
 
 	// Which lists are in force: generation << 32 | ListsBank | ListsOrphan; 0: none.
 	Lists      uint64

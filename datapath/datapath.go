@@ -311,6 +311,7 @@ func (d *Datapath) kernel() *bpf.Kernel { return d.groups[0].kernel }
 // are there in place. A port is written before its programs see a packet.
 func (d *Datapath) attach() error {
 	ports := ports{d.kernel().Memory().Control}
+	atomic.StoreUint64(&ports.c.Correct, 1) // until setFlags knows
 	for i, p := range d.plans {
 		if p.Mode == hook.AFPacket {
 			continue
@@ -626,6 +627,11 @@ func (d *Datapath) watch(ctx context.Context) {
 }
 
 func (d *Datapath) setFlags(ports ports) {
+	correct := uint64(0)
+	if host.RoutesByMark() {
+		correct = 1
+	}
+	atomic.StoreUint64(&ports.c.Correct, correct)
 	for i, p := range d.plans {
 		if p.Mode != hook.AFPacket && !d.lost(p.Ifindex) {
 			ports.set(p.Ifindex, d.flags(i))

@@ -61,6 +61,16 @@ func Interfaces() ([]Interface, error) {
 	return list, nil
 }
 
+// RoutesByMark says whether marks of packets, which netfilter and sockets set, decide
+// where some leave.
+func RoutesByMark() bool {
+	rules, err := netlink.RuleList(netlink.FAMILY_ALL)
+	if err != nil {
+		return true // nobody knows
+	}
+	return slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Mark != 0 })
+}
+
 // routedLinks are the interfaces that some unicast route leaves by.
 func routedLinks() (map[int]bool, error) {
 	routed := map[int]bool{}
