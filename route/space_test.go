@@ -41,6 +41,7 @@ func newSpace(t *testing.T) *space {
 	}
 	t.Cleanup(func() { unix.Close(s.fd) })
 	s.ip("link", "set", "lo", "up")
+	s.sysctl("net/ipv6/conf/default/accept_dad", "0") // addresses serve at once
 	return s
 }
 
