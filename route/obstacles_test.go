@@ -3,12 +3,20 @@ package route
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	ebpflink "github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"weir/host"
+	"weir/test/kernel"
 )
 
 // obstacles are those of the namespace but for rp_filter, which the machine's
@@ -140,17 +148,11 @@ func TestOtherObstacles(t *testing.T) {
 		{"tc qdisc add dev a root tbf rate 1mbit burst 10k latency 10ms", "queueing discipline: tbf @a"},
 		{"tc qdisc replace dev a root pfifo", ""},
 		{"tc qdisc add dev a clsact", ""},
-		{"tc filter add dev a egress bpf da bytecode 1,6 0 0 0,", "TC filter: TC filter bpf @a"},
-		{"tc qdisc del dev a clsact", ""},
 		{"ip xfrm policy add dir in src 10.0.0.0/8 dst 10.1.0.0/16", ""},
 		{"ip xfrm policy add dir fwd src 10.0.0.0/8 dst 10.1.0.0/16", "IPsec: xfrm refuses"},
 		{"ip xfrm policy flush", ""},
 	} {
-		args := strings.Fields(c.do)
-		if i := slices.Index(args, "bytecode"); i > 0 {
-			args = append(args[:i+1], strings.TrimSuffix(strings.Join(args[i+1:], " "), ","))
-		}
-		if out, err := r.try("", args...); err != nil {
+		if out, err := r.try("", strings.Fields(c.do)...); err != nil {
 			t.Logf("not tried, the kernel does not take it: %v%s", err, out)
 			continue
 		}
@@ -162,6 +164,107 @@ func TestOtherObstacles(t *testing.T) {
 	if got := say(r.obstacles(t)); got != "bridge filter: br_netfilter @br" {
 		t.Error(got)
 	}
+}
+
+func TestProgramsOfOthers(t *testing.T) {
+	need(t, "tc")
+	kernel.Programs(t)
+	r := newSpace(t)
+	r.batch("link add name a type veth peer name b\n")
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "other", Type: ebpf.SchedCLS, License: "MIT",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+
+	r.run("tc", "qdisc", "add", "dev", "a", "clsact")
+	r.run("tc", "filter", "add", "dev", "a", "egress", "bpf", "da", "bytecode", "1,6 0 0 0")
+	var filter error
+	r.in(func() {
+		filter = netlink.FilterAdd(&netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: int(r.index("a")), Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 1},
+			Fd:          p.FD(), Name: "other", DirectAction: true,
+		})
+	})
+	if filter != nil {
+		t.Fatal(filter)
+	}
+	want := fmt.Sprintf("TC filter: TC filter bpf @a; TC filter: TC program %d @a", id)
+	var tcx ebpflink.Link
+	r.in(func() {
+		tcx, err = ebpflink.AttachTCX(ebpflink.TCXOptions{Interface: int(r.index("b")), Program: p, Attach: ebpf.AttachTCXEgress})
+	})
+	if err == nil {
+		defer tcx.Close()
+		want += fmt.Sprintf("; TC filter: TCX program %d @b", id)
+	} else {
+		t.Log("no TCX here:", err)
+	}
+	if got := say(r.obstacles(t)); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	var found []Obstacle
+	r.in(func() { found, err = Obstacles(context.Background(), func(p uint32) bool { return p == uint32(id) }) })
+	found = slices.DeleteFunc(found, func(o Obstacle) bool { return o.Kind != Program })
+	if got := say(found); err != nil || got != "TC filter: TC filter bpf @a" {
+		t.Errorf("but for ours: %s, %v", got, err)
+	}
+}
+
+// Tables and rules that no kernel sends end in an error or in nothing.
+func FuzzRules(f *testing.F) {
+	rule := func(expressions ...[]byte) []byte {
+		b := append([]byte{unix.NFPROTO_IPV4, 0, 0, 0}, appendAttr(nil, unix.NFTA_RULE_TABLE, []byte("t\x00"))...)
+		b = appendAttr(b, unix.NFTA_RULE_CHAIN, []byte("c\x00"))
+		var list []byte
+		for _, e := range expressions {
+			list = appendAttr(list, unix.NFTA_LIST_ELEM, e)
+		}
+		return appendAttr(b, unix.NFTA_RULE_EXPRESSIONS, list)
+	}
+	chainOf := append([]byte{unix.NFPROTO_IPV4, 0, 0, 0}, appendAttr(nil, unix.NFTA_CHAIN_TABLE, []byte("t\x00"))...)
+	chainOf = appendAttr(chainOf, unix.NFTA_CHAIN_NAME, []byte("c\x00"))
+	chainOf = appendAttr(chainOf, unix.NFTA_CHAIN_HOOK, appendAttr(nil, unix.NFTA_HOOK_HOOKNUM, []byte{0, 0, 0, 2}))
+	f.Add(chainOf, rule(appendAttr(nil, unix.NFTA_EXPR_NAME, []byte("ct\x00"))))
+	f.Add(chainOf, rule(appendAttr(appendAttr(nil, unix.NFTA_EXPR_NAME, []byte("immediate\x00")), unix.NFTA_EXPR_DATA, appendAttr(nil, 2, appendAttr(nil, 2, appendAttr(nil, 2, []byte("c\x00")))))))
+	f.Fuzz(func(t *testing.T, c, rule []byte) {
+		chains := map[chainKey]*chain{}
+		if k, c, ok := parseChain(c); ok {
+			chains[k] = c
+		}
+		parseRule(chains, rule)
+		chainObstacles(chains)
+	})
+}
+
+func FuzzIptables(f *testing.F) {
+	for _, x := range xtFamilies {
+		entry := make([]byte, x.entry+40)
+		order.PutUint16(entry[x.targetOffset:], uint16(x.entry))
+		order.PutUint16(entry[x.targetOffset+2:], uint16(len(entry)))
+		order.PutUint16(entry[x.entry:], 40)
+		order.PutUint32(entry[x.entry+xtHead:], ^uint32(0))
+		info := make([]byte, xtInfoSize)
+		order.PutUint32(info[xtNameSize:], 1<<unix.NF_INET_FORWARD)
+		d, policy, err := x.read(info, entry)
+		if err != nil || !policy || !d.drop || d.rules != 0 {
+			f.Fatalf("%s: %+v, %v, %v", x.tool, d, policy, err)
+		}
+		f.Add(info, entry)
+	}
+	f.Fuzz(func(t *testing.T, info, entries []byte) {
+		for _, x := range xtFamilies {
+			x.read(info, entries)
+		}
+	})
 }
 
 func TestVirtualServices(t *testing.T) {
