@@ -330,6 +330,7 @@ func (d *Datapath) attach() error {
 		if err := d.openForward(); err != nil {
 			return err
 		}
+		d.setFlags(ports)
 	}
 	for i, p := range d.plans {
 		if p.Mode == hook.AFPacket {
@@ -394,7 +395,9 @@ func (d *Datapath) flags(i int) (f uint32) {
 	if v4, v6 := hook.Forwards(p.Interface); v4 || v6 {
 		f |= bpf.PortForwards
 	}
-	f |= d.o.Interfaces[i].Forward.flags(p)
+	if d.forwarder.refuses(p.Interface) == "" {
+		f |= d.o.Interfaces[i].Forward.flags(p)
+	}
 	if d.o.Policy != nil {
 		f |= d.o.Interfaces[i].Lists.flags()
 		policies := []*acl.Policy{d.o.Policy}

@@ -32,8 +32,9 @@ const (
 
 // ForwardChoice is what an interface forwards.
 type ForwardChoice struct {
-	On   bool // what comes in is forwarded by the program, where it can
-	URPF URPF
+	On    bool // what comes in is forwarded by the program, where it can
+	Force bool // whatever that bypasses (route.Obstacles)
+	URPF  URPF
 }
 
 // ForwardOptions are of all interfaces that forward.
@@ -93,6 +94,7 @@ type forwarder struct {
 
 	last    uint32 // second of the kernel's clock until which Used has told
 	outputs map[uint32]output
+	refused map[string]string // interfaces that do not forward for now, and why
 }
 
 // freed is a row that may still be some flow's: until every flow has asked again.
@@ -120,6 +122,7 @@ func (d *Datapath) openForward() error {
 	}
 	f.adopt()
 	f.setOutputs(d.Plans())
+	d.lookForObstacles(f)
 	f.monitor = route.New(route.Options{Table: f, Output: f.redirects, Log: d.log.With("component", "route")})
 	d.forwarder = f
 	return f.beat(d.kernel())
@@ -206,7 +209,61 @@ func (f *forwarder) beat(k *bpf.Kernel) error {
 	return nil
 }
 
-const beatEvery = time.Second
+// lookForObstacles finds out which interfaces may not forward, since packets would
+// be kept from what somebody has set up for them. It may come later than weir. It
+// says whether anything has changed.
+func (d *Datapath) lookForObstacles(f *forwarder) (changed bool) {
+	found, err := route.Obstacles(context.Background(), d.isOwn)
+	if err != nil {
+		f.log.Debug("not all that forwarding may bypass could be looked at", "error", err)
+	}
+	now := map[string]string{}
+	for i := range d.o.Interfaces {
+		in := &d.o.Interfaces[i]
+		if !in.Forward.On || in.Forward.Force {
+			continue
+		}
+		if err := route.Refusal(found, in.Name); err != nil {
+			now[in.Name] = err.Error()
+		}
+	}
+	f.mu.Lock()
+	before := f.refused
+	f.refused = now
+	f.mu.Unlock()
+	for name, why := range now {
+		if before[name] == "" {
+			f.log.Error("an interface does not forward", "interface", name, "why", why)
+		}
+	}
+	for name := range before {
+		if now[name] == "" {
+			f.log.Info("an interface forwards again", "interface", name)
+		}
+	}
+	return !maps.Equal(before, now)
+}
+
+// isOwn says whether a program is one that a weir has attached here.
+func (d *Datapath) isOwn(id uint32) bool {
+	list, err := d.folder.List()
+	return err == nil && slices.ContainsFunc(list, func(a hook.Attachment) bool { return uint32(a.Program) == id })
+}
+
+// refuses says why an interface does not forward though it is to; empty: it does.
+func (f *forwarder) refuses(ifname string) string {
+	if f == nil {
+		return ""
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.refused[ifname]
+}
+
+const (
+	beatEvery     = time.Second
+	obstacleEvery = 10 // times that
+)
 
 // run forwards until ctx ends.
 func (f *forwarder) run(ctx context.Context, d *Datapath) {
@@ -219,7 +276,7 @@ func (f *forwarder) run(ctx context.Context, d *Datapath) {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
 	defer beside.Wait()
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
@@ -230,6 +287,9 @@ func (f *forwarder) run(ctx context.Context, d *Datapath) {
 		}
 		if f.setOutputs(d.Plans()) {
 			f.monitor.Refresh()
+		}
+		if n%obstacleEvery == 0 && d.lookForObstacles(f) {
+			d.setFlags(f.ports)
 		}
 	}
 }

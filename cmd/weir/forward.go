@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -10,13 +12,15 @@ import (
 	"weir/config"
 	"weir/console"
 	"weir/datapath"
+	"weir/hook"
 	"weir/host"
+	"weir/route"
 	"weir/rows"
 )
 
 // forwardChoice is what an interface forwards, as its configuration says.
 func forwardChoice(c config.Interface) datapath.ForwardChoice {
-	f := datapath.ForwardChoice{On: c.Forward != config.ForwardsOff}
+	f := datapath.ForwardChoice{On: c.Forward != config.ForwardsOff, Force: c.Forward == config.ForwardsForce}
 	switch c.URPF {
 	case "strict":
 		f.URPF = datapath.URPFStrict
@@ -158,4 +162,25 @@ func (c *showCmd) routes(a *app, client *http.Client) error {
 	}
 	v.columns = append(v.columns, "help")
 	return c.print(a, v, rows.Table, lines)
+}
+
+// forwardFindings are the doctor's about interfaces that forward.
+func forwardFindings(ctx context.Context, conf *config.Config) []host.Finding {
+	var forward []string
+	for _, name := range slices.Sorted(maps.Keys(conf.Interfaces)) {
+		if conf.Interfaces[name].Forward != config.ForwardsOff {
+			forward = append(forward, name)
+		}
+	}
+	if len(forward) == 0 {
+		return nil
+	}
+	own := map[uint32]bool{}
+	if list, err := hook.List(hookOptions()); err == nil {
+		for _, a := range list {
+			own[uint32(a.Program)] = true
+		}
+	}
+	found, err := route.Obstacles(ctx, func(id uint32) bool { return own[id] })
+	return route.Findings(found, err, forward, func(name string) bool { return conf.Interfaces[name].Forward == config.ForwardsForce })
 }
