@@ -93,7 +93,7 @@ func (n *node) routes() ([]shownRoute, error) {
 // interfaceNamer names interfaces by their indexes.
 func interfaceNamer() func(uint32) string {
 	names := map[uint32]string{}
-	if all, err := host.Interfaces(); err == nil {
+	if all, err := host.Links(); err == nil {
 		for _, i := range all {
 			names[i.Index] = i.Name
 		}
