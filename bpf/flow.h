@@ -241,6 +241,7 @@ struct counters {
 #define PORT_PARTIAL        0x800 /* frames may come from this machine, with checksums that are yet to be made */
 #define PORT_URPF_STRICT   0x1000 /* sources are reached by the interface that they come in by, */
 #define PORT_URPF_LOOSE    0x2000 /* or by any */
+#define PORT_UPPER         0x4000 /* it is on top of metered ones */
 #define PORT_VLAN    16 /* flags >> PORT_VLAN: KEY_TAGGED and the id, for a VLAN's interface on top of a metered one */
 
 /* The kernel says of a forwarded packet that it came in by the uppermost

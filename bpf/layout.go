@@ -45,6 +45,7 @@ const (
 	PortPartial       = 0x800  // frames may come from this machine, with checksums that are yet to be made
 	PortURPFStrict    = 0x1000 // sources are reached by the interface that they come in by,
 	PortURPFLoose     = 0x2000 // or by any
+	PortUpper         = 0x4000 // it is on top of metered ones
 	PortVLAN          = 16     // Flags>>PortVLAN: flow.KeyTagged and the id, of a VLAN's interface on top of a metered one
 
 	MaxRules = 1 << 16

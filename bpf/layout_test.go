@@ -101,7 +101,7 @@ func TestConstants(t *testing.T) {
 		"FREE": Free, "CLAIMED": Claimed, "LIVE": Live, "DYING": Dying, "NEW": New,
 		"PORT_SLOTS": PortSlots, "PORT_PROBES": PortProbes, "PORT_INGRESS": PortIngress, "PORT_FORWARDS": PortForwards, "PORT_NO_LINK": PortNoLink, "PORT_VLAN": PortVLAN,
 		"PORT_LIST_IN": PortListIn, "PORT_LIST_OUT": PortListOut, "PORT_UNRULED_CLOSED": PortUnruledClosed, "PORT_ORPHAN_OPEN": PortOrphanOpen, "PORT_ORPHAN_CLOSED": PortOrphanClosed, "PORT_FULL_OPEN": PortFullOpen, "PORT_FULL_CLOSED": PortFullClosed,
-		"PORT_FORWARD": PortForward, "PORT_PARTIAL": PortPartial, "PORT_URPF_STRICT": PortURPFStrict, "PORT_URPF_LOOSE": PortURPFLoose,
+		"PORT_FORWARD": PortForward, "PORT_PARTIAL": PortPartial, "PORT_URPF_STRICT": PortURPFStrict, "PORT_URPF_LOOSE": PortURPFLoose, "PORT_UPPER": PortUpper,
 		"WHYS": Whys, "MAX_HOPS": MaxHops, "ROUTE_BUCKETS": RouteBuckets, "ROUTE_UNIT": RouteUnit, "ROUTE_HOLDS": RouteHolds, "ROUTE_HOLDS_BRIEFLY": RouteHoldsBriefly, "WHY_OFF": WhyOff, "HOP_ALIVE": HopAlive, "HOP_FRAGS": HopFrags, "HOP_USED_UNIT": HopUsedUnit,
 		"FORWARDED": uint64(Forwarded), "WHY_ADDRESSEE": uint64(WhyAddressee), "WHY_ENCAPSULATION": uint64(WhyEncapsulation), "WHY_OPTIONS": uint64(WhyOptions), "WHY_FRAGMENT": uint64(WhyFragment),
 		"WHY_TTL": uint64(WhyTTL), "WHY_MTU": uint64(WhyMTU), "WHY_OFFLOAD": uint64(WhyOffload), "WHY_ORPHAN": uint64(WhyOrphan), "WHY_MARTIAN": uint64(WhyMartian), "WHY_LOCAL": uint64(WhyLocal),

@@ -397,8 +397,7 @@ static __noinline __u32 forwards_to(void *ctx, const struct seen *s)
 		return OUTPUT_NONE;
 	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return 0;
-	struct port *p = find_port(f.ifindex);
-	return p && READ_ONCE(p->lower) ? READ_ONCE(p->lower) : f.ifindex;
+	return metered_below(f.ifindex);
 }
 
 /* is_to says whether a frame is to the router that has a port: what a bridge passes

@@ -126,7 +126,7 @@ func (p ports) setUpper(u upper) error {
 	}
 	at.Number = u.number
 	atomic.StoreUint32(&at.Lower, u.lower)
-	atomic.StoreUint32(&at.Flags, bpf.PortIngress|uint32(u.vlan)<<bpf.PortVLAN)
+	atomic.StoreUint32(&at.Flags, bpf.PortIngress|bpf.PortUpper|uint32(u.vlan)<<bpf.PortVLAN)
 	atomic.StoreUint32(&at.Ifindex, u.ifindex)
 	return nil
 }
