@@ -125,6 +125,7 @@ enum why {
 	WHY_HAIRPIN,       /* it would leave where it came in: the kernel tells the sender of a better way */
 	WHY_URPF,          /* the way back to its source leads elsewhere: dropped */
 	WHY_ERROR,         /* the routing table could not be asked */
+	WHY_LOST = 30,     /* none: counted at the output; forwarded, and its driver did not take it */
 	WHY_OFF = 31,      /* the programs do not forward there: not counted */
 	WHYS = 32,
 };

@@ -19,6 +19,7 @@
 
 CONSTANT bool use_forward = false;
 CONSTANT bool real_time   = false; /* a program may be preempted by another on its CPU */
+CONSTANT __u64 netns      = 0;     /* cookie of the network namespace that interfaces are of */
 
 /* where counts what became of a packet. */
 static __always_inline void where(__u32 ifindex, __u32 why)

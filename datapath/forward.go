@@ -89,6 +89,7 @@ type forwarder struct {
 
 	mu    sync.Mutex
 	rows  map[bpf.HopKey]uint32
+	old   map[bpf.HopKey]bool // of rows: from an earlier daemon, and not heard of since
 	free  []freed // in the order of freeing
 	fresh uint32  // the next row that was never used
 
@@ -141,6 +142,10 @@ func (f *forwarder) adopt() {
 			continue
 		}
 		found[row] = true
+	}
+	f.old = map[bpf.HopKey]bool{}
+	for k := range f.rows {
+		f.old[k] = true
 	}
 	for row := uint32(bpf.Whys); row < bpf.MaxHops; row++ {
 		h := &f.f.Hops[row]
@@ -263,6 +268,7 @@ func (f *forwarder) refuses(ifname string) string {
 const (
 	beatEvery     = time.Second
 	obstacleEvery = 10 // times that
+	forgetAfter   = 3
 )
 
 // run forwards until ctx ends.
@@ -276,6 +282,11 @@ func (f *forwarder) run(ctx context.Context, d *Datapath) {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
 	defer beside.Wait()
+	if lost, err := f.f.CountLost(d.kernel().Table); err != nil {
+		f.log.Info("what drivers do not take of what is forwarded cannot be counted", "reason", err)
+	} else {
+		defer lost.Close()
+	}
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
@@ -284,6 +295,9 @@ func (f *forwarder) run(ctx context.Context, d *Datapath) {
 		}
 		if err := f.beat(d.kernel()); err != nil {
 			f.log.Warn("the watchdog of forwarding", "error", err)
+		}
+		if n >= forgetAfter && f.monitor.Snapshot().Listings > 0 {
+			f.forget()
 		}
 		if f.setOutputs(d.Plans()) {
 			f.monitor.Refresh()
@@ -308,6 +322,7 @@ func (f *forwarder) SetHop(key route.Hop, way route.Way) error {
 	defer f.mu.Unlock()
 	out := f.outputs[way.Device]
 	row, there := f.rows[k]
+	delete(f.old, k)
 	if !there {
 		var ok bool
 		if row, ok = f.take(); !ok {
@@ -362,18 +377,34 @@ func (f *forwarder) give(row uint32) {
 }
 
 func (f *forwarder) DropHop(key route.Hop) {
-	k := hopKey(key)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.drop(hopKey(key))
+}
+
+func (f *forwarder) drop(k bpf.HopKey) {
 	row, ok := f.rows[k]
 	if !ok {
 		return
 	}
 	if err := f.f.DropRow(k); err != nil {
-		f.log.Warn("a next hop cannot be taken out", "address", key.Gateway, "error", err)
+		f.log.Warn("a next hop cannot be taken out", "address", k.Address, "error", err)
 	}
 	delete(f.rows, k)
-	f.give(row)
+	delete(f.old, k)
+	if k.Ifindex != 0 {
+		f.give(row)
+	}
+}
+
+// forget takes out what an earlier daemon knew and the monitor, which has listed all
+// there is, does not.
+func (f *forwarder) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for k := range f.old {
+		f.drop(k)
+	}
 }
 
 func (f *forwarder) SetUpper(lower uint32, vlan uint16, upper uint32) {
@@ -387,6 +418,7 @@ func (f *forwarder) SetOwn(addr netip.Addr, own bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var err error
+	delete(f.old, k)
 	if own {
 		f.rows[k] = 0
 		err = f.f.SetRow(k, 0)
