@@ -309,3 +309,27 @@ func TestRunEndsAndBeginsAgain(t *testing.T) {
 			change, map[string]string{"del": "add", "add": "del"}[change]))
 	}
 }
+
+// An interface goes with all that was known of it, and its number may come again.
+func TestInterfaceRemoved(t *testing.T) {
+	r := newSpace(t)
+	table := newFake()
+	m := r.watch(Options{Table: table})
+	for range 2 {
+		r.batch(`link add name a index 77 type veth peer name b
+			addr add 10.0.0.1/24 dev a
+			link set dev b up
+			link set dev a up
+			neigh add 10.0.0.9 lladdr 02:00:00:00:00:09 dev a nud permanent
+		`)
+		hop := Hop{77, netip.MustParseAddr("10.0.0.9")}
+		eventually(t, "it is there", func() bool { w, ok := table.hop(hop); return ok && w.Alive })
+		r.ip("link", "del", "dev", "a")
+		eventually(t, "all of it is gone", func() bool {
+			own := true
+			table.with(func() { own = table.own[netip.MustParseAddr("10.0.0.1")] })
+			_, ok := table.hop(hop)
+			return !ok && !own && m.Snapshot().Hops == 0
+		})
+	}
+}
