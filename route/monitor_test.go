@@ -148,10 +148,7 @@ func TestUnrelatedLinksInvalidateNothing(t *testing.T) {
 		link set dev k2 up
 	`)
 	eventually(t, "the bridge has a carrier", func() bool { return r.link("br").OperState == netlink.OperUp })
-	table := newFake()
-	m := r.watch(Options{Table: table})
-	time.Sleep(3 * settle)
-	table.forget()
+	m := r.watch(Options{Table: newFake()})
 	before := m.Snapshot()
 	r.batch(strings.Repeat(strings.Join([]string{
 		"link add c1 type veth peer name c2", // a container's
@@ -166,9 +163,8 @@ func TestUnrelatedLinksInvalidateNothing(t *testing.T) {
 		"link set dev a txqueuelen 500",
 	}, "\n")+"\n", 20))
 	eventually(t, "all is heard", func() bool { return m.Snapshot().Links-before.Links >= 20*10 })
-	time.Sleep(3 * settle)
-	if words := table.words(); len(words) > 0 {
-		t.Errorf("told %q", words)
+	if s := m.Snapshot(); s.Invalidations != before.Invalidations || s.InvalidationsAll != before.InvalidationsAll {
+		t.Errorf("from %+v to %+v", before, s)
 	}
 }
 
@@ -311,5 +307,29 @@ func TestRunEndsAndBeginsAgain(t *testing.T) {
 		m.Refresh()
 		r.batch(fmt.Sprintf("neigh %s 10.0.0.9 lladdr 02:00:00:00:00:09 dev a nud permanent\naddr %s 10.0.7.1/24 dev a\n",
 			change, map[string]string{"del": "add", "add": "del"}[change]))
+	}
+}
+
+// An interface goes with all that was known of it, and its number may come again.
+func TestInterfaceRemoved(t *testing.T) {
+	r := newSpace(t)
+	table := newFake()
+	m := r.watch(Options{Table: table})
+	for range 2 {
+		r.batch(`link add name a index 77 type veth peer name b
+			addr add 10.0.0.1/24 dev a
+			link set dev b up
+			link set dev a up
+			neigh add 10.0.0.9 lladdr 02:00:00:00:00:09 dev a nud permanent
+		`)
+		hop := Hop{77, netip.MustParseAddr("10.0.0.9")}
+		eventually(t, "it is there", func() bool { w, ok := table.hop(hop); return ok && w.Alive })
+		r.ip("link", "del", "dev", "a")
+		eventually(t, "all of it is gone", func() bool {
+			own := true
+			table.with(func() { own = table.own[netip.MustParseAddr("10.0.0.1")] })
+			_, ok := table.hop(hop)
+			return !ok && !own && m.Snapshot().Hops == 0
+		})
 	}
 }

@@ -19,8 +19,8 @@ type chainKey struct {
 type chain struct {
 	base    bool
 	hook    uint32
-	nat     bool     // of the type nat
-	drop    bool     // by its policy
+	natType bool
+	policy  bool     // drop
 	devices []string // of netdev and of inet's ingress
 
 	does
@@ -101,9 +101,9 @@ func parseChain(b []byte) (k chainKey, c *chain, ok bool) {
 		case unix.NFTA_CHAIN_NAME:
 			k.name = text(v)
 		case unix.NFTA_CHAIN_TYPE:
-			c.nat = text(v) == "nat"
+			c.natType = text(v) == "nat"
 		case unix.NFTA_CHAIN_POLICY:
-			c.drop = be32(v) == 0 // NF_DROP
+			c.policy = be32(v) == 0 // NF_DROP
 		case unix.NFTA_CHAIN_HOOK:
 			c.base = true
 			c.hook = be32(find(v, unix.NFTA_HOOK_HOOKNUM))
@@ -148,9 +148,9 @@ func (c *chain) expression(name string, data []byte) {
 	case "ct", "connlimit", "synproxy", "tproxy", "flow_offload", "notrack", "socket":
 		c.ct = true
 	case "nat", "masq", "redir":
-		c.doesNAT()
+		c.nat = true
 	case "reject", "queue":
-		c.does.drop = true
+		c.drop = true
 	case "match":
 		c.ct = c.ct || slices.Contains(statefulMatches, text(find(data, extensionName)))
 	case "target":
@@ -160,16 +160,14 @@ func (c *chain) expression(name string, data []byte) {
 		if to := find(verdict, verdictChain); to != nil {
 			c.jumps = append(c.jumps, text(to))
 		} else if code := find(verdict, verdictCode); code != nil && int32(be32(code)) == dropped {
-			c.does.drop = true
+			c.drop = true
 		}
 	case "lookup":
 		if r := find(data, lookupDestination); r != nil && be32(r) == verdictRegister {
-			c.anyOf, c.does.drop = true, true
+			c.anyOf, c.drop = true, true
 		}
 	}
 }
-
-func (c *chain) doesNAT() { c.does.nat = true }
 
 // target takes in an extension of iptables.
 func (d *does) target(name string) {
@@ -209,10 +207,10 @@ func chainObstacles(chains map[chainKey]*chain) (found []Obstacle) {
 			continue
 		}
 		all := reach(chains, k)
-		all.drop = all.drop || c.drop
-		all.nat = all.nat || c.nat && all.rules > 0
+		all.drop = all.drop || c.policy
+		all.nat = all.nat || c.natType && all.rules > 0
 		name := families[k.family] + " " + k.table + " " + k.name
-		o, ok := rulesObstacle(all, c.drop, "nf_tables chain "+name+" ("+hook+")")
+		o, ok := rulesObstacle(all, c.policy, "nf_tables chain "+name+" ("+hook+")")
 		if !ok {
 			continue
 		}
