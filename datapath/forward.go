@@ -90,8 +90,8 @@ type forwarder struct {
 	mu    sync.Mutex
 	rows  map[bpf.HopKey]uint32
 	old   map[bpf.HopKey]bool // of rows: from an earlier daemon, and not heard of since
-	free  []freed // in the order of freeing
-	fresh uint32  // the next row that was never used
+	free  []freed             // in the order of freeing
+	fresh uint32              // the next row that was never used
 
 	last    uint32 // second of the kernel's clock until which Used has told
 	outputs map[uint32]output

@@ -125,6 +125,30 @@ func (n *node) addFates(x *console.Interface) {
 	}
 }
 
+// forwardSamples are the metrics of forwarding.
+func (n *node) forwardSamples(counter func(name, help string, v uint64, labels ...string), gauge func(name, help string, v float64, labels ...string)) {
+	d, err := n.forwarder()
+	if err != nil {
+		return
+	}
+	hops, watch, ok := d.Watching()
+	if !ok {
+		return
+	}
+	for _, p := range d.Plans() {
+		counts, ok := d.Fates(p.Ifindex)
+		if !ok {
+			continue
+		}
+		for _, why := range bpf.AllWhys() {
+			counter("weir_forward_packets_total", "Packets that came in where the flow cache forwards: forwarded, or why they were left to the kernel.", counts[why], "interface", p.Interface, "fate", why.String())
+		}
+	}
+	gauge("weir_forward_next_hops", "Next hops that the flow cache can send to.", float64(hops))
+	counter("weir_forward_invalidations_total", "Changes of the routing table that made flows ask it again.", watch.Invalidations+watch.InvalidationsAll)
+	counter("weir_forward_overruns_total", "Times that the kernel's messages about routes were lost, and all was asked again.", watch.Overruns)
+}
+
 // routes prints two tables: next hops, and what became of packets, an interface a
 // column.
 func (c *showCmd) routes(a *app, client *http.Client) error {
