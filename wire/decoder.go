@@ -39,8 +39,8 @@ var DefaultLimits = Limits{
 type Options struct {
 	Limits Limits
 
-	// V8DestinationMaskFirst reads v8's prefix schemes (5, 13, 14) as
-	// flow-tools writes them; Cisco's order is the source mask first.
+	// V8DestinationMaskFirst reads v8's prefix schemes (5, 13, 14) as flow-tools
+	// writes them, see FormV8.
 	V8DestinationMaskFirst bool
 
 	// MaxSkew > 0 moves the flow times of an exporter whose clock is off by

@@ -96,7 +96,7 @@ func PutHeaderIPFIX(b []byte, s Stamp, sequence, domain uint32) {
 // 0 if it has none.
 func SequenceOffset(version uint8) int {
 	switch version {
-	case flow.VersionV5, flow.VersionV7:
+	case flow.VersionV5, flow.VersionV7, flow.VersionV8:
 		return 16
 	case flow.VersionV9:
 		return 12

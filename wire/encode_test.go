@@ -400,34 +400,6 @@ func facts(r flow.Record) map[string]any {
 	return m
 }
 
-// v1, v5 and v7 read back, too.
-func TestFixedRoundTrip(t *testing.T) {
-	for _, version := range []uint8{flow.VersionV1, flow.VersionV5, flow.VersionV7} {
-		r := golden()
-		r.Output, r.DstAS = 9, 7
-		h := HeaderV5{Count: 1, Stamp: Stamp{Unix: goldenNow, Boot: goldenBoot}}
-		var msg []byte
-		switch version {
-		case flow.VersionV1:
-			msg = AppendRecordV1(put5(PutHeaderV1, h)[:HeaderV1Len], &r, uint32(r.Packets), uint32(r.Bytes), goldenBoot)
-		case flow.VersionV5:
-			msg = AppendRecordV5(put5(PutHeaderV5, h), &r, uint32(r.Packets), uint32(r.Bytes), goldenBoot)
-		case flow.VersionV7:
-			msg = AppendRecordV7(put5(PutHeaderV7, h), &r, uint32(r.Packets), uint32(r.Bytes), goldenBoot)
-		}
-		var b Batch
-		if _, err := NewDecoder(Options{}).Decode(&b, Source{}, goldenNow, msg); err != nil || len(b.Records) != 1 {
-			t.Fatalf("v%d: %d records, %v", version, len(b.Records), err)
-		}
-		got, want := facts(b.Records[0]), facts(r)
-		for _, name := range []string{"src", "dst", "next_hop", "sport", "dport", "proto", "tos", "flags", "packets", "bytes", "input", "output", "first", "last"} {
-			if got[name] != want[name] {
-				t.Errorf("v%d: %s is %v; want %v", version, name, got[name], want[name])
-			}
-		}
-	}
-}
-
 // Encoding allocates nothing.
 func TestEncodeAllocates(t *testing.T) {
 	r := golden()
@@ -445,8 +417,19 @@ func TestEncodeAllocates(t *testing.T) {
 			}
 		}
 	}
-	if n := testing.AllocsPerRun(100, func() { buf = AppendRecordV5(buf[:0], &r, 1, 1, goldenBoot) }); n != 0 {
-		t.Errorf("v5: %v allocations a record", n)
+	for name, appendRecord := range map[string]func(){
+		"v1": func() { buf = AppendRecordV1(buf[:0], &r, 1, 1, goldenBoot) },
+		"v5": func() { buf = AppendRecordV5(buf[:0], &r, 1, 1, goldenBoot) },
+		"v7": func() { buf = AppendRecordV7(buf[:0], &r, 1, 1, goldenBoot) },
+		"v8": func() {
+			for s := V8AS; s < schemesV8; s++ {
+				buf = AppendRecordV8(buf[:0], FormV8{Scheme: s}, &r, AggregateV8{Flows: 1}, goldenBoot)
+			}
+		},
+	} {
+		if n := testing.AllocsPerRun(100, appendRecord); n != 0 {
+			t.Errorf("%s: %v allocations a record", name, n)
+		}
 	}
 }
 
