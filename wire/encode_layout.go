@@ -373,18 +373,16 @@ func NewLayout(version uint8, s Shape, id uint16) *Layout {
 }
 
 // TemplateSize is what AppendTemplate adds.
-func (l *Layout) TemplateSize() int { return 4 + 4*len(l.Fields) }
-
-// AppendTemplate writes l's template record (RFC 3954 section 5.2, RFC 7011
-// section 3.4.1).
-func (l *Layout) AppendTemplate(dst []byte) []byte {
-	dst = be.AppendUint16(dst, l.ID)
-	dst = be.AppendUint16(dst, uint16(len(l.Fields)))
+func (l *Layout) TemplateSize() int {
+	n := 4
 	for _, f := range l.Fields {
-		dst = appendSpec(dst, f)
+		n += f.size()
 	}
-	return dst
+	return n
 }
+
+// AppendTemplate writes l's template record.
+func (l *Layout) AppendTemplate(dst []byte) []byte { return AppendTemplate(dst, l.ID, l.Fields) }
 
 // Append writes r, which must be of l's shape: l.Size octets. boot is as in
 // Stamp; sampler is the id that the sampling options announced.

@@ -16,7 +16,7 @@ import (
 
 // smallLimits make limits easy to reach.
 var smallLimits = Limits{
-	Sessions: 4, Templates: 6, Fields: 64, TemplateOctets: 100_000, WaitingOctets: 8192, MessageRecords: 500,
+	Sessions: 4, Templates: 6, Types: 5, Fields: 64, TemplateOctets: 100_000, WaitingOctets: 8192, MessageRecords: 500,
 	MessageElements: 64 << 10, Interfaces: 4, Samplers: 4,
 }
 
@@ -62,10 +62,13 @@ func check(t testing.TB, d *Decoder, b *Batch, m Message, msg []byte) {
 				t.Fatalf("template %d of %d octets", id, k.plan.length)
 			}
 		}
+		for _, e := range s.types {
+			n += typeCost + len(e.Name)
+		}
 		for _, x := range s.waiting {
 			w += len(x.body) + waitingCost
 		}
-		if n != s.octets || w != s.waitingOctets || len(s.templates) > l.Templates || len(s.interfaces) > l.Interfaces || len(s.samplers) > l.Samplers || len(s.seq.holes) > window {
+		if n != s.octets || w != s.waitingOctets || len(s.templates) > l.Templates || len(s.types) > l.Types || len(s.interfaces) > l.Interfaces || len(s.samplers) > l.Samplers || len(s.seq.holes) > window {
 			t.Fatalf("session: %d octets of templates counted as %d, %d that wait as %d, %d templates", n, s.octets, w, s.waitingOctets, len(s.templates))
 		}
 		missing := uint64(0)
@@ -133,6 +136,7 @@ func one(t *testing.T, msg []byte) {
 		d, b := NewDecoder(Options{Limits: smallLimits}), &Batch{}
 		m, _ := d.Decode(b, testSource, testTime, msg)
 		check(t, d, b, m, msg)
+		templatesAgain(t, b)
 		got[i] = b.Records
 		b2 := &Batch{} // now with its own templates known
 		m, _ = d.Decode(b2, testSource, testTime, msg)
@@ -148,6 +152,21 @@ func one(t *testing.T, msg []byte) {
 		d, b := NewDecoder(Options{}), &Batch{}
 		if m, err := d.Decode(b, testSource, testTime, msg); m.Version != v || err != nil {
 			t.Fatalf("detected as %d: %+v, %v", v, m, err)
+		}
+	}
+}
+
+// templatesAgain writes the templates that were read, which gives the octets they
+// came in.
+func templatesAgain(t *testing.T, b *Batch) {
+	for _, e := range b.Templates {
+		k := e.Template
+		got := AppendTemplate(nil, k.ID, k.Fields)
+		if k.opts {
+			got = AppendOptionsTemplate(nil, e.Version, k.ID, k.Scope, k.Fields)
+		}
+		if !bytes.Equal(got, k.raw) {
+			t.Fatalf("template %x written again: %x", k.raw, got)
 		}
 	}
 }
