@@ -111,6 +111,14 @@ var rules = map[uint16]rule{
 	ie.IDSamplingProbability: {colSampleP, 0},
 }
 
+// ruleByID is rules by number.
+var ruleByID = func() (t [512]rule) {
+	for id, r := range rules {
+		t[id] = r
+	}
+	return t
+}()
+
 // helps says whether the column only helps: its element is kept too.
 func (c column) helps() bool { return c >= colIPVersion }
 
