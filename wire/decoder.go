@@ -13,12 +13,13 @@ type Limits struct {
 	Templates       int           // for one session
 	Types           int           // of elements that an exporter describes, of one session
 	Fields          int           // of one template
-	TemplateOctets  int           // of all templates and types together, about
+	TemplateOctets  int           // of all templates, types and applications together, about
 	WaitingOctets   int           // data that waits for its template, all sessions
 	WaitingTime     time.Duration // how long it may; negative: for ever
 	MessageRecords  int           // flow records of one message
 	MessageElements int           // octets of Elements of one message
 	Interfaces      int           // named interfaces of one session
+	Applications    int           // named applications of one session
 	Samplers        int           // of one session
 }
 
@@ -34,6 +35,7 @@ var DefaultLimits = Limits{
 	MessageRecords:  16384,
 	MessageElements: 4 << 20,
 	Interfaces:      4096,
+	Applications:    8192,
 	Samplers:        1024,
 }
 
@@ -108,6 +110,7 @@ func NewDecoder(opt Options) *Decoder {
 		{&l.MessageRecords, def.MessageRecords},
 		{&l.MessageElements, def.MessageElements},
 		{&l.Interfaces, def.Interfaces},
+		{&l.Applications, def.Applications},
 		{&l.Samplers, def.Samplers},
 	} {
 		if *v.have <= 0 {

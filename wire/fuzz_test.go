@@ -17,7 +17,7 @@ import (
 // smallLimits make limits easy to reach.
 var smallLimits = Limits{
 	Sessions: 4, Templates: 6, Types: 5, Fields: 64, TemplateOctets: 100_000, WaitingOctets: 8192, MessageRecords: 500,
-	MessageElements: 64 << 10, Interfaces: 4, Samplers: 4,
+	MessageElements: 64 << 10, Interfaces: 4, Applications: 4, Samplers: 4,
 }
 
 // check holds a decoder and what it gave to their promises.
@@ -65,10 +65,13 @@ func check(t testing.TB, d *Decoder, b *Batch, m Message, msg []byte) {
 		for _, e := range s.types {
 			n += typeCost + len(e.Name)
 		}
+		for _, name := range s.applications {
+			n += applicationCost + len(name)
+		}
 		for _, x := range s.waiting {
 			w += len(x.body) + waitingCost
 		}
-		if n != s.octets || w != s.waitingOctets || len(s.templates) > l.Templates || len(s.types) > l.Types || len(s.interfaces) > l.Interfaces || len(s.samplers) > l.Samplers || len(s.seq.holes) > window {
+		if n != s.octets || w != s.waitingOctets || len(s.templates) > l.Templates || len(s.types) > l.Types || len(s.applications) > l.Applications || len(s.interfaces) > l.Interfaces || len(s.samplers) > l.Samplers || len(s.seq.holes) > window {
 			t.Fatalf("session: %d octets of templates counted as %d, %d that wait as %d, %d templates", n, s.octets, w, s.waitingOctets, len(s.templates))
 		}
 		missing := uint64(0)

@@ -18,6 +18,8 @@ type plan struct {
 	length   int         // octets of a record; the least, if variable
 	variable bool        // some field brings its own length
 	finish   finish      // what is left to do after the moves
+
+	application int // the field of an application's number; -1: none, or its name is there
 }
 
 // field is a template's field, resolved.
@@ -340,6 +342,7 @@ func compile(t *Template) *plan {
 	}
 	p.order()
 	p.base.IPVersion = t.ipVersion()
+	p.application = t.applicationField()
 
 	kept := newIndex(len(t.Fields))
 	for i := range t.Fields {

@@ -254,6 +254,13 @@ func (d *Decoder) finish(r *flow.Record, t *Template, rec []byte, spans []span, 
 	}
 	start := len(b.arena)
 	b.arena = d.appendElements(b.arena, p, spans, rec, c.left, s)
+	if i := p.application; i >= 0 && s.applications != nil {
+		sp := span{int(p.specs[i].off), int(p.specs[i].n)}
+		if spans != nil {
+			sp = spans[i]
+		}
+		b.arena = s.nameApplication(b.arena, start, rec[sp.off:sp.off+sp.n])
+	}
 	if len(b.arena) > start {
 		r.Elements = b.arena[start:len(b.arena):len(b.arena)]
 	}
