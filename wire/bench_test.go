@@ -181,6 +181,21 @@ func TestDecodeAllocates(t *testing.T) {
 		make func() (*Decoder, *Batch, []byte)
 	}{
 		{"v5", func() (*Decoder, *Batch, []byte) { return NewDecoder(Options{}), &Batch{}, v5Datagram(30) }},
+		{"v1", func() (*Decoder, *Batch, []byte) {
+			b := v5Datagram(30)
+			be.PutUint16(b, 1)
+			return NewDecoder(Options{}), &Batch{}, b
+		}},
+		{"v7", func() (*Decoder, *Batch, []byte) {
+			b := append(v5Datagram(0), make([]byte, 27*RecordV7Len)...)
+			b[1], b[3], b[HeaderV5Len+48] = 7, 27, 10 // a router that was bypassed
+			return NewDecoder(Options{}), &Batch{}, b
+		}},
+		{"v8", func() (*Decoder, *Batch, []byte) {
+			b := append(v5Datagram(0), make([]byte, 4+35*V8PrefixPort.RecordLen())...)
+			b[1], b[3], b[22] = 8, 35, byte(V8PrefixPort)
+			return NewDecoder(Options{}), &Batch{}, b
+		}},
 		{"v9 IPv4", func() (*Decoder, *Batch, []byte) { return steady(9, usual(false, false), 22) }},
 		{"v9 IPv6", func() (*Decoder, *Batch, []byte) { return steady(9, usual(false, true), 13) }},
 		{"IPFIX", func() (*Decoder, *Batch, []byte) { return steady(10, usual(true, false), 19) }},

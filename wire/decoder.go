@@ -51,6 +51,10 @@ type Options struct {
 	// more than this to the receiver's clock. The skew is measured anyway.
 	MaxSkew time.Duration
 
+	// SplitBiflows makes two records of one that tells of both directions (RFC
+	// 5103), if the other one was seen, so that sums are of all the traffic.
+	SplitBiflows bool
+
 	// OnRecord, if set, is called with the octets of every v9 and IPFIX data
 	// and options record, before it is decoded.
 	OnRecord func(RawRecord)
@@ -88,9 +92,10 @@ type Decoder struct {
 	ctx  context
 	msg  message
 
-	arenaStart int    // where the message's elements begin in the batch's arena
-	spans      []span // of the record being read
-	moves      []move // with the offsets of the record being read
+	arenaStart int           // where the message's elements begin in the batch's arena
+	spans      []span        // of the record being read
+	reversed   []flow.Record // the other directions of the set being read
+	moves      []move        // with the offsets of the record being read
 }
 
 // NewDecoder makes a Decoder.

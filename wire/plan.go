@@ -217,8 +217,19 @@ func (c column) pair() bool {
 	return c == colSrc || c == colDst || c == colNextHop || c == colBGPNextHop || c == colSrcMask || c == colDstMask
 }
 
-// compile gives t its plan; then it needs nobody's types any more.
-func (t *Template) compile() { t.plan, t.types = compile(t), nil }
+// compile gives t its plan, or two if biflows are split; then it needs nobody's
+// types any more.
+func (t *Template) compile(split bool) {
+	forward, reverse := t, (*Template)(nil)
+	if split {
+		forward, reverse = t.split()
+	}
+	t.plan, t.reverse = compile(forward), reverse
+	if reverse != nil {
+		reverse.plan = compile(reverse)
+	}
+	t.types = nil
+}
 
 // compile makes the plan of a template. The template was checked: its records
 // have at least one octet and at most 65535.

@@ -89,7 +89,7 @@ func (s *session) note(m *Message, received int64, octets int) {
 	s.n.datagrams++
 	s.n.octets += uint64(octets)
 	s.n.sets += uint64(m.Sets)
-	s.n.records += uint64(m.Records + m.Released)
+	s.n.records += uint64(m.Records + m.Released + m.Reversed)
 	s.n.options += uint64(m.Options)
 	s.n.templates += uint64(m.Templates)
 }

@@ -172,7 +172,7 @@ func (d *Decoder) refreshed(k *known) {
 // keep compiles a template and holds it.
 func (d *Decoder) keep(s *session, t *Template, seen int64) {
 	k := &known{Template: t, seen: seen, typed: t.types.typed, typedBy: t.types}
-	t.compile()
+	t.compile(d.opt.SplitBiflows)
 	s.templates[t.ID] = k
 	s.octets += t.octets()
 	d.templateOctets += t.octets()
