@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"weir/flow"
+	"weir/ie"
 )
 
 // smallLimits make limits easy to reach.
@@ -240,6 +241,9 @@ func FuzzV9(f *testing.F) {
 }
 
 func FuzzIPFIX(f *testing.F) {
+	template, data := tastes()
+	f.Add(datagram(10, 0, typesSets(400, tasteOfPacket, nameOfTaste, ie.Element{ID: 65, Type: ie.BasicList, Name: "gap"}), template, data))
+	f.Add(biflowMessage(biflowFields, biflow("00000320 00000008 13 0000018bcfe56804")))
 	seeds(f, "ipfix_*.pcap", datagram(10, 0, templateSet(10, 256, usual(true, true)), dataSet(256, usual(true, true), 2)),
 		datagram(10, 0, templateSet(10, 256, []spec{{291, 65535}, {292, 65535}, {96, 65535}}), octets("0100 0012 07 03 000a 0004 00000001 00 03 616263")),
 		datagram(10, 0, optionsSet(10, 300, []spec{{302, 8}}, []spec{{305, 4}, {306, 4}}, "0000000000000001 00000001 00000009")))

@@ -226,7 +226,7 @@ func (t *Template) compile(split bool) {
 	}
 	t.plan, t.reverse = compile(forward), reverse
 	if reverse != nil {
-		reverse.plan = compile(reverse)
+		reverse.plan, reverse.types = compile(reverse), nil
 	}
 	t.types = nil
 }
@@ -433,10 +433,10 @@ func (x *index) last(name string, v int) int {
 // keyOf is an element's name as a JSON object's key. Those of the registry are
 // made once.
 func keyOf(e ie.Element, name string) []byte {
-	if e.PEN == ie.IANA && e.Name == name && name != "" {
+	if e.PEN == ie.IANA && e.Name == name && int(e.ID) < len(ianaKeys) && ianaKeys[e.ID] != nil {
 		return ianaKeys[e.ID]
 	}
-	return appendKey(nil, name)
+	return appendKey(nil, name) // also of numbers that the registry does not have, and the exporter described
 }
 
 var ianaKeys = func() (keys [][]byte) {

@@ -58,7 +58,7 @@ func (d *Decoder) templateSet(body []byte, at int, options bool) {
 		switch {
 		case options && v9:
 			n += int(r.u16()) // octets of scope, then of options fields
-			if n%4 != 0 {
+			if size%4 != 0 || n%4 != 0 {
 				d.refuse(BadTemplate, len(body)-start, at+start, "options template length", ErrLength)
 				return
 			}
