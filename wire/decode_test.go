@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ func feedFrom(t testing.TB, d *Decoder, src Source, at int64, msg []byte) ([]flo
 	t.Helper()
 	var b Batch
 	m, err := d.Decode(&b, src, at, msg)
-	if len(b.Records) != m.Records+m.Released {
+	if len(b.Records) != m.Records+m.Released+m.Reversed {
 		t.Fatalf("%d records in the batch, the message counts %+v", len(b.Records), m)
 	}
 	check(t, d, &b, m, msg)
@@ -69,8 +70,9 @@ func show(r *flow.Record) string {
 	return strings.Join(append(out, string(r.Elements)), " ")
 }
 
-// Golden octets of every version. The header says 2023-11-14 22:13:20 UTC and
-// an uptime of one hour.
+// Golden octets of every version and of v8's schemes, read, and (v1, v5, v7, v8)
+// written again to the octet. The header says 2023-11-14 22:13:20 UTC and an
+// uptime of one hour.
 func TestDecodeGolden(t *testing.T) {
 	head := func(version, count string, rest string) string {
 		return version + count + "0036ee80 6553f100 00000000" + rest
@@ -151,6 +153,14 @@ func TestDecodeGolden(t *testing.T) {
 			if m.Version >= 5 && m.Sequence != 5 || m.Version > 1 && m.Version != 7 && m.Domain != 0x0102 {
 				t.Errorf("%+v", m)
 			}
+			in := octets(c.msg)
+			switch m.Version {
+			case flow.VersionV8, flow.VersionV1, flow.VersionV5, flow.VersionV7:
+				form := FormV8{Scheme: SchemeV8(in[22])}
+				if out := encodeAgain(m, recs, form); !bytes.Equal(out, in) {
+					t.Errorf("written again:\n got %x\nwant %x", out, in)
+				}
+			}
 		})
 	}
 }
@@ -159,13 +169,17 @@ func TestV8MaskOrder(t *testing.T) {
 	msg := octets("0008 0001 0036ee80 6553f100 00000000 00000005 01 02 05 02 00000000" +
 		"00000009 00000007 000003e8 0036c770 0036eb80 0a000000 0a010000 18 10 0000 fde8 fde9 0003 0004")
 	for _, flowTools := range []bool{false, true} {
-		recs, _, err := feed(t, NewDecoder(Options{V8DestinationMaskFirst: flowTools}), msg)
+		recs, m, err := feed(t, NewDecoder(Options{V8DestinationMaskFirst: flowTools}), msg)
 		src, dst := recs[0].SrcMask, recs[0].DstMask
 		if flowTools {
 			src, dst = dst, src
 		}
 		if err != nil || src != 24 || dst != 16 {
 			t.Errorf("destination mask first %v: /%d to /%d, %v", flowTools, recs[0].SrcMask, recs[0].DstMask, err)
+		}
+		form := FormV8{Scheme: V8Prefix, DestinationMaskFirst: flowTools}
+		if out := encodeAgain(m, recs, form); !bytes.Equal(out, msg) {
+			t.Errorf("destination mask first %v, written again: %x", flowTools, out)
 		}
 	}
 }
@@ -219,6 +233,7 @@ func TestRefusals(t *testing.T) {
 		{"options template without a scope", ipfixOf(set(3, 14, 1, 0, 0, 1, 0, 0, 0, 1, 0, 4)), BadTemplate, 24, "scope field count", ErrCount, 0},
 		{"options template with more scope than fields", ipfixOf(set(3, 14, 1, 0, 0, 1, 0, 2, 0, 1, 0, 4)), BadTemplate, 24, "scope field count", ErrCount, 0},
 		{"v9 options template of uneven lengths", datagram(9, 0, set(1, 14, 1, 0, 0, 3, 0, 3, 0, 1, 0, 4)), BadTemplate, 24, "options template length", ErrLength, 0},
+		{"v9 options template of uneven lengths whose sum is even", datagram(9, 0, set(1, 18, 1, 0, 0, 3, 0, 5, 0, 1, 0, 4, 0, 34, 0, 4)), BadTemplate, 24, "options template length", ErrLength, 0},
 		{"a data set shorter than its record", ipfixOf(tmpl, set(256, 9, 1, 2, 3, 4, 5)), RecordOverrun, 36, "data record", ErrShort, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -11,13 +11,15 @@ import (
 type Limits struct {
 	Sessions        int           // exporters times domains and source ports
 	Templates       int           // for one session
+	Types           int           // of elements that an exporter describes, of one session
 	Fields          int           // of one template
-	TemplateOctets  int           // of all templates together, about
+	TemplateOctets  int           // of all templates, types and applications together, about
 	WaitingOctets   int           // data that waits for its template, all sessions
 	WaitingTime     time.Duration // how long it may; negative: for ever
 	MessageRecords  int           // flow records of one message
 	MessageElements int           // octets of Elements of one message
 	Interfaces      int           // named interfaces of one session
+	Applications    int           // named applications of one session
 	Samplers        int           // of one session
 }
 
@@ -25,6 +27,7 @@ type Limits struct {
 var DefaultLimits = Limits{
 	Sessions:        4096,
 	Templates:       1024,
+	Types:           4096,
 	Fields:          512,
 	TemplateOctets:  64 << 20,
 	WaitingOctets:   64 << 20,
@@ -32,6 +35,7 @@ var DefaultLimits = Limits{
 	MessageRecords:  16384,
 	MessageElements: 4 << 20,
 	Interfaces:      4096,
+	Applications:    8192,
 	Samplers:        1024,
 }
 
@@ -39,13 +43,17 @@ var DefaultLimits = Limits{
 type Options struct {
 	Limits Limits
 
-	// V8DestinationMaskFirst reads v8's prefix schemes (5, 13, 14) as
-	// flow-tools writes them; Cisco's order is the source mask first.
+	// V8DestinationMaskFirst reads v8's prefix schemes (5, 13, 14) as flow-tools
+	// writes them, see FormV8.
 	V8DestinationMaskFirst bool
 
 	// MaxSkew > 0 moves the flow times of an exporter whose clock is off by
 	// more than this to the receiver's clock. The skew is measured anyway.
 	MaxSkew time.Duration
+
+	// SplitBiflows makes two records of one that tells of both directions (RFC
+	// 5103), if the other one was seen, so that sums are of all the traffic.
+	SplitBiflows bool
 
 	// OnRecord, if set, is called with the octets of every v9 and IPFIX data
 	// and options record, before it is decoded.
@@ -76,16 +84,18 @@ type Decoder struct {
 	waitingOctets  int // of all sets that wait
 	oldest         int64
 
-	wide bool // some domain 0 announced samplers
+	wide      bool // some domain 0 announced samplers
+	wideTypes bool // or types
 
 	lost Counts                                    // all that was refused since the start
 	gone struct{ records, datagrams SequenceInfo } // what forgotten sessions' sequences said
 	ctx  context
 	msg  message
 
-	arenaStart int    // where the message's elements begin in the batch's arena
-	spans      []span // of the record being read
-	moves      []move // with the offsets of the record being read
+	arenaStart int           // where the message's elements begin in the batch's arena
+	spans      []span        // of the record being read
+	reversed   []flow.Record // the other directions of the set being read
+	moves      []move        // with the offsets of the record being read
 }
 
 // NewDecoder makes a Decoder.
@@ -98,12 +108,14 @@ func NewDecoder(opt Options) *Decoder {
 	}{
 		{&l.Sessions, def.Sessions},
 		{&l.Templates, def.Templates},
+		{&l.Types, def.Types},
 		{&l.Fields, def.Fields},
 		{&l.TemplateOctets, def.TemplateOctets},
 		{&l.WaitingOctets, def.WaitingOctets},
 		{&l.MessageRecords, def.MessageRecords},
 		{&l.MessageElements, def.MessageElements},
 		{&l.Interfaces, def.Interfaces},
+		{&l.Applications, def.Applications},
 		{&l.Samplers, def.Samplers},
 	} {
 		if *v.have <= 0 {
@@ -125,6 +137,8 @@ type message struct {
 	b   *Batch
 	s   *session // nil: of nobody that is known
 	err *SyntaxError
+
+	retyped int // templates compiled again
 }
 
 // refuse counts what could not be taken, and remembers the first of a message.
@@ -182,6 +196,7 @@ func (d *Decoder) Decode(b *Batch, src Source, received int64, msg []byte) (Mess
 // header prepares for the records of a message whose header was read.
 func (d *Decoder) header(version uint8, domain, sequence uint32, p pulse, exportedMs int64) {
 	m, c := &d.msg, &d.ctx
+	exportedMs = inEra(exportedMs*1e6, c.received) / 1e6
 	m.Version, m.Domain, m.Sequence, m.Uptime, m.Exported = version, domain, sequence, p.uptime, exportedMs*1e6
 	m.s = d.session(sessionKey{addr: c.src.Addr, domain: domain, version: version, reliable: c.src.Reliable}, sequence, p)
 	c.version = version

@@ -75,6 +75,8 @@ func (d *Decoder) learn(t *Template, rec []byte, spans []span, at int) {
 		old, random            uint64 // IE 34, 50
 		ifx                    uint64
 		nm                     name
+		typ                    typeInfo
+		application, called    []byte // number and name
 		hasIf, hasName, wanted bool
 	)
 	for i, f := range t.Fields {
@@ -98,6 +100,10 @@ func (d *Decoder) learn(t *Template, rec []byte, spans []span, at int) {
 			nm.name, hasName = string(text(v)), true
 		case ie.IDInterfaceDescription:
 			nm.description, hasName = string(text(v)), true
+		case ie.IDApplicationId:
+			application = v
+		case ie.IDApplicationName:
+			called = v
 		case ie.IDSamplerId, ie.IDSelectorId:
 			if isInt && n <= math.MaxUint32 {
 				smp.sampler, smp.named = uint32(n), true
@@ -126,6 +132,9 @@ func (d *Decoder) learn(t *Template, rec []byte, spans []span, at int) {
 				}
 			}
 		default:
+			if typ.take(f.ID, v) {
+				continue
+			}
 			if statistics[f.ID] && isInt {
 				if s.stats == nil {
 					s.stats = map[uint16]uint64{}
@@ -138,6 +147,10 @@ func (d *Decoder) learn(t *Template, rec []byte, spans []span, at int) {
 		smp.n > math.MaxUint32 || smp.of > math.MaxUint32 {
 		d.refuse(BadOptions, len(rec), at, "options data record", ErrLength)
 		return
+	}
+	d.learnType(typ, len(rec), at)
+	if len(application) > 0 {
+		d.learnApplication(application, called, at)
 	}
 	if hasName && hasIf {
 		d.learnName(uint32(ifx), nm, at)
@@ -236,10 +249,5 @@ func (d *Decoder) samplers(s *session) *session {
 	if len(s.samplers) > 0 || s.key.domain == 0 || !d.wide {
 		return s
 	}
-	k := s.key
-	k.domain = 0
-	if whole := d.sessions[k]; whole != nil {
-		return whole
-	}
-	return s
+	return d.wholeExporter(s)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"weir/flow"
+	"weir/ie"
 )
 
 // A session is one exporter's observation domain: the scope of template
@@ -23,7 +24,9 @@ type session struct {
 	newer     *session // ring of all sessions, by the time of the latest message
 	older     *session
 	templates map[uint16]*known
-	octets    int // of templates, about
+	types     map[typeKey]ie.Element // as the exporter described them
+	typed     uint32                 // how often types changed
+	octets    int                    // of templates, types and applications, about
 
 	waiting       []waiting
 	waitingOctets int
@@ -35,7 +38,9 @@ type session struct {
 	rate       uint32 // for records that name no sampler; 0: unknown
 	perPort    bool   // some sampler is an interface's
 	interfaces map[uint32]name
-	stats      map[uint16]uint64 // what the exporter counts of itself, by element
+
+	applications map[string]string // names by the octets of their number
+	stats        map[uint16]uint64 // what the exporter counts of itself, by element
 
 	first, last int64
 	skew        int64
@@ -54,7 +59,9 @@ type sessionKey struct {
 // known is a template and when it was last sent.
 type known struct {
 	*Template
-	seen int64
+	seen    int64
+	typed   uint32   // which state of types it is compiled with,
+	typedBy *session // and whose; nil: none
 }
 
 type name struct{ name, description string }
@@ -82,7 +89,7 @@ func (s *session) note(m *Message, received int64, octets int) {
 	s.n.datagrams++
 	s.n.octets += uint64(octets)
 	s.n.sets += uint64(m.Sets)
-	s.n.records += uint64(m.Records + m.Released)
+	s.n.records += uint64(m.Records + m.Released + m.Reversed)
 	s.n.options += uint64(m.Options)
 	s.n.templates += uint64(m.Templates)
 }

@@ -42,11 +42,11 @@ func (d *Decoder) wait(id uint16, body []byte) {
 
 // release decodes what waited for a template that is now known.
 func (d *Decoder) release(id uint16) {
-	s, t := d.msg.s, d.msg.s.templates[id]
+	s, t := d.msg.s, d.current(d.msg.s.templates[id])
 	if !slices.ContainsFunc(s.waiting, func(w waiting) bool { return w.id == id }) {
 		return
 	}
-	saved, now := d.ctx, d.msg.Message
+	saved, now, reversed := d.ctx, d.msg.Message, 0
 	kept := s.waiting[:0]
 	for _, w := range s.waiting {
 		if w.id != id {
@@ -60,9 +60,10 @@ func (d *Decoder) release(id uint16) {
 			d.ctx.uptime, d.ctx.up = uint32(w.clock.exported/1e6-s.init), true
 		}
 		before := d.msg.Message
-		d.data(t.Template, w.body, 0)
+		d.data(t, w.body, 0)
 		// Counted apart: these are not of the message at hand.
 		released := d.msg.Records - before.Records
+		reversed += d.msg.Reversed - before.Reversed
 		s.n.options += uint64(d.msg.Options - before.Options)
 		d.msg.Message = before
 		d.msg.Released += released
@@ -72,6 +73,7 @@ func (d *Decoder) release(id uint16) {
 	released := d.msg.Released
 	d.ctx, d.msg.Message = saved, now
 	d.msg.Released = released
+	d.msg.Reversed += reversed
 }
 
 // dropWaiting gives up the n oldest sets of a session.
