@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 
 	"weir/capture"
 	"weir/flow"
@@ -34,7 +33,7 @@ type DecodeOptions struct {
 type Summary struct {
 	Datagrams uint64                    `json:"datagrams"` // TCP: messages
 	Bytes     uint64                    `json:"bytes"`
-	Versions  map[string]VersionSummary `json:"versions"` // "5", "9", "10", …
+	Versions  map[string]VersionSummary `json:"versions"` // "5", "9", "10", "sflow", …
 	Records   uint64                    `json:"records"`
 	Lost      map[string]LostSummary    `json:"lost"` // by reason, zeros included
 	Sequence  SequenceSummary           `json:"sequence"`
@@ -59,7 +58,7 @@ type LostSummary struct {
 }
 
 // SequenceSummary sums up what sequence numbers say. Records are of v5 to v8
-// and IPFIX, datagrams of v9.
+// and IPFIX and sFlow's samples, datagrams of v9 and sFlow.
 type SequenceSummary struct {
 	Gaps          uint64 `json:"gaps"`
 	LostRecords   uint64 `json:"lost_records"`
@@ -175,9 +174,9 @@ func (f *fileDecoder) messages(ctx context.Context, name string, notCapture erro
 		n := wire.Next(b[off:])
 		if n == 0 {
 			if off == 0 {
-				return fmt.Errorf("%w, nor a file of NetFlow or IPFIX messages", notCapture)
+				return fmt.Errorf("%w, nor a file of NetFlow, IPFIX or sFlow messages", notCapture)
 			}
-			return fmt.Errorf("%s: octet %d: no NetFlow or IPFIX message begins here, after %d messages", name, off, f.frame)
+			return fmt.Errorf("%s: octet %d: no NetFlow, IPFIX or sFlow message begins here, after %d messages", name, off, f.frame)
 		}
 		f.frame++
 		f.take(wire.Source{}, 0, stat.ModTime().UnixNano(), b[off:off+n])
@@ -194,7 +193,7 @@ func (f *fileDecoder) take(src wire.Source, _ uint16, time int64, msg []byte) {
 	f.sum.Datagrams++
 	f.sum.Bytes += uint64(len(msg))
 	if m.Version != 0 {
-		k := strconv.Itoa(int(m.Version))
+		k := flow.VersionName(m.Version)
 		v := f.sum.Versions[k]
 		v.Messages++
 		v.Sets += uint64(m.Sets)

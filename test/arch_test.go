@@ -26,7 +26,7 @@ var mayImport = map[string]string{
 	"hook":     "bpf host",
 	"datapath": "flow packet capture cache meter acl bpf hook host",
 	"ie":       "",
-	"wire":     "flow ie",
+	"wire":     "flow ie packet", // packet: sFlow carries the start of packets
 	"export":   "flow ie wire",
 	"demo":     "flow ie wire export",
 	"collect":  "flow ie wire packet capture", // capture and packet: export traffic in capture files

@@ -19,6 +19,7 @@ type Limits struct {
 	MessageElements int           // octets of Elements of one message
 	Interfaces      int           // named interfaces of one session
 	Samplers        int           // of one session
+	Sources         int           // data sources of sFlow agents, all sessions
 }
 
 // DefaultLimits are what reliability asks for and memory allows.
@@ -33,6 +34,7 @@ var DefaultLimits = Limits{
 	MessageElements: 4 << 20,
 	Interfaces:      4096,
 	Samplers:        1024,
+	Sources:         65536,
 }
 
 // Options of a Decoder; the zero value is ready for use.
@@ -75,6 +77,7 @@ type Decoder struct {
 	templateOctets int // of all templates, about
 	waitingOctets  int // of all sets that wait
 	oldest         int64
+	sources        int // data sources followed
 
 	wide bool // some domain 0 announced samplers
 
@@ -105,6 +108,7 @@ func NewDecoder(opt Options) *Decoder {
 		{&l.MessageElements, def.MessageElements},
 		{&l.Interfaces, def.Interfaces},
 		{&l.Samplers, def.Samplers},
+		{&l.Sources, def.Sources},
 	} {
 		if *v.have <= 0 {
 			*v.have = v.def
@@ -166,6 +170,12 @@ func (d *Decoder) Decode(b *Batch, src Source, received int64, msg []byte) (Mess
 			d.v9(msg)
 		case 10:
 			d.ipfix(msg)
+		case 0: // sFlow's version has four octets
+			if len(msg) < 4 {
+				d.refuse(ShortMessage, len(msg), 0, "version", ErrShort)
+			} else {
+				d.sflow(msg)
+			}
 		default:
 			d.refuse(UnknownVersion, len(msg), 0, "version number", ErrVersion)
 		}

@@ -36,10 +36,14 @@ func listTemplates(o *collect.DecodeOptions, w *rows.Writer) (finish func() erro
 			kind += "-withdrawn"
 		}
 		scope, fields := specs(e.Template)
-		row(kind, address(e.Source.Addr), uint64(e.Version), uint64(e.Domain), uint64(e.Template.ID), scope, fields)
+		row(kind, address(e.Source.Addr), versionCell(e.Version), uint64(e.Domain), uint64(e.Template.ID), scope, fields)
 	}
 	o.OnOptions = func(r wire.OptionsRecord) {
-		row("options", address(r.Source.Addr), uint64(r.Version), uint64(r.Domain), uint64(r.Template), rows.RawJSON(r.Scope), rows.RawJSON(r.Fields))
+		kind := "options"
+		if r.Version == flow.VersionSFlow {
+			kind = "counters"
+		}
+		row(kind, address(r.Source.Addr), versionCell(r.Version), uint64(r.Domain), uint64(r.Template), rows.RawJSON(r.Scope), rows.RawJSON(r.Fields))
 	}
 	return func() error {
 		if failed != nil {
@@ -82,4 +86,12 @@ func printJSON(w io.Writer, v any) error {
 	}
 	_, err = w.Write(append(b, '\n'))
 	return err
+}
+
+// versionCell is a version as rows have it: a number, or a name.
+func versionCell(v uint8) any {
+	if v == flow.VersionSFlow {
+		return flow.VersionName(v)
+	}
+	return uint64(v)
 }
