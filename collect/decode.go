@@ -25,8 +25,21 @@ type DecodeOptions struct {
 	// the capture that completed it, from 1 (message files: the message's).
 	OnMessage func(frame int, src wire.Source, m wire.Message, err error)
 	OnRecord  func(wire.RawRecord)
+	// OnExplain, if set, is called before OnMessage with the message octet by
+	// octet; its lines are valid until it returns.
+	OnExplain func(Explained)
 
 	V8DestinationMaskFirst bool
+}
+
+// Explained is a message octet by octet.
+type Explained struct {
+	Frame    int // as of OnMessage
+	Source   wire.Source
+	Received int64 // Unix ns
+	Message  wire.Message
+	Octets   int
+	Lines    []wire.Line
 }
 
 // Summary tells what Decode read.
@@ -189,7 +202,7 @@ func (f *fileDecoder) take(src wire.Source, _ uint16, time int64, msg []byte) {
 	if f.err != nil {
 		return
 	}
-	m, err := f.dec.Decode(&f.batch, src, time, msg)
+	m, err := f.decode(src, time, msg)
 	f.sum.Datagrams++
 	f.sum.Bytes += uint64(len(msg))
 	if m.Version != 0 {
@@ -220,6 +233,15 @@ func (f *fileDecoder) take(src wire.Source, _ uint16, time int64, msg []byte) {
 	if f.opt.OnMessage != nil {
 		f.opt.OnMessage(f.frame, src, m, err)
 	}
+}
+
+func (f *fileDecoder) decode(src wire.Source, time int64, msg []byte) (wire.Message, error) {
+	if f.opt.OnExplain == nil {
+		return f.dec.Decode(&f.batch, src, time, msg)
+	}
+	lines, m, err := f.dec.Explain(&f.batch, src, time, msg)
+	f.opt.OnExplain(Explained{f.frame, src, time, m, len(msg), lines})
+	return m, err
 }
 
 // flush hands the records on.

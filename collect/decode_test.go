@@ -218,7 +218,7 @@ func TestMessageFiles(t *testing.T) {
 		"v9":    {slices.Concat(nine(0), nine(1), nine(2)), 3, 3, ""},
 		"mixed": {slices.Concat(v5(0, 1), ipfix(0, templateSet, dataSet), nine(0)), 3, 3, ""},
 		"text":  {[]byte(strings.Repeat("not a capture\n", 20)), 0, 0, "nor a file of NetFlow or IPFIX messages"},
-		"cut":   {slices.Concat(v5(0, 3), v5(3, 30)[:500]), 1, 3, "octet 168: no NetFlow or IPFIX message begins here, after 1 messages"},
+		"cut":   {slices.Concat(v5(0, 3), v5(3, 30)[:500]), 1, 3, "octet 168: no NetFlow, IPFIX or sFlow message begins here, after 1 messages"},
 	} {
 		file := filepath.Join(t.TempDir(), "messages")
 		if err := os.WriteFile(file, c.b, 0o600); err != nil {

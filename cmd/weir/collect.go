@@ -151,15 +151,15 @@ type decodeCmd struct {
 
 	Port      []string `placeholder:"N" help:"Destination ports that carry exports (default: whatever looks like exports)."`
 	Templates bool     `help:"List templates and options instead of data."`
-	Explain   bool     `hidden:""`
+	Explain   bool     `help:"Show each message octet by octet: offset, octets, field, value, and what is wrong."`
 	Summary   bool     `help:"At the end, one JSON object on stderr: messages, sets, records, losses."`
 	Output    string   `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson (default ${default})."`
 	Write     string   `short:"w" placeholder:"FILE" help:"Write there instead of to stdout."`
 }
 
 func (c *decodeCmd) Run(a *app) (err error) {
-	if c.Explain {
-		return usagef("--explain is not in this version yet")
+	if c.Explain && c.Templates {
+		return usagef("--explain shows templates, too: give one of --explain and --templates")
 	}
 	format, err := rows.ParseFormat(c.Output)
 	if err != nil {
@@ -187,9 +187,12 @@ func (c *decodeCmd) Run(a *app) (err error) {
 	}
 	defer func() { err = errors.Join(err, end()) }()
 	var finish func() error
-	if c.Templates {
+	switch {
+	case c.Templates:
 		finish = listTemplates(&o, rows.New(out, format, templateColumns))
-	} else {
+	case c.Explain:
+		finish = explainer(&o, out, format)
+	default:
 		w := rows.NewFlows(out, format, false)
 		o.Sink, finish = w, w.Close
 	}
