@@ -115,6 +115,7 @@ type explainer struct {
 
 	version   uint8
 	clock     clock
+	types     *session // that was told what enterprises' elements are
 	templates map[uint16]*Template // of this message; nil: one that was refused
 	unknown   bool                 // some data set could not be counted
 	sequence  int                  // line of the sequence number; -1: none
@@ -420,6 +421,9 @@ func flagNames(v uint16) string {
 // templated explains v9 (RFC 3954) and IPFIX (RFC 7011), in the words of each.
 func (x *explainer) templated() {
 	x.templates = map[uint16]*Template{}
+	if x.s != nil {
+		x.types = x.d.typesOf(x.s)
+	}
 	v9 := x.version == flow.VersionV9
 	head := 16
 	if v9 {
@@ -542,7 +546,7 @@ func (x *explainer) templateRecords(options bool) (n int) {
 	v9 := x.version == flow.VersionV9
 	for x.end-x.off >= 4 && !zeros(x.msg[x.off:x.end]) {
 		b := x.msg[x.off:x.end]
-		t := &Template{ID: be.Uint16(b), opts: options, v9: v9}
+		t := &Template{ID: be.Uint16(b), opts: options, v9: v9, types: x.types}
 		fields, head := int(be.Uint16(b[2:])), 4
 		withdrawal := fields == 0 && !v9
 		if options && !withdrawal {
@@ -875,7 +879,7 @@ func (x *explainer) basicList(depth int) {
 	if f.ID &= 0x7fff; enterprise && x.end-x.off >= 8 {
 		f.PEN = be.Uint32(x.msg[x.off+4:])
 	}
-	e, _ := ie.Lookup(f.PEN, f.ID)
+	e, _ := x.types.element(f.PEN, f.ID)
 	name := nameOf(e, f.PEN, f.ID)
 	x.field(2, "Field ID", strconv.Itoa(int(f.ID)), name)
 	x.number(2, "Element Length")
