@@ -103,6 +103,7 @@ func Decode(ctx context.Context, files []string, opt DecodeOptions) (*Summary, e
 		x:   newExtractor(opt.Ports),
 		sum: &Summary{Versions: map[string]VersionSummary{}},
 	}
+	f.each = f.take
 	f.x.take = f.take
 	var err error
 	for _, name := range files {
@@ -117,6 +118,28 @@ func Decode(ctx context.Context, files []string, opt DecodeOptions) (*Summary, e
 	return f.sum, err
 }
 
+// Messages reads captures of export traffic, or files of raw messages, and
+// gives each message to take, with its sender and when it was captured (Unix ns);
+// nothing is decoded. ports are as in DecodeOptions. It ends with take's error,
+// or that of a file that could not be read to its end. ignored tells of packets
+// that carry no export, by reason.
+func Messages(ctx context.Context, files []string, ports []uint16, take func(src wire.Source, time int64, msg []byte) error) (ignored map[string]uint64, err error) {
+	f := &fileDecoder{x: newExtractor(ports)}
+	f.each = func(src wire.Source, _ uint16, time int64, msg []byte) {
+		if f.err == nil {
+			f.err = take(src, time, msg)
+		}
+	}
+	f.x.take = f.each
+	for _, name := range files {
+		if err = f.file(ctx, name); err != nil {
+			break
+		}
+	}
+	f.x.finish()
+	return f.x.ignored, err
+}
+
 // fileDecoder is the state of Decode.
 type fileDecoder struct {
 	opt   DecodeOptions
@@ -126,6 +149,7 @@ type fileDecoder struct {
 	sum   *Summary
 	frame int
 	err   error // of the sink
+	each  func(src wire.Source, dst uint16, time int64, msg []byte)
 }
 
 func (f *fileDecoder) file(ctx context.Context, name string) error {
@@ -192,7 +216,7 @@ func (f *fileDecoder) messages(ctx context.Context, name string, notCapture erro
 			return fmt.Errorf("%s: octet %d: no NetFlow, IPFIX or sFlow message begins here, after %d messages", name, off, f.frame)
 		}
 		f.frame++
-		f.take(wire.Source{}, 0, stat.ModTime().UnixNano(), b[off:off+n])
+		f.each(wire.Source{}, 0, stat.ModTime().UnixNano(), b[off:off+n])
 		off += n
 	}
 	return f.err

@@ -30,6 +30,7 @@ var mayImport = map[string]string{
 	"export":   "flow ie wire",
 	"demo":     "flow ie wire export",
 	"collect":  "flow ie wire packet capture", // capture and packet: export traffic in capture files
+	"replay":   "flow wire",
 	"store":    "flow",
 	"query":    "flow store",
 	"config":   "capture acl", // filters, lists are checked as they are read

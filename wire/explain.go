@@ -115,7 +115,7 @@ type explainer struct {
 
 	version   uint8
 	clock     clock
-	types     *session // that was told what enterprises' elements are
+	types     *session             // that was told what enterprises' elements are
 	templates map[uint16]*Template // of this message; nil: one that was refused
 	unknown   bool                 // some data set could not be counted
 	sequence  int                  // line of the sequence number; -1: none

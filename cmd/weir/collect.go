@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -166,20 +167,11 @@ func (c *decodeCmd) Run(a *app) (err error) {
 		return usageError{err}
 	}
 	o := collect.DecodeOptions{}
-	for _, p := range c.Port {
-		var n uint16
-		if _, err := fmt.Sscanf(p, "%d", &n); err != nil || n == 0 {
-			return usagef("--port %q: accepted: numbers from 1 to 65535, separated by commas", p)
-		}
-		o.Ports = append(o.Ports, n)
+	if o.Ports, err = parsePorts(c.Port); err != nil {
+		return err
 	}
-	for _, f := range c.Files {
-		if f == "-" {
-			continue
-		}
-		if _, err := os.Stat(f); err != nil { // before any output: nothing half done
-			return fmt.Errorf("%s: %w", f, errors.Unwrap(err))
-		}
+	if err := readable(c.Files); err != nil { // before any output: nothing half done
+		return err
 	}
 	out, end, err := a.output(c.Write)
 	if err != nil {
@@ -206,6 +198,31 @@ func (c *decodeCmd) Run(a *app) (err error) {
 		}
 	}
 	return err
+}
+
+// parsePorts reads --port.
+func parsePorts(list []string) (ports []uint16, err error) {
+	for _, p := range list {
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil || n == 0 {
+			return nil, usagef("--port %q: accepted: numbers from 1 to 65535, separated by commas", p)
+		}
+		ports = append(ports, uint16(n))
+	}
+	return ports, nil
+}
+
+// readable says which of the files is not there.
+func readable(files []string) error {
+	for _, f := range files {
+		if f == "-" {
+			continue
+		}
+		if _, err := os.Stat(f); err != nil {
+			return fmt.Errorf("%s: %w", f, errors.Unwrap(err))
+		}
+	}
+	return nil
 }
 
 // warnLost says in one line what was not decoded, if anything was not, and why
