@@ -19,8 +19,8 @@ type DecodeOptions struct {
 	Ports []uint16
 
 	Sink       flow.Sink
-	OnTemplate func(wire.TemplateEvent)
-	OnOptions  func(wire.OptionsRecord)
+	OnTemplate func(frame int, e wire.TemplateEvent) // frame: as of OnMessage
+	OnOptions  func(frame int, o wire.OptionsRecord)
 	// OnMessage is called after each message, with the number of the packet in
 	// the capture that completed it, from 1 (message files: the message's).
 	OnMessage func(frame int, src wire.Source, m wire.Message, err error)
@@ -242,12 +242,12 @@ func (f *fileDecoder) take(src wire.Source, _ uint16, time int64, msg []byte) {
 	}
 	if f.opt.OnTemplate != nil {
 		for _, t := range f.batch.Templates {
-			f.opt.OnTemplate(t)
+			f.opt.OnTemplate(f.frame, t)
 		}
 	}
 	if f.opt.OnOptions != nil {
 		for _, o := range f.batch.Options {
-			f.opt.OnOptions(o)
+			f.opt.OnOptions(f.frame, o)
 		}
 	}
 	f.batch.Templates, f.batch.Options = f.batch.Templates[:0], f.batch.Options[:0]

@@ -91,7 +91,7 @@ func decodeCapture(t testing.TB, name string, opt DecodeOptions) ([]message, *Su
 		}
 		return nil
 	})
-	opt.OnTemplate = func(e wire.TemplateEvent) { cur.events = append(cur.events, e) }
+	opt.OnTemplate = func(_ int, e wire.TemplateEvent) { cur.events = append(cur.events, e) }
 	opt.OnRecord = func(r wire.RawRecord) {
 		cur.raw = append(cur.raw, rawRecord{r.Template, r.Domain, r.Waited, slices.Clone(r.Data)})
 	}
@@ -610,7 +610,7 @@ func TestExportSamples(t *testing.T) {
 		t.Run(base, func(t *testing.T) {
 			rows := table(t, name)
 			var counters []wire.OptionsRecord
-			msgs, _ := decodeCapture(t, captureOf(t, dir, base), DecodeOptions{OnOptions: func(o wire.OptionsRecord) {
+			msgs, _ := decodeCapture(t, captureOf(t, dir, base), DecodeOptions{OnOptions: func(_ int, o wire.OptionsRecord) {
 				o.Scope, o.Fields = slices.Clone(o.Scope), slices.Clone(o.Fields)
 				counters = append(counters, o)
 			}})

@@ -181,7 +181,7 @@ func (c *decodeCmd) Run(a *app) (err error) {
 	var finish func() error
 	switch {
 	case c.Templates:
-		finish = listTemplates(&o, rows.New(out, format, templateColumns))
+		finish = listTemplates(&o, out, format)
 	case c.Explain:
 		finish = explainer(&o, out, format)
 	default:

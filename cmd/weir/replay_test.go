@@ -383,4 +383,3 @@ func TestExplain(t *testing.T) {
 		t.Errorf("%d octets are explained, %d were captured", octets, want)
 	}
 }
-
