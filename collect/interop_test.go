@@ -180,8 +180,13 @@ func TestSoftflowd(t *testing.T) {
 		version, transport string
 		more               []string
 	}{
-		{"1", "udp", nil}, {"5", "udp", nil},
-		{"9", "udp", nil}, {"10", "udp", nil}, {"10", "tcp", nil}, {"10", "udp", []string{"-b"}}, {"10", "udp", []string{"-A", "milli"}},
+		{"1", "udp", nil},
+		{"5", "udp", nil},
+		{"9", "udp", nil},
+		{"10", "udp", nil},
+		{"10", "tcp", nil},
+		{"10", "udp", []string{"-b"}},
+		{"10", "udp", []string{"-A", "milli"}},
 	} {
 		t.Run(strings.Join(append([]string{"v" + c.version, "over", c.transport}, c.more...), " "), func(t *testing.T) {
 			alone(t)

@@ -16,9 +16,10 @@ type Trial struct {
 	Flows  []flow.Record // what it says
 }
 
-// trialDomain is the observation domain, source ID or engine of trials, so that
-// they are in nobody's way.
-const trialDomain = 77
+// trialDomain and a version's number are the observation domain, source ID or
+// engine of its trials, so that they are in nobody's way, nor in each other's for
+// collectors (tshark is one) that follow sequences by that number alone.
+const trialDomain = 70
 
 // trialFlow is a flow that says which format it came in: packets and octets are
 // n and 1,000 n, the source is 192.0.2.n or 2001:db8::n, the source port 40000+n.
@@ -47,9 +48,12 @@ func trialFlow(n uint8, six bool, now time.Time) flow.Record {
 func Trials(now time.Time) []Trial {
 	boot := now.Truncate(time.Second).Add(-time.Hour)
 	stamp := wire.Stamp{Unix: now.UnixNano(), Boot: boot.UnixNano()}
-	head := wire.HeaderV5{Count: 1, Stamp: stamp, Engine: trialDomain}
+	head := wire.HeaderV5{Count: 1, Stamp: stamp, Engine: trialDomain + flow.VersionV5}
 	fixed := func(version uint8, header int, put func([]byte, wire.HeaderV5), record func([]byte, *flow.Record, uint32, uint32, int64) []byte) Trial {
 		r := trialFlow(version, false, now)
+		if version == flow.VersionV1 {
+			r.Has &^= flow.HasSrcAS | flow.HasDstAS | flow.HasSrcMask | flow.HasDstMask
+		}
 		b := make([]byte, header)
 		put(b, head)
 		return Trial{fmt.Sprintf("v%d", version), record(b, &r, uint32(r.Packets), uint32(r.Bytes), stamp.Boot), []flow.Record{r}}
@@ -63,7 +67,7 @@ func Trials(now time.Time) []Trial {
 		r := trialFlow(80+uint8(s), false, now)
 		r.Has &= s.Fields()
 		h := head
-		h.Engine = trialDomain<<8 | uint16(s) // each scheme has a cache, and so a sequence, of its own
+		h.Engine = (trialDomain+flow.VersionV8)<<8 | uint16(s) // each scheme has a cache, and so a sequence, of its own
 		b := make([]byte, wire.HeaderV8Len)
 		wire.PutHeaderV8(b, h, s)
 		b = wire.AppendRecordV8(b, wire.FormV8{Scheme: s}, &r, wire.AggregateOf(&r), stamp.Boot)
@@ -94,10 +98,10 @@ func templatedTrial(version uint8, now time.Time, stamp wire.Stamp) Trial {
 		t.Octets = wire.EndSet(l.Append(t.Octets, &t.Flows[i], stamp.Boot, 0), at)
 	}
 	if version == flow.VersionIPFIX {
-		wire.PutHeaderIPFIX(t.Octets, stamp, 0, trialDomain)
+		wire.PutHeaderIPFIX(t.Octets, stamp, 0, trialDomain+flow.VersionIPFIX)
 	} else {
 		second := wire.Stamp{Unix: now.Truncate(time.Second).UnixNano(), Boot: stamp.Boot}
-		wire.PutHeaderV9(t.Octets, uint16(2*len(layouts)), second, 0, trialDomain)
+		wire.PutHeaderV9(t.Octets, uint16(2*len(layouts)), second, 0, trialDomain+flow.VersionV9)
 	}
 	return t
 }
@@ -108,7 +112,7 @@ func sflowTrial(now time.Time) Trial {
 	r.Packets, r.Bytes, r.Sampling = 1, 105, 1
 	r.Has = r.Has&^(flow.HasFirst|flow.HasLast) | flow.HasSampling
 	agent := flow.AddrFrom4([4]byte{192, 0, 2, 105})
-	b := wire.AppendSFlowHeader(nil, wire.SFlowHeader{Agent: agent, SubAgent: trialDomain, Uptime: 3_600_000, Samples: 2})
+	b := wire.AppendSFlowHeader(nil, wire.SFlowHeader{Agent: agent, SubAgent: trialDomain + 5, Uptime: 3_600_000, Samples: 2})
 	b = wire.AppendSFlowSample(b, &r, wire.SFlowSample{Sequence: 1, Source: 1, Pool: 1})
 	b = wire.AppendSFlowCounters(b, 1, wire.SFlowInterface{
 		Index: 1, Type: 6, Speed: 1_000_000_000, InOctets: 105_000, InPackets: 105, OutOctets: 1, OutPackets: 1, Name: "weir-test",

@@ -153,6 +153,7 @@ type decodeCmd struct {
 	Port      []string `placeholder:"N" help:"Destination ports that carry exports (default: whatever looks like exports)."`
 	Templates bool     `help:"List templates and options instead of data."`
 	Explain   bool     `help:"Show each message octet by octet: offset, octets, field, value, and what is wrong."`
+	V8Masks   string   `name:"v8-masks" default:"source" placeholder:"source|destination" help:"Which mask comes first in v8's prefix schemes: as Cisco's documents have it, or flow-tools (default ${default})."`
 	Summary   bool     `help:"At the end, one JSON object on stderr: messages, sets, records, losses."`
 	Output    string   `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson (default ${default})."`
 	Write     string   `short:"w" placeholder:"FILE" help:"Write there instead of to stdout."`
@@ -166,7 +167,10 @@ func (c *decodeCmd) Run(a *app) (err error) {
 	if err != nil {
 		return usageError{err}
 	}
-	o := collect.DecodeOptions{}
+	if c.V8Masks != "source" && c.V8Masks != "destination" {
+		return usagef("--v8-masks %q: accepted: source, destination", c.V8Masks)
+	}
+	o := collect.DecodeOptions{V8DestinationMaskFirst: c.V8Masks == "destination"}
 	if o.Ports, err = parsePorts(c.Port); err != nil {
 		return err
 	}

@@ -76,7 +76,10 @@ func (c *replayCmd) Run(a *app) error {
 
 func (s *replayed) String() string {
 	text := fmt.Sprintf("sent %d datagrams (%d octets)", s.Datagrams, s.Octets)
-	if s.Exporters > 0 {
+	switch {
+	case s.Exporters == 1:
+		text += " of 1 exporter"
+	case s.Exporters > 1:
 		text += fmt.Sprintf(" of %d exporters", s.Exporters)
 	}
 	if s.Records > 0 {

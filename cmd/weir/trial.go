@@ -62,7 +62,7 @@ func (c *exportTestCmd) Run(a *app) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stderr, "weir: sent %d datagrams to %v from %v; domain 77, v8's engines 77.1 to 77.14\n", len(trials), to, conn.LocalAddr())
+	fmt.Fprintf(a.stderr, "weir: sent %d datagrams to %v from %v; domains 75 (v5, sFlow), 78.1 to 78.14 (v8), 79 (v9), 80 (IPFIX)\n", len(trials), to, conn.LocalAddr())
 	return nil
 }
 
