@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -381,5 +382,89 @@ func TestExplain(t *testing.T) {
 	}
 	if octets != want {
 		t.Errorf("%d octets are explained, %d were captured", octets, want)
+	}
+}
+
+// capturedTCP is a capture of one TCP connection's octets, to port 4739.
+func capturedTCP(t *testing.T, octets []byte) string {
+	t.Helper()
+	le, big := binary.LittleEndian, binary.BigEndian
+	b := le.AppendUint32(nil, 0xa1b2c3d4)
+	b = le.AppendUint32(b, 2|4<<16)
+	b = le.AppendUint32(le.AppendUint32(append(b, make([]byte, 8)...), 65535), 101)
+	ip := make([]byte, 40, 40+len(octets))
+	ip[0], ip[8], ip[9], ip[32], ip[33] = 0x45, 64, 6, 5<<4, 0x18
+	big.PutUint16(ip[2:], uint16(40+len(octets)))
+	copy(ip[12:], []byte{192, 0, 2, 1, 198, 51, 100, 9})
+	big.PutUint16(ip[20:], 40000)
+	big.PutUint16(ip[22:], 4739)
+	ip = append(ip, octets...)
+	b = append(b, make([]byte, 8)...)
+	b = le.AppendUint32(le.AppendUint32(b, uint32(len(ip))), uint32(len(ip)))
+	name := filepath.Join(t.TempDir(), "tcp.pcap")
+	if err := os.WriteFile(name, append(b, ip...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// TestDecodeTemplates: a template, an options template with its scope, a change, a
+// withdrawal, for people and for programs.
+func TestDecodeTemplates(t *testing.T) {
+	var octets []byte
+	message := func(sets ...[]byte) {
+		b := append(make([]byte, wire.HeaderIPFIXLen), bytes.Join(sets, nil)...)
+		wire.PutHeaderIPFIX(b, wire.Stamp{Unix: 1_700_000_000e9}, 0, 7)
+		octets = append(octets, b...)
+	}
+	set := func(id uint16, records []byte) []byte {
+		return wire.EndSet(append(wire.AppendSet(nil, id), records...), 0)
+	}
+	message(set(wire.TemplateSetIPFIX, wire.AppendTemplate(nil, 256, []wire.FieldSpec{{ID: 8, Length: 4}, {ID: 1, Length: 4}})))
+	message(set(wire.TemplateSetIPFIX, wire.AppendTemplate(nil, 256, []wire.FieldSpec{{ID: 82, Length: wire.VariableLength}, {PEN: 29305, ID: 1, Length: 8}})))
+	message(set(wire.OptionsSetIPFIX, wire.AppendOptionsTemplate(nil, flow.VersionIPFIX, 300, 1, []wire.FieldSpec{{ID: 10, Length: 4}, {ID: 34, Length: 4}})))
+	message(wire.AppendWithdrawals(nil, false, 256))
+	name := capturedTCP(t, octets)
+	status, out, errs := weir(t, "decode", "--templates", "-o", "ndjson", name)
+	if status != 0 {
+		t.Fatal(errs)
+	}
+	want := []string{
+		`{"kind":"template","exporter":"192.0.2.1","version":10,"domain":7,"template":256,"scope":"","fields":"sourceIPv4Address:4 octetDeltaCount:4","message":1,"action":"added","octets":8,"elements":[{"id":8,"name":"sourceIPv4Address","type":"ipv4Address","length":4},{"id":1,"name":"octetDeltaCount","type":"unsigned64","length":4}]}`,
+		`{"kind":"template","exporter":"192.0.2.1","version":10,"domain":7,"template":256,"scope":"","fields":"interfaceName:variable reverseOctetDeltaCount:8","message":1,"action":"redefined","octets":null,"elements":[{"id":82,"name":"interfaceName","type":"string","length":"variable"},{"pen":29305,"id":1,"name":"reverseOctetDeltaCount","type":"unsigned64","length":8}]}`,
+		`{"kind":"options-template","exporter":"192.0.2.1","version":10,"domain":7,"template":300,"scope":"ingressInterface:4","fields":"samplingInterval:4","message":1,"action":"added","octets":8,"elements":[{"scope":true,"id":10,"name":"ingressInterface","type":"unsigned32","length":4},{"id":34,"name":"samplingInterval","type":"unsigned32","length":4}]}`,
+		`{"kind":"template-withdrawn","exporter":"192.0.2.1","version":10,"domain":7,"template":256,"scope":"","fields":"interfaceName:variable reverseOctetDeltaCount:8","message":1,"action":"withdrawn","octets":null,"elements":[{"id":82,"name":"interfaceName","type":"string","length":"variable"},{"pen":29305,"id":1,"name":"reverseOctetDeltaCount","type":"unsigned64","length":8}]}`,
+	}
+	if got := strings.Split(strings.TrimSpace(out), "\n"); !slices.Equal(got, want) {
+		t.Errorf("\n%s\nwant\n%s", out, strings.Join(want, "\n"))
+	}
+	for _, format := range []string{"csv", "json", "table"} {
+		status, out, errs := weir(t, "decode", "--templates", "-o", format, name)
+		if status != 0 || !strings.Contains(out, "template-withdrawn") || strings.Contains(out, "redefined") != (format != "table") {
+			t.Errorf("%s: %d %s%s", format, status, errs, out)
+		}
+	}
+	status, out, errs = weir(t, "decode", "--explain", name)
+	if status != 0 || !strings.Contains(out, "Template Withdrawal") || strings.Contains(out, " ! ") {
+		t.Errorf("explained: %d %s\n%s", status, errs, out)
+	}
+}
+
+// TestV8Masks: who reads flow-tools' exports says so.
+func TestV8Masks(t *testing.T) {
+	capture, _ := exportCapture(t)
+	for _, order := range []string{"source", "destination"} {
+		status, out, errs := weir(t, "decode", "--explain", "--v8-masks", order, "-o", "csv", capture)
+		if status != 0 {
+			t.Fatal(errs)
+		}
+		at := strings.Index(out, "prefix-port record 1")
+		src, dst := strings.Index(out[at:], "src_mask"), strings.Index(out[at:], "dst_mask")
+		if first := map[bool]string{true: "source", false: "destination"}[src < dst]; first != order {
+			t.Errorf("%s: the %s mask comes first", order, first)
+		}
+	}
+	if status, _, errs := weir(t, "decode", "--v8-masks", "both", capture); status != 2 || !strings.Contains(errs, "accepted: source, destination") {
+		t.Errorf("%d %s", status, errs)
 	}
 }
