@@ -57,7 +57,7 @@ func (d *Decoder) sflow(msg []byte) {
 		format := sflowFormat(r.u32())
 		body := r.opaque()
 		if r.bad {
-			if h.samples-n > 0 && at == len(msg) {
+			if at == len(msg) {
 				d.refuse(RecordCount, 0, at, "number of samples", ErrCount)
 			} else {
 				d.refuse(SampleLength, len(msg)-at, at, "sample length", ErrLength)

@@ -282,6 +282,7 @@ func TestSFlowHostile(t *testing.T) {
 		err     error
 	}{
 		{"more samples than there are", many, 1, RecordCount, ErrCount},
+		{"no sample at all", sflowDatagram(1, nil), 0, RecordCount, ErrCount},
 		{"a sample longer than the datagram", sflowDatagram(1, good, u32s(1, 0x7ffffffc)), 1, SampleLength, ErrLength},
 		{"an AS path longer than its record", sflowDatagram(1, path, good), 2, reasons, nil},
 		{"a label stack longer than its record", sflowDatagram(1, list, good), 2, reasons, nil},
