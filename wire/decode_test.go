@@ -25,7 +25,7 @@ func feedFrom(t testing.TB, d *Decoder, src Source, at int64, msg []byte) ([]flo
 	t.Helper()
 	var b Batch
 	m, err := d.Decode(&b, src, at, msg)
-	if len(b.Records) != m.Records+m.Released {
+	if len(b.Records) != m.Records+m.Released+m.Reversed {
 		t.Fatalf("%d records in the batch, the message counts %+v", len(b.Records), m)
 	}
 	check(t, d, &b, m, msg)

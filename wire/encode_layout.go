@@ -86,6 +86,8 @@ const (
 	shapeIPVersion
 	shapeUptime   // times in ms of sysUptime
 	shapeAbsolute // times in ms since 1970
+	shapeNoSrc    // records without addresses
+	shapeNoDst
 )
 
 // direct pairs bits of Has that put one field into every preset.
@@ -157,10 +159,10 @@ func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
 			s |= shapeFlags
 		}
 	}
-	if s&shapeNextHop != 0 && !is4(&r.NextHop) {
+	if s&shapeNextHop != 0 && !r.NextHop.Is4() {
 		s |= shapeNextHop6
 	}
-	if s&shapeBGPNextHop != 0 && !is4(&r.BGPNextHop) {
+	if s&shapeBGPNextHop != 0 && !r.BGPNextHop.Is4() {
 		s |= shapeBGPNextHop6
 	}
 	if sampled {
@@ -313,8 +315,12 @@ func NewLayout(version uint8, s Shape, id uint16) *Layout {
 	}
 	ifs, as := wide(shapeIf32, 2), wide(shapeAS32, 2)
 
-	either(six, putSrc16, putSrc4, ie.IDSourceIPv6Address, ie.IDSourceIPv4Address, 16, 4)
-	either(six, putDst16, putDst4, ie.IDDestinationIPv6Address, ie.IDDestinationIPv4Address, 16, 4)
+	if s&shapeNoSrc == 0 {
+		either(six, putSrc16, putSrc4, ie.IDSourceIPv6Address, ie.IDSourceIPv4Address, 16, 4)
+	}
+	if s&shapeNoDst == 0 {
+		either(six, putDst16, putDst4, ie.IDDestinationIPv6Address, ie.IDDestinationIPv4Address, 16, 4)
+	}
 	if s&shapePorts != 0 {
 		add(putPorts, ie.IDSourceTransportPort, 2)
 		add(putNothing, ie.IDDestinationTransportPort, 2)

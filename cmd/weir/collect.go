@@ -16,13 +16,15 @@ import (
 	"weir/config"
 	"weir/flow"
 	"weir/rows"
+	"weir/wire"
 )
 
 type collectCmd struct {
 	Listen []string `sep:"none" placeholder:"URL" help:"Where to receive: udp://[HOST]:PORT, every version on each, or tcp://[HOST]:PORT, IPFIX; without HOST at every address. Repeatable (default: as configured, loopback's ports 2055, 4739, 6343 and 9995)."`
 	Store  string   `placeholder:"DIR" help:"Keep the records there (default: as configured, /var/lib/weir; with -o, -w or --to none, unless named)."`
-	To     []string `sep:"none" placeholder:"URL" help:"Write the records to jsonl:FILE, one JSON object a line. Repeatable."`
-	Output string   `short:"o" placeholder:"FORMAT" help:"Print the records: table, csv, json, ndjson."`
+	To     []string `sep:"none" placeholder:"URL" help:"Write the records to jsonl:FILE, one JSON object a line, or to ipfix:FILE, an IPFIX file. Repeatable."`
+	Split  bool     `name:"split-biflows" help:"Make two records of one that tells of both directions (RFC 5103), so that sums are of all traffic."`
+	Output string   `short:"o" placeholder:"FORMAT" help:"Print the records: table, csv, json, ndjson, ipfix."`
 	Write  string   `short:"w" placeholder:"FILE" help:"Print to this file instead of to stdout."`
 }
 
@@ -34,6 +36,7 @@ func (c *collectCmd) Run(a *app) (err error) {
 	if len(c.Listen) > 0 {
 		conf.Collect.Listen = c.Listen
 	}
+	conf.Collect.SplitBiflows = conf.Collect.SplitBiflows || c.Split
 	if err := checkListen(conf.Collect.Listen); err != nil {
 		return err
 	}
@@ -47,11 +50,12 @@ func (c *collectCmd) Run(a *app) (err error) {
 		sinks, done = append(sinks, sink), append(done, end)
 	}
 	for _, to := range c.To {
-		file, ok := strings.CutPrefix(to, "jsonl:")
+		kind, file, _ := strings.Cut(to, ":")
+		format, ok := map[string]string{"jsonl": string(rows.NDJSON), ipfixFile: ipfixFile}[kind]
 		if !ok || file == "" {
-			return usagef("--to %q: accepted: jsonl:FILE (clickhouse, kafka and udp come later)", to)
+			return usagef("--to %q: accepted: jsonl:FILE, ipfix:FILE (clickhouse, kafka and udp come later)", to)
 		}
-		sink, end, err := a.printer(string(rows.NDJSON), file, true)
+		sink, end, err := a.printer(format, file, true)
 		if err != nil {
 			return err
 		}
@@ -122,25 +126,37 @@ func collectOptions(conf *config.Config, sink flow.Sink, state string, log slogg
 	}
 	return collect.Options{
 		Listen: listen, Sink: sink, State: state,
-		SocketBytes: int(conf.Collect.ReceiveBuffer), Log: log.With("component", "collect"),
+		SocketBytes: int(conf.Collect.ReceiveBuffer), SplitBiflows: conf.Collect.SplitBiflows, Log: log.With("component", "collect"),
 	}
 }
 
 // statePath is where a collector keeps its templates: beside its records.
 func statePath(store string) string { return filepath.Join(store, "collector.state") }
 
+// ipfixFile is the output format of IPFIX files (RFC 5655).
+const ipfixFile = "ipfix"
+
 // printer is a sink that prints records to a file or to stdout.
 func (a *app) printer(format, path string, live bool) (flow.Sink, func() error, error) {
 	f := rows.Table
-	if format != "" {
+	if format != "" && format != ipfixFile {
 		var err error
 		if f, err = rows.ParseFormat(format); err != nil {
-			return nil, nil, usageError{err}
+			return nil, nil, usagef("%w, ipfix", err)
 		}
 	}
 	w, end, err := a.output(path)
 	if err != nil {
 		return nil, nil, err
+	}
+	if format == ipfixFile {
+		f := wire.NewFileWriter(w, 0)
+		return f, func() error {
+			if n := f.Unwritten(); n > 0 {
+				fmt.Fprintf(a.stderr, "weir: %d values of elements were not written: lists, and what has no element in IPFIX\n", n)
+			}
+			return end()
+		}, nil
 	}
 	p := rows.NewFlows(w, f, live)
 	return p, func() error { return errors.Join(p.Close(), end()) }, nil
@@ -152,10 +168,11 @@ type decodeCmd struct {
 
 	Port      []string `placeholder:"N" help:"Destination ports that carry exports (default: whatever looks like exports)."`
 	Templates bool     `help:"List templates and options instead of data."`
+	Split     bool     `name:"split-biflows" help:"Make two records of one that tells of both directions (RFC 5103)."`
 	Explain   bool     `help:"Show each message octet by octet: offset, octets, field, value, and what is wrong."`
 	V8Masks   string   `name:"v8-masks" default:"source" placeholder:"source|destination" help:"Which mask comes first in v8's prefix schemes: as Cisco's documents have it, or flow-tools (default ${default})."`
 	Summary   bool     `help:"At the end, one JSON object on stderr: messages, sets, records, losses."`
-	Output    string   `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson (default ${default})."`
+	Output    string   `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json, ndjson, or ipfix, an IPFIX file (default ${default})."`
 	Write     string   `short:"w" placeholder:"FILE" help:"Write there instead of to stdout."`
 }
 
@@ -163,34 +180,40 @@ func (c *decodeCmd) Run(a *app) (err error) {
 	if c.Explain && c.Templates {
 		return usagef("--explain shows templates, too: give one of --explain and --templates")
 	}
-	format, err := rows.ParseFormat(c.Output)
-	if err != nil {
-		return usageError{err}
+	if (c.Templates || c.Explain) && c.Output == ipfixFile {
+		return usagef("-o ipfix is for records; with --templates and --explain accepted: table, csv, json, ndjson")
 	}
 	if c.V8Masks != "source" && c.V8Masks != "destination" {
 		return usagef("--v8-masks %q: accepted: source, destination", c.V8Masks)
 	}
-	o := collect.DecodeOptions{V8DestinationMaskFirst: c.V8Masks == "destination"}
+	o := collect.DecodeOptions{V8DestinationMaskFirst: c.V8Masks == "destination", SplitBiflows: c.Split}
 	if o.Ports, err = parsePorts(c.Port); err != nil {
 		return err
 	}
 	if err := readable(c.Files); err != nil { // before any output: nothing half done
 		return err
 	}
-	out, end, err := a.output(c.Write)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, end()) }()
 	var finish func() error
 	switch {
-	case c.Templates:
-		finish = listTemplates(&o, out, format)
-	case c.Explain:
-		finish = explainer(&o, out, format)
+	case c.Templates, c.Explain:
+		format, err := rows.ParseFormat(c.Output)
+		if err != nil {
+			return usageError{err}
+		}
+		out, end, err := a.output(c.Write)
+		if err != nil {
+			return err
+		}
+		list := explainer
+		if c.Templates {
+			list = listTemplates
+		}
+		done := list(&o, out, format)
+		finish = func() error { return errors.Join(done(), end()) }
 	default:
-		w := rows.NewFlows(out, format, false)
-		o.Sink, finish = w, w.Close
+		if o.Sink, finish, err = a.printer(c.Output, c.Write, false); err != nil {
+			return err
+		}
 	}
 	sum, err := collect.Decode(a.ctx, c.Files, o)
 	err = errors.Join(err, finish())

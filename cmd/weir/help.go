@@ -40,7 +40,8 @@ var examples = map[string]string{
   weir decode --templates exports.pcap            the templates and options instead
   weir decode --port 2055 --summary exports.pcap  counts of messages, sets, records and losses
   weir decode --explain exports.pcap              octet by octet, with what is wrong where
-  weir decode message.ipfix                       a file of raw messages`,
+  weir decode flows.ipfix                         an IPFIX file, or any raw messages
+  weir decode exports.pcap -o ipfix -w flows.ipfix`,
 	"replay": `  weir replay --store flows --to 'udp://192.0.2.10:2055?version=10' --speed 10
   weir replay -t -1h --now --to udp://192.0.2.10:2055 'proto udp'   the last hour, as if it were now
   weir replay -r exports.pcap --to udp://192.0.2.10:2055           a capture's datagrams, as they are
