@@ -42,7 +42,7 @@ soak: ## long runs: crash campaigns, a day of traffic in an hour
 	@scripts/setup.sh test
 	@scripts/soak.sh
 
-interop: ## real peers: nfcapd, nfdump, softflowd, pmacct, tshark
+interop: ## real peers: nfcapd, nfdump, softflowd, pmacct, tshark, fprobe, Open vSwitch
 	@scripts/setup.sh interop
 	@scripts/interop.sh
 

@@ -1,6 +1,6 @@
 // Package collect receives export datagrams and hands on flow records.
 //
-// In: NetFlow v1 to v9 and IPFIX on UDP sockets, IPFIX on TCP connections, or
+// In: NetFlow v1 to v9, IPFIX and sFlow on UDP sockets, IPFIX on TCP connections, or
 // captures and message files (Decode). Out: flow.Record in batches to a
 // flow.Sink, called from one goroutine at a time. Every datagram that the kernel
 // delivered is read, decoded and handed on, or is counted in the loss ledger

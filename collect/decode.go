@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 
 	"weir/capture"
 	"weir/flow"
@@ -20,22 +19,35 @@ type DecodeOptions struct {
 	Ports []uint16
 
 	Sink       flow.Sink
-	OnTemplate func(wire.TemplateEvent)
-	OnOptions  func(wire.OptionsRecord)
+	OnTemplate func(frame int, e wire.TemplateEvent) // frame: as of OnMessage
+	OnOptions  func(frame int, o wire.OptionsRecord)
 	// OnMessage is called after each message, with the number of the packet in
 	// the capture that completed it, from 1 (message files: the message's).
 	OnMessage func(frame int, src wire.Source, m wire.Message, err error)
 	OnRecord  func(wire.RawRecord)
+	// OnExplain, if set, is called before OnMessage with the message octet by
+	// octet; its lines are valid until it returns.
+	OnExplain func(Explained)
 
 	V8DestinationMaskFirst bool
 	SplitBiflows           bool // see wire.Options
+}
+
+// Explained is a message octet by octet.
+type Explained struct {
+	Frame    int // as of OnMessage
+	Source   wire.Source
+	Received int64 // Unix ns
+	Message  wire.Message
+	Octets   int
+	Lines    []wire.Line
 }
 
 // Summary tells what Decode read.
 type Summary struct {
 	Datagrams uint64                    `json:"datagrams"` // TCP: messages
 	Bytes     uint64                    `json:"bytes"`
-	Versions  map[string]VersionSummary `json:"versions"` // "5", "9", "10", …
+	Versions  map[string]VersionSummary `json:"versions"` // "5", "9", "10", "sflow", …
 	Records   uint64                    `json:"records"`
 	Lost      map[string]LostSummary    `json:"lost"` // by reason, zeros included
 	Sequence  SequenceSummary           `json:"sequence"`
@@ -60,7 +72,7 @@ type LostSummary struct {
 }
 
 // SequenceSummary sums up what sequence numbers say. Records are of v5 to v8
-// and IPFIX, datagrams of v9.
+// and IPFIX and sFlow's samples, datagrams of v9 and sFlow.
 type SequenceSummary struct {
 	Gaps          uint64 `json:"gaps"`
 	LostRecords   uint64 `json:"lost_records"`
@@ -90,6 +102,7 @@ func Decode(ctx context.Context, files []string, opt DecodeOptions) (*Summary, e
 		x:   newExtractor(opt.Ports),
 		sum: &Summary{Versions: map[string]VersionSummary{}},
 	}
+	f.each = f.take
 	f.x.take = f.take
 	var err error
 	for _, name := range files {
@@ -104,6 +117,28 @@ func Decode(ctx context.Context, files []string, opt DecodeOptions) (*Summary, e
 	return f.sum, err
 }
 
+// Messages reads captures of export traffic, or files of raw messages, and
+// gives each message to take, with its sender and when it was captured (Unix ns);
+// nothing is decoded. ports are as in DecodeOptions. It ends with take's error,
+// or that of a file that could not be read to its end. ignored tells of packets
+// that carry no export, by reason.
+func Messages(ctx context.Context, files []string, ports []uint16, take func(src wire.Source, time int64, msg []byte) error) (ignored map[string]uint64, err error) {
+	f := &fileDecoder{x: newExtractor(ports)}
+	f.each = func(src wire.Source, _ uint16, time int64, msg []byte) {
+		if f.err == nil {
+			f.err = take(src, time, msg)
+		}
+	}
+	f.x.take = f.each
+	for _, name := range files {
+		if err = f.file(ctx, name); err != nil {
+			break
+		}
+	}
+	f.x.finish()
+	return f.x.ignored, err
+}
+
 // fileDecoder is the state of Decode.
 type fileDecoder struct {
 	opt   DecodeOptions
@@ -113,6 +148,7 @@ type fileDecoder struct {
 	sum   *Summary
 	frame int
 	err   error // of the sink
+	each  func(src wire.Source, dst uint16, time int64, msg []byte)
 }
 
 func (f *fileDecoder) file(ctx context.Context, name string) error {
@@ -177,12 +213,12 @@ func (f *fileDecoder) messages(ctx context.Context, name string, notCapture erro
 		n := wire.Next(b)
 		if n == 0 {
 			if m.off == 0 {
-				return fmt.Errorf("%w, nor a file of NetFlow or IPFIX messages", notCapture)
+				return fmt.Errorf("%w, nor a file of NetFlow, IPFIX or sFlow messages", notCapture)
 			}
-			return fmt.Errorf("%s: octet %d: no NetFlow or IPFIX message begins here, after %d messages", name, m.off, f.frame)
+			return fmt.Errorf("%s: octet %d: no NetFlow, IPFIX or sFlow message begins here, after %d messages", name, m.off, f.frame)
 		}
 		f.frame++
-		f.take(src, 0, stat.ModTime().UnixNano(), b[:n])
+		f.each(src, 0, stat.ModTime().UnixNano(), b[:n])
 		m.skip(n)
 	}
 	return f.err
@@ -224,11 +260,11 @@ func (f *fileDecoder) take(src wire.Source, _ uint16, time int64, msg []byte) {
 	if f.err != nil {
 		return
 	}
-	m, err := f.dec.Decode(&f.batch, src, time, msg)
+	m, err := f.decode(src, time, msg)
 	f.sum.Datagrams++
 	f.sum.Bytes += uint64(len(msg))
 	if m.Version != 0 {
-		k := strconv.Itoa(int(m.Version))
+		k := flow.VersionName(m.Version)
 		v := f.sum.Versions[k]
 		v.Messages++
 		v.Sets += uint64(m.Sets)
@@ -240,12 +276,12 @@ func (f *fileDecoder) take(src wire.Source, _ uint16, time int64, msg []byte) {
 	}
 	if f.opt.OnTemplate != nil {
 		for _, t := range f.batch.Templates {
-			f.opt.OnTemplate(t)
+			f.opt.OnTemplate(f.frame, t)
 		}
 	}
 	if f.opt.OnOptions != nil {
 		for _, o := range f.batch.Options {
-			f.opt.OnOptions(o)
+			f.opt.OnOptions(f.frame, o)
 		}
 	}
 	f.batch.Templates, f.batch.Options = f.batch.Templates[:0], f.batch.Options[:0]
@@ -255,6 +291,15 @@ func (f *fileDecoder) take(src wire.Source, _ uint16, time int64, msg []byte) {
 	if f.opt.OnMessage != nil {
 		f.opt.OnMessage(f.frame, src, m, err)
 	}
+}
+
+func (f *fileDecoder) decode(src wire.Source, time int64, msg []byte) (wire.Message, error) {
+	if f.opt.OnExplain == nil {
+		return f.dec.Decode(&f.batch, src, time, msg)
+	}
+	lines, m, err := f.dec.Explain(&f.batch, src, time, msg)
+	f.opt.OnExplain(Explained{f.frame, src, time, m, len(msg), lines})
+	return m, err
 }
 
 // flush hands the records on.

@@ -187,7 +187,7 @@ func TestTCPStreams(t *testing.T) {
 func TestPortsAndContent(t *testing.T) {
 	at := func(port uint16, payload []byte) []byte { return ip4(17, 1, 0, false, udp(50000, port, payload)) }
 	dns := []byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03org\x00\x00\x01\x00\x01")
-	name := pcapOf(t, at(2055, v5(0, 1)), at(12345, v5(1, 1)), at(53, dns), at(2055, dns), at(6343, []byte{0, 0, 0, 5, 0, 0, 0, 1}))
+	name := pcapOf(t, at(2055, v5(0, 1)), at(12345, v5(1, 1)), at(53, dns), at(2055, dns), at(6343, []byte{0, 0, 0, 4, 0, 0, 0, 1}))
 	recs, sum := decodeFile(t, name, DecodeOptions{})
 	if len(recs) != 2 || sum.Lost["unknown-version"].Datagrams != 2 || sum.Ignored["not-export"] != 1 {
 		t.Errorf("by custom and content: %d records, %+v", len(recs), sum)
@@ -217,8 +217,8 @@ func TestMessageFiles(t *testing.T) {
 		"v5":    {slices.Concat(v5(0, 3), v5(3, 30)), 2, 33, ""},
 		"v9":    {slices.Concat(nine(0), nine(1), nine(2)), 3, 3, ""},
 		"mixed": {slices.Concat(v5(0, 1), ipfix(0, templateSet, dataSet), nine(0)), 3, 3, ""},
-		"text":  {[]byte(strings.Repeat("not a capture\n", 20)), 0, 0, "nor a file of NetFlow or IPFIX messages"},
-		"cut":   {slices.Concat(v5(0, 3), v5(3, 30)[:500]), 1, 3, "octet 168: no NetFlow or IPFIX message begins here, after 1 messages"},
+		"text":  {[]byte(strings.Repeat("not a capture\n", 20)), 0, 0, "nor a file of NetFlow, IPFIX or sFlow messages"},
+		"cut":   {slices.Concat(v5(0, 3), v5(3, 30)[:500]), 1, 3, "octet 168: no NetFlow, IPFIX or sFlow message begins here, after 1 messages"},
 	} {
 		file := filepath.Join(t.TempDir(), "messages")
 		if err := os.WriteFile(file, c.b, 0o600); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/csv"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -90,7 +91,7 @@ func decodeCapture(t testing.TB, name string, opt DecodeOptions) ([]message, *Su
 		}
 		return nil
 	})
-	opt.OnTemplate = func(e wire.TemplateEvent) { cur.events = append(cur.events, e) }
+	opt.OnTemplate = func(_ int, e wire.TemplateEvent) { cur.events = append(cur.events, e) }
 	opt.OnRecord = func(r wire.RawRecord) {
 		cur.raw = append(cur.raw, rawRecord{r.Template, r.Domain, r.Waited, slices.Clone(r.Data)})
 	}
@@ -573,22 +574,122 @@ func TestExportRobust(t *testing.T) {
 	}
 }
 
-// TestExportSFlow: sFlow is not read yet; its datagrams are counted, not lost
-// from sight.
-func TestExportSFlow(t *testing.T) {
+// sampleColumn gives the value of a column of samples.csv that a record of the
+// sample has.
+func sampleColumn(r *flow.Record, name string) string {
+	columns := map[string]flow.Column{
+		"agent": flow.ColExporter, "sub_agent": flow.ColDomain, "rate": flow.ColSampling, "src_addr": flow.ColSrc, "dst_addr": flow.ColDst,
+		"proto": flow.ColProto, "tos": flow.ColTOS, "src_port": flow.ColSrcPort, "dst_port": flow.ColDstPort, "tcp_flags": flow.ColTCPFlags,
+		"ip_length": flow.ColBytes, "in_value": flow.ColInput, "out_value": flow.ColOutput, "next_hop": flow.ColNextHop,
+		"src_mask": flow.ColSrcMask, "dst_mask": flow.ColDstMask, "gw_src_as": flow.ColSrcAS, "gw_dst_as": flow.ColDstAS,
+	}
+	var elements map[string]any
+	switch name {
+	case "src_mac", "dst_mac", "ttl", "gw_as":
+		json.Unmarshal(r.Elements, &elements)
+		v, ok := elements[map[string]string{"src_mac": "sourceMacAddress", "dst_mac": "destinationMacAddress", "ttl": "ipTTL", "gw_as": "as"}[name]]
+		if !ok {
+			return ""
+		}
+		return fmt.Sprint(v)
+	}
+	return string(r.AppendColumn(nil, columns[name]))
+}
+
+// TestExportSamples: every sample of the sFlow captures, as sflowtool, goflow2
+// and tshark read them: flow samples become records, counter samples counters.
+func TestExportSamples(t *testing.T) {
 	dir := exports(t)
-	files, _ := filepath.Glob(filepath.Join(dir, "sflow*.pcap"))
+	files, _ := filepath.Glob(filepath.Join(dir, "*.samples.csv"))
 	if len(files) == 0 {
-		t.Fatal("no sFlow captures")
+		t.Fatal("no tables of samples")
 	}
+	values := 0
 	for _, name := range files {
-		msgs, sum := decodeCapture(t, name, DecodeOptions{Ports: []uint16{6343}})
-		v5 := 0
-		if filepath.Base(name) == "sflow_counters_30_pdus.pcap" {
-			v5 = 5 // NetFlow v5 of other switches, to the same port
-		}
-		if n := sum.Lost["unknown-version"].Datagrams; n == 0 || int(n) != len(msgs)-v5 || int(sum.Versions["5"].Messages) != v5 {
-			t.Errorf("%s: %d datagrams, %d of unknown version, %+v", filepath.Base(name), len(msgs), n, sum.Versions)
+		base := strings.TrimSuffix(filepath.Base(name), ".samples.csv")
+		t.Run(base, func(t *testing.T) {
+			rows := table(t, name)
+			var counters []wire.OptionsRecord
+			msgs, _ := decodeCapture(t, captureOf(t, dir, base), DecodeOptions{OnOptions: func(_ int, o wire.OptionsRecord) {
+				o.Scope, o.Fields = slices.Clone(o.Scope), slices.Clone(o.Fields)
+				counters = append(counters, o)
+			}})
+			var records []flow.Record
+			for _, m := range msgs {
+				for _, r := range m.records {
+					if r.Version == flow.VersionSFlow {
+						records = append(records, r)
+					}
+				}
+			}
+			for _, w := range rows {
+				at := fmt.Sprintf("frame %s, sample %s", w["frame"], w["sample"])
+				if strings.HasPrefix(w["type"], "counter") {
+					if len(counters) == 0 {
+						t.Fatalf("%s: no counters", at)
+					}
+					values += compareCounters(t, at, &counters[0], w)
+					counters = counters[1:]
+					continue
+				}
+				if len(records) == 0 {
+					t.Fatalf("%s: no record", at)
+				}
+				r := &records[0]
+				records = records[1:]
+				for _, c := range []string{
+					"agent", "sub_agent", "rate", "src_mac", "dst_mac", "src_addr", "dst_addr", "proto", "tos", "ttl", "src_port",
+					"dst_port", "tcp_flags", "ip_length", "in_value", "out_value", "next_hop", "src_mask", "dst_mask", "gw_as", "gw_src_as", "gw_dst_as",
+				} {
+					want, got := w[c], sampleColumn(r, c)
+					switch {
+					case c == "in_value" && (want == "0" || w["in_format"] != "0"), c == "out_value" && (want == "0" || w["out_format"] != "0"):
+						want = "" // not one interface that is known
+					case want == "" && (c == "src_port" || c == "dst_port" || c == "tcp_flags"): // the protocol has none
+						continue
+					case c == "gw_as" && want == "0":
+						want = ""
+					}
+					if got != want {
+						t.Errorf("%s: %s is %q, want %q", at, c, got, want)
+					}
+					values++
+				}
+			}
+			if len(records)+len(counters) > 0 {
+				t.Errorf("%d records and %d counters more than the table has", len(records), len(counters))
+			}
+		})
+	}
+	t.Logf("%d values", values)
+}
+
+func compareCounters(t *testing.T, at string, o *wire.OptionsRecord, w map[string]string) (n int) {
+	t.Helper()
+	var scope map[string]uint64
+	var fields map[string]map[string]any
+	if err := errors.Join(json.Unmarshal(o.Scope, &scope), json.Unmarshal(o.Fields, &fields)); err != nil {
+		t.Fatalf("%s: %v in %s %s", at, err, o.Scope, o.Fields)
+	}
+	got := map[string]string{
+		"agent": o.Source.Addr.String(), "sub_agent": fmt.Sprint(o.Domain),
+		"source_class": fmt.Sprint(scope["ds_class"]), "source_index": fmt.Sprint(scope["ds_index"]),
+	}
+	for column, field := range map[string]string{
+		"if_index": "ifIndex", "if_speed": "ifSpeed", "if_in_octets": "ifInOctets", "if_in_ucast": "ifInUcastPkts",
+		"if_out_octets": "ifOutOctets", "if_out_ucast": "ifOutUcastPkts",
+	} {
+		if v, ok := fields["if_counters"][field]; ok {
+			got[column] = strconv.FormatFloat(v.(float64), 'f', -1, 64)
+		} else {
+			got[column] = ""
 		}
 	}
+	for c, g := range got {
+		n++
+		if g != w[c] {
+			t.Errorf("%s: %s is %q, want %q", at, c, g, w[c])
+		}
+	}
+	return n
 }

@@ -86,7 +86,7 @@ func (c *Collector) Losses() []flow.Loss {
 	})
 	all := []flow.Loss{
 		{Reason: "kernel-drops", Datagrams: drops, Help: "the kernel had no room for a datagram: a larger receive buffer (net.core.rmem_max), or a faster sink"},
-		{Reason: "sequence-gaps", Records: records.Lost, Datagrams: datagrams.Lost, Help: "sequence numbers say that exports never came here: lost by the network, by the exporter, or by the kernel (which then counts them too); records for v5 to v8 and IPFIX, datagrams for v9"},
+		{Reason: "sequence-gaps", Records: records.Lost, Datagrams: datagrams.Lost, Help: "sequence numbers say that exports never came here: lost by the network, by the exporter, or by the kernel (which then counts them too); records for v5 to v8 and IPFIX and sFlow's samples, datagrams for v9 and sFlow"},
 		{Reason: "truncated", Datagrams: truncated, Help: "a datagram was longer than any may be; what came was read"},
 		{Reason: "sink", Records: c.sinkLost.Load(), Help: "records that were decoded when the sink had failed"},
 		{Reason: "panic", Datagrams: panics, Help: "datagrams that a defect of the decoder kept from being read: please report them"},

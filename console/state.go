@@ -15,7 +15,7 @@ type Exporter struct {
 	Records      uint64 `json:"records"`
 	SequenceGaps uint64 `json:"sequence_gaps"` // how often the sequence jumped
 	SequenceLost uint64 `json:"sequence_lost"` // what the jumps sum to, in SequenceUnit
-	SequenceUnit string `json:"sequence_unit"` // flows (v5), datagrams (v9), records (IPFIX)
+	SequenceUnit string `json:"sequence_unit"` // records (v5 to v8, IPFIX), datagrams (v9, sFlow)
 
 	LastSeen    time.Time `json:"last_seen"`
 	Late        bool      `json:"late"`         // silent for longer than it should be

@@ -39,6 +39,17 @@ const (
 	VersionSFlow   = 105 // printed "sflow"
 )
 
+// VersionName is a version as it is printed; "" for VersionMetered.
+func VersionName(v uint8) string {
+	switch v {
+	case VersionMetered:
+		return ""
+	case VersionSFlow:
+		return "sflow"
+	}
+	return strconv.Itoa(int(v))
+}
+
 // Field is a set of Record fields.
 type Field uint64
 

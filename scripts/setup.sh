@@ -11,8 +11,8 @@ build="gcc:gcc g++:g++"
 ui="npm:npm node:nodejs"
 bpf="clang-19:clang-19 llvm-strip-19:llvm-19"
 test="$build $ui $bpf ethtool:ethtool ip:iproute2 tcpdump:tcpdump tshark:tshark nfcapd:nfdump softflowd:softflowd chromium:chromium zstd:zstd nft:nftables iptables-save:iptables"
-interop="$test nfacctd:pmacct"
-bench="$interop"
+interop="$test nfacctd:pmacct fprobe:fprobe ovs-vswitchd:openvswitch-switch"
+bench="$test nfacctd:pmacct"
 
 task=${1:?usage: setup.sh build|test|ui|bpf|interop|bench}
 case $task in build | ui | bpf | test | interop | bench) ;; *) echo "setup.sh: no task $task" >&2; exit 2 ;; esac

@@ -27,10 +27,11 @@ var mayImport = map[string]string{
 	"route":    "host", // findings
 	"datapath": "flow packet capture cache meter acl bpf hook host route",
 	"ie":       "",
-	"wire":     "flow ie",
+	"wire":     "flow ie packet", // packet: sFlow carries the start of packets
 	"export":   "flow ie wire",
 	"demo":     "flow ie wire export",
 	"collect":  "flow ie wire packet capture", // capture and packet: export traffic in capture files
+	"replay":   "flow wire",
 	"store":    "flow",
 	"query":    "flow store",
 	"config":   "capture acl", // filters, lists are checked as they are read

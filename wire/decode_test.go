@@ -210,7 +210,7 @@ func TestRefusals(t *testing.T) {
 		{"nothing", nil, ShortMessage, 0, "version number", ErrShort, 0},
 		{"one octet", []byte{0}, ShortMessage, 0, "version number", ErrShort, 0},
 		{"version 2", make([]byte, 100)[:64], UnknownVersion, 0, "version number", ErrVersion, 0},
-		{"sFlow v5", octets("00000005 00000001 c0000201 00000000 00000001 00000001 00000000"), UnknownVersion, 0, "version number", ErrVersion, 0},
+		{"sFlow v4", octets("00000004 00000001 c0000201 00000000 00000001 00000001 00000000"), UnknownVersion, 0, "version number", ErrVersion, 0},
 		{"v5 header cut", v5Datagram(1)[:23], ShortMessage, 23, "header", ErrShort, 0},
 		{"v5 count beyond the datagram", lie(v5Datagram(3), 2, 31), RecordCount, 2, "count", ErrCount, 3},
 		{"v5 last record cut", v5Datagram(3)[:24+48*3-1], RecordCount, 2, "count", ErrCount, 2},

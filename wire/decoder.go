@@ -21,6 +21,7 @@ type Limits struct {
 	Interfaces      int           // named interfaces of one session
 	Applications    int           // named applications of one session
 	Samplers        int           // of one session
+	Sources         int           // data sources of sFlow agents, all sessions
 }
 
 // DefaultLimits are what reliability asks for and memory allows.
@@ -37,6 +38,7 @@ var DefaultLimits = Limits{
 	Interfaces:      4096,
 	Applications:    8192,
 	Samplers:        1024,
+	Sources:         65536,
 }
 
 // Options of a Decoder; the zero value is ready for use.
@@ -83,6 +85,7 @@ type Decoder struct {
 	templateOctets int // of all templates, about
 	waitingOctets  int // of all sets that wait
 	oldest         int64
+	sources        int // data sources followed
 
 	wide      bool // some domain 0 announced samplers
 	wideTypes bool // or types
@@ -117,6 +120,7 @@ func NewDecoder(opt Options) *Decoder {
 		{&l.Interfaces, def.Interfaces},
 		{&l.Applications, def.Applications},
 		{&l.Samplers, def.Samplers},
+		{&l.Sources, def.Sources},
 	} {
 		if *v.have <= 0 {
 			*v.have = v.def
@@ -180,6 +184,12 @@ func (d *Decoder) Decode(b *Batch, src Source, received int64, msg []byte) (Mess
 			d.v9(msg)
 		case 10:
 			d.ipfix(msg)
+		case 0: // sFlow's version has four octets
+			if len(msg) < 4 {
+				d.refuse(ShortMessage, len(msg), 0, "version", ErrShort)
+			} else {
+				d.sflow(msg)
+			}
 		default:
 			d.refuse(UnknownVersion, len(msg), 0, "version number", ErrVersion)
 		}

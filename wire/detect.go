@@ -1,5 +1,7 @@
 package wire
 
+import "weir/flow"
+
 // Detect says of which version a datagram is by its form: the version number,
 // and counts and lengths that agree with the datagram's size to the octet. 0
 // means that it is none.
@@ -7,6 +9,9 @@ func Detect(msg []byte) (version uint8) {
 	n := Next(msg)
 	if n == 0 || n != len(msg) {
 		return 0
+	}
+	if msg[1] == 0 {
+		return flow.VersionSFlow
 	}
 	return msg[1]
 }
@@ -26,6 +31,10 @@ func Next(b []byte) int {
 		return 0
 	}
 	switch be.Uint16(b) {
+	case 0:
+		if be.Uint16(b[2:]) == 5 {
+			return nextSFlow(b)
+		}
 	case 1:
 		return legacy(16, 48)
 	case 5:

@@ -117,14 +117,7 @@ func (d *Decoder) appendValue(dst []byte, t ie.Type, f []byte, s *session, depth
 	case t == ie.IPv6Address && len(f) == 16:
 		return appendAddr(dst, netip.AddrFrom16([16]byte(f)))
 	case t == ie.MACAddress && len(f) == 6:
-		dst = append(dst, '"')
-		for i, c := range f {
-			if i > 0 {
-				dst = append(dst, ':')
-			}
-			dst = append(dst, hexDigits[c>>4], hexDigits[c&15])
-		}
-		return append(dst, '"')
+		return appendMAC(dst, f)
 	case t == ie.Boolean && len(f) == 1 && (f[0] == 1 || f[0] == 2):
 		return strconv.AppendBool(dst, f[0] == 1)
 	case t == ie.Float32 || t == ie.Float64:

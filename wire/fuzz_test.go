@@ -18,7 +18,7 @@ import (
 // smallLimits make limits easy to reach.
 var smallLimits = Limits{
 	Sessions: 4, Templates: 6, Types: 5, Fields: 64, TemplateOctets: 100_000, WaitingOctets: 8192, MessageRecords: 500,
-	MessageElements: 64 << 10, Interfaces: 4, Applications: 4, Samplers: 4,
+	MessageElements: 64 << 10, Interfaces: 4, Applications: 4, Samplers: 4, Sources: 8,
 }
 
 // check holds a decoder and what it gave to their promises.
@@ -53,9 +53,10 @@ func check(t testing.TB, d *Decoder, b *Batch, m Message, msg []byte) {
 		len(b.arena) > 2*l.MessageElements+8*len(msg)*maxMembers {
 		t.Fatalf("limits passed: %d sessions, %d octets of templates, %d that wait, %d of elements", d.count, d.templateOctets, d.waitingOctets, len(b.arena))
 	}
-	sessions, templates, wait := 0, 0, 0
+	sessions, templates, wait, sources := 0, 0, 0, 0
 	for s := range d.each {
 		sessions++
+		sources += len(s.sources)
 		n, w := 0, 0
 		for id, k := range s.templates {
 			n += k.octets()
@@ -83,6 +84,9 @@ func check(t testing.TB, d *Decoder, b *Batch, m Message, msg []byte) {
 			t.Fatalf("holes of %d, %d missing", missing, s.seq.info.Missing)
 		}
 		templates, wait = templates+n, wait+w
+	}
+	if sources != d.sources || sources > l.Sources {
+		t.Fatalf("%d data sources counted as %d", sources, d.sources)
 	}
 	if sessions != d.count || templates != d.templateOctets || wait != d.waitingOctets {
 		t.Fatalf("%d sessions counted as %d, %d octets of templates as %d, %d that wait as %d", sessions, d.count, templates, d.templateOctets, wait, d.waitingOctets)
@@ -235,6 +239,21 @@ func FuzzV9(f *testing.F) {
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		if len(msg) >= 2 {
 			msg = append([]byte{0, 9}, msg[2:]...)
+		}
+		one(t, msg)
+	})
+}
+
+func FuzzSFlow(f *testing.F) {
+	seeds(f, "sflow_*.pcap",
+		sflowDatagram(1, flowSampleOf(1, 0, rawHeader(1, 82, frame), tlv(1003, u32s(1, 1, 2, 3, 4, 1, 2, 2, 5, 6, 0, 9)), tlv(1006, u32s(1, 1, 1, 0x10000, 0)))),
+		sflowDatagram(2, tlv(3, u32s(1, 0, 3, 1, 0, 0, 0, 3, 1, 258, 2), rawHeader(11, 60, frame[18:]), tlv(1004, u32s(0), xdrText("a"), u32s(0), xdrText("b")))),
+		sflowDatagram(3, AppendSFlowCounters(nil, 1, SFlowInterface{Index: 1, Name: "eth0"}), tlv(4, u32s(1, 0, 1, 2), tlv(10, u32s(1, 2, 3, 4, 1), make([]byte, 40)), tlv(2001, u32s(1, 2, 1, 0, 0)))),
+		sflowDatagram(4, tlv(5, u32s(1, 0, 3, 0, 3, 0, 258, 1), tlv(3, u32s(60, 6, 1, 2, 3, 4, 5, 6)))),
+	)
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		if len(msg) >= 4 {
+			msg = append([]byte{0, 0, 0, 5}, msg[4:]...)
 		}
 		one(t, msg)
 	})

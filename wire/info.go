@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -33,6 +34,7 @@ type ExporterInfo struct {
 	Clamped         uint64 `json:"clamped"`        // records whose last was before first
 
 	Sequence SequenceInfo  `json:"sequence"`
+	Samples  SequenceInfo  `json:"samples"` // sFlow: what the numbers of its samples say, by data source
 	Skew     time.Duration `json:"skew_ns"` // exporter's clock minus ours, latest
 	Started  time.Time     `json:"started"` // when the exporter started, by its uptime; zero: unknown
 
@@ -42,7 +44,7 @@ type ExporterInfo struct {
 }
 
 // SequenceInfo is what sequence numbers say of one exporter's domain. The unit
-// is records for v5 to v8 and IPFIX, datagrams for v9, none for v1.
+// is records for v5 to v8 and IPFIX, datagrams for v9 and sFlow, none for v1.
 type SequenceInfo struct {
 	Unit       string `json:"unit"`
 	Lost       uint64 `json:"lost"`       // never came
@@ -100,22 +102,35 @@ func (d *Decoder) Exporters() []ExporterInfo {
 			OptionRecords: s.n.options, TemplateRecords: s.n.templates, Templates: len(s.templates),
 			WaitingSets: len(s.waiting), WaitingOctets: s.waitingOctets,
 			Redefined: s.n.redefined, Clamped: s.n.clamped,
-			Sequence: s.seq.info, Skew: time.Duration(s.skew), Sampling: []SamplingInfo{},
+			Sequence: s.seq.info, Samples: s.samples, Skew: time.Duration(s.skew), Sampling: []SamplingInfo{},
 			Statistics: map[string]uint64{}, Losses: s.lost.Losses(),
 		}
-		e.Sequence.Unit = unit(s.key.version)
+		e.Sequence.Unit, e.Samples.Unit = unit(s.key.version), unit(flow.VersionIPFIX)
 		if s.started != 0 && s.started <= maxMs {
 			e.Started = at(s.started * 1e6)
 		}
 		for _, o := range s.samplers {
 			e.Sampling = append(e.Sampling, SamplingInfo{Sampler: o.id, Interface: o.ifx, Rate: o.rate})
 		}
+		e.Sampling = append(e.Sampling, s.sourceRates()...)
 		for id, v := range s.stats {
 			el, _ := ie.Lookup(0, id)
 			e.Statistics[el.Name] = v
 		}
 		all = append(all, e)
 	}
+	return all
+}
+
+// sourceRates are the rates at which an sFlow agent's interfaces sample.
+func (s *session) sourceRates() []SamplingInfo {
+	var all []SamplingInfo
+	for k, o := range s.sources {
+		if k.class == 0 && k.kind == flowSamples && o.rate != 0 {
+			all = append(all, SamplingInfo{Interface: k.index, Rate: o.rate})
+		}
+	}
+	slices.SortFunc(all, func(a, b SamplingInfo) int { return cmp.Compare(a.Interface, b.Interface) })
 	return all
 }
 
@@ -154,19 +169,26 @@ func (d *Decoder) Interfaces() []InterfaceName {
 }
 
 // Sequences sums up what the sequence numbers of all sessions say: in records,
-// and in datagrams (v9).
+// and in datagrams (v9, sFlow).
 func (d *Decoder) Sequences() (records, datagrams SequenceInfo) {
 	records.Unit, datagrams.Unit = unit(flow.VersionIPFIX), unit(flow.VersionV9)
 	records.Add(d.gone.records)
 	datagrams.Add(d.gone.datagrams)
 	for s := range d.each {
-		if s.key.version == flow.VersionV9 {
-			datagrams.Add(s.seq.info)
-		} else {
-			records.Add(s.seq.info)
-		}
+		s.addTo(&records, &datagrams)
 	}
 	return records, datagrams
+}
+
+// addTo adds what s's sequence numbers say to the sum of their unit. sFlow's
+// samples have some, too.
+func (s *session) addTo(records, datagrams *SequenceInfo) {
+	if countsDatagrams(s.key.version) {
+		datagrams.Add(s.seq.info)
+		records.Add(s.samples)
+	} else {
+		records.Add(s.seq.info)
+	}
 }
 
 // Add adds o's counts to i's.

@@ -240,7 +240,7 @@ func TestT9CutAnywhere(t *testing.T) {
 	}
 }
 
-// T10 (sampled headers) comes with sFlow.
+// T10 (sampled headers) is TestSFlowHostile.
 
 // T11: strings in options data: interface names of any length and content.
 func TestT11NamesInOptions(t *testing.T) {

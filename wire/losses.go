@@ -25,14 +25,18 @@ const (
 	RecordLimit
 	ElementLimit
 	ExporterLimit
+	SampleLength
+	SampleFormat
+	SampleWithoutIP
+	AgentDrops
 	reasons
 )
 
 var reasonText = [reasons]struct{ name, help string }{
-	UnknownVersion:    {"unknown-version", "the datagram is of no NetFlow or IPFIX version (sFlow is not read yet): point only exporters at this port"},
+	UnknownVersion:    {"unknown-version", "the datagram is of no NetFlow, IPFIX or sFlow version that is read (of sFlow: 5): point only exporters at this port"},
 	ShortMessage:      {"short-message", "the datagram ends within a header: look for a broken exporter, or for datagrams cut on the way"},
 	MessageLength:     {"message-length", "the IPFIX length differs from the datagram's: what is inside both was read"},
-	RecordCount:       {"record-count", "a v1 to v8 header counts more records than the datagram holds: those that are there were read"},
+	RecordCount:       {"record-count", "a v1 to v8 or sFlow header counts more records or samples than the datagram holds: those that are there were read"},
 	SetLength:         {"set-length", "a set's length is below 4 or beyond the message: the rest of the message was dropped"},
 	ReservedSet:       {"reserved-set", "a set with a reserved number was skipped"},
 	BadTemplate:       {"bad-template", "a template record does not fit its set, or its number or scope is not allowed: the rest of the set was dropped"},
@@ -47,6 +51,10 @@ var reasonText = [reasons]struct{ name, help string }{
 	RecordLimit:       {"record-limit", "one message holds more records than the limit: the rest of the set was dropped"},
 	ElementLimit:      {"element-limit", "one message needs more memory for elements without a column than the limit: its further records came without them"},
 	ExporterLimit:     {"exporter-limit", "more exporters and domains than the limit: v9 and IPFIX datagrams of new ones were dropped, the sequence of others is not followed"},
+	SampleLength:      {"sample-length", "an sFlow sample or record is longer than what holds it: the rest of what holds it was dropped"},
+	SampleFormat:      {"sample-format", "an sFlow sample of a format that is not known, or a record that its sample has twice or beside too many others, was stepped over"},
+	SampleWithoutIP:   {"sample-without-ip", "a sampled frame without a readable IP packet (ARP, LLDP, a broken header) is no flow, as in weir meter"},
+	AgentDrops:        {"agent-drops", "an sFlow agent says that it could not take so many samples: sample less often there"},
 }
 
 func (r Reason) String() string {

@@ -278,12 +278,17 @@ func (q *sequence) giveUp(n int) {
 	q.holes = append(q.holes[:0], q.holes[n:]...)
 }
 
+// countsDatagrams says whether a version's sequence numbers are of datagrams.
+func countsDatagrams(version uint8) bool {
+	return version == flow.VersionV9 || version == flow.VersionSFlow
+}
+
 // unit is what a version's sequence numbers count.
 func unit(version uint8) string {
 	switch version {
 	case flow.VersionV1:
 		return ""
-	case flow.VersionV9:
+	case flow.VersionV9, flow.VersionSFlow:
 		return "datagrams"
 	}
 	return "records"

@@ -42,6 +42,9 @@ type session struct {
 	applications map[string]string // names by the octets of their number
 	stats        map[uint16]uint64 // what the exporter counts of itself, by element
 
+	sources map[dataSource]*sourceState // sFlow: where samples come from
+	samples SequenceInfo                // and what their sequence numbers say
+
 	first, last int64
 	skew        int64
 	started     int64 // Unix ms, by uptime; 0: unknown
@@ -118,7 +121,7 @@ func (d *Decoder) session(k sessionKey, sequence uint32, p pulse) *session {
 		n++
 	}
 	slack := uint32(16) // datagrams
-	if k.version != flow.VersionV9 {
+	if !countsDatagrams(k.version) {
 		slack = 1000 // records
 	}
 	for s := head; s != nil && !k.reliable; s = s.sibling {
@@ -179,11 +182,8 @@ func (d *Decoder) forget(s *session) {
 	d.dropWaiting(s, len(s.waiting))
 	d.templateOctets -= s.octets
 	s.seq.giveUp(len(s.seq.holes))
-	if s.key.version == flow.VersionV9 {
-		d.gone.datagrams.Add(s.seq.info)
-	} else {
-		d.gone.records.Add(s.seq.info)
-	}
+	s.addTo(&d.gone.records, &d.gone.datagrams)
+	d.sources -= len(s.sources)
 	s.newer.older, s.older.newer = s.older, s.newer
 	if d.latest == s {
 		d.latest = nil

@@ -44,7 +44,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 var ErrState = errors.New("not a usable decoder state")
 
 // AppendState writes the state of some decoders. TCP sessions end with their
-// connection and are not in it.
+// connection and are not in it; sFlow datagrams need nothing of earlier ones.
 func AppendState(dst []byte, decoders ...*Decoder) []byte {
 	start := len(dst)
 	dst = append(dst, stateMagic[:]...)
@@ -54,7 +54,7 @@ func AppendState(dst []byte, decoders ...*Decoder) []byte {
 	n := 0
 	for _, d := range decoders {
 		for _, s := range slices.Backward(slices.Collect(d.each)) { // the latest last, as they are added
-			if !s.key.reliable {
+			if !s.key.reliable && s.key.version != flow.VersionSFlow {
 				dst = s.appendState(dst)
 				n++
 			}

@@ -2,6 +2,8 @@ package wire
 
 import (
 	"bytes"
+	"maps"
+	"slices"
 	"strconv"
 
 	"weir/flow"
@@ -210,7 +212,8 @@ func (d *Decoder) withdraw(id uint16, options bool, at int) {
 		return
 	}
 	d.msg.Templates++
-	for have, t := range s.templates {
+	for _, have := range slices.Sorted(maps.Keys(s.templates)) {
+		t := s.templates[have]
 		if t.opts == options && (have == id || id < firstData) {
 			d.drop(have)
 			d.msg.b.Templates = append(d.msg.b.Templates, TemplateEvent{
@@ -220,6 +223,9 @@ func (d *Decoder) withdraw(id uint16, options bool, at int) {
 		}
 	}
 }
+
+// Type is the abstract data type that values of field i are read by.
+func (t *Template) Type(i int) ie.Type { return t.plan.specs[i].typ }
 
 // Value gives the octets of field i in a record's; nil if the record is not of
 // the template.

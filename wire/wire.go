@@ -1,5 +1,5 @@
 // Package wire reads and writes the export formats: NetFlow v1, v5, v6, v7, v8,
-// v9 (RFC 3954) and IPFIX (RFC 7011).
+// v9 (RFC 3954), IPFIX (RFC 7011) and sFlow v5.
 //
 // Decoding. In: datagrams (or the messages of a TCP connection) with their
 // sender and time of arrival. Out: flow.Record in a Batch that is used again,
@@ -12,8 +12,7 @@
 // while the rest of the message, and the next one, are still read.
 //
 // Units: times are Unix ns, UTC; octets count from the IP header; counters are
-// as sent, not multiplied by a sampling rate. sFlow is not read yet: its
-// datagrams count as of unknown version.
+// as sent, not multiplied by a sampling rate.
 package wire
 
 import (
@@ -67,13 +66,13 @@ type Message struct {
 	Version  uint8 // flow.Version…
 	Domain   uint32
 	Sequence uint32
-	Count    uint16 // v1 to v9: header count; IPFIX: length of the message
-	Uptime   uint32 // sysUptime, ms; v1 to v9
-	Exported int64  // Unix ns, by the exporter's clock
+	Count    uint16 // v1 to v9: header count; IPFIX: length of the message; sFlow: samples
+	Uptime   uint32 // sysUptime, ms; v1 to v9, sFlow
+	Exported int64  // Unix ns, by the exporter's clock; sFlow: when received
 
-	Sets      int // flowsets or sets read; v1 to v8: 1
+	Sets      int // flowsets or sets read; sFlow: samples; v1 to v8: 1
 	Templates int // template and options template records
-	Options   int // options data records
+	Options   int // options data records; sFlow: counter samples
 	Records   int // flow records
 	Waiting   int // data sets whose template is not known (yet)
 	Reversed  int // flow records of the other direction, where biflows are split

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -168,37 +169,33 @@ type decodeCmd struct {
 	Port      []string `placeholder:"N" help:"Destination ports that carry exports (default: whatever looks like exports)."`
 	Templates bool     `help:"List templates and options instead of data."`
 	Split     bool     `name:"split-biflows" help:"Make two records of one that tells of both directions (RFC 5103)."`
-	Explain   bool     `hidden:""`
+	Explain   bool     `help:"Show each message octet by octet: offset, octets, field, value, and what is wrong."`
+	V8Masks   string   `name:"v8-masks" default:"source" placeholder:"source|destination" help:"Which mask comes first in v8's prefix schemes: as Cisco's documents have it, or flow-tools (default ${default})."`
 	Summary   bool     `help:"At the end, one JSON object on stderr: messages, sets, records, losses."`
 	Output    string   `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json, ndjson, or ipfix, an IPFIX file (default ${default})."`
 	Write     string   `short:"w" placeholder:"FILE" help:"Write there instead of to stdout."`
 }
 
 func (c *decodeCmd) Run(a *app) (err error) {
-	if c.Explain {
-		return usagef("--explain is not in this version yet")
+	if c.Explain && c.Templates {
+		return usagef("--explain shows templates, too: give one of --explain and --templates")
 	}
-	if c.Templates && c.Output == ipfixFile {
-		return usagef("-o ipfix is for records; with --templates accepted: table, csv, json, ndjson")
+	if (c.Templates || c.Explain) && c.Output == ipfixFile {
+		return usagef("-o ipfix is for records; with --templates and --explain accepted: table, csv, json, ndjson")
 	}
-	o := collect.DecodeOptions{SplitBiflows: c.Split}
-	for _, p := range c.Port {
-		var n uint16
-		if _, err := fmt.Sscanf(p, "%d", &n); err != nil || n == 0 {
-			return usagef("--port %q: accepted: numbers from 1 to 65535, separated by commas", p)
-		}
-		o.Ports = append(o.Ports, n)
+	if c.V8Masks != "source" && c.V8Masks != "destination" {
+		return usagef("--v8-masks %q: accepted: source, destination", c.V8Masks)
 	}
-	for _, f := range c.Files {
-		if f == "-" {
-			continue
-		}
-		if _, err := os.Stat(f); err != nil { // before any output: nothing half done
-			return fmt.Errorf("%s: %w", f, errors.Unwrap(err))
-		}
+	o := collect.DecodeOptions{V8DestinationMaskFirst: c.V8Masks == "destination", SplitBiflows: c.Split}
+	if o.Ports, err = parsePorts(c.Port); err != nil {
+		return err
+	}
+	if err := readable(c.Files); err != nil { // before any output: nothing half done
+		return err
 	}
 	var finish func() error
-	if c.Templates {
+	switch {
+	case c.Templates, c.Explain:
 		format, err := rows.ParseFormat(c.Output)
 		if err != nil {
 			return usageError{err}
@@ -207,10 +204,16 @@ func (c *decodeCmd) Run(a *app) (err error) {
 		if err != nil {
 			return err
 		}
-		list := listTemplates(&o, rows.New(out, format, templateColumns))
-		finish = func() error { return errors.Join(list(), end()) }
-	} else if o.Sink, finish, err = a.printer(c.Output, c.Write, false); err != nil {
-		return err
+		list := explainer
+		if c.Templates {
+			list = listTemplates
+		}
+		done := list(&o, out, format)
+		finish = func() error { return errors.Join(done(), end()) }
+	default:
+		if o.Sink, finish, err = a.printer(c.Output, c.Write, false); err != nil {
+			return err
+		}
 	}
 	sum, err := collect.Decode(a.ctx, c.Files, o)
 	err = errors.Join(err, finish())
@@ -222,6 +225,31 @@ func (c *decodeCmd) Run(a *app) (err error) {
 		}
 	}
 	return err
+}
+
+// parsePorts reads --port.
+func parsePorts(list []string) (ports []uint16, err error) {
+	for _, p := range list {
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil || n == 0 {
+			return nil, usagef("--port %q: accepted: numbers from 1 to 65535, separated by commas", p)
+		}
+		ports = append(ports, uint16(n))
+	}
+	return ports, nil
+}
+
+// readable says which of the files is not there.
+func readable(files []string) error {
+	for _, f := range files {
+		if f == "-" {
+			continue
+		}
+		if _, err := os.Stat(f); err != nil {
+			return fmt.Errorf("%s: %w", f, errors.Unwrap(err))
+		}
+	}
+	return nil
 }
 
 // warnLost says in one line what was not decoded, if anything was not, and why

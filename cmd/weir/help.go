@@ -39,8 +39,15 @@ var examples = map[string]string{
 	"decode": `  weir decode exports.pcap -o csv                 the flow records in captured export traffic
   weir decode --templates exports.pcap            the templates and options instead
   weir decode --port 2055 --summary exports.pcap  counts of messages, sets, records and losses
+  weir decode --explain exports.pcap              octet by octet, with what is wrong where
   weir decode flows.ipfix                         an IPFIX file, or any raw messages
   weir decode exports.pcap -o ipfix -w flows.ipfix`,
+	"replay": `  weir replay --store flows --to 'udp://192.0.2.10:2055?version=10' --speed 10
+  weir replay -t -1h --now --to udp://192.0.2.10:2055 'proto udp'   the last hour, as if it were now
+  weir replay -r exports.pcap --to udp://192.0.2.10:2055           a capture's datagrams, as they are
+  sudo weir replay -r exports.pcap --to udp://192.0.2.10:2055 --rewrite-src keep --speed max`,
+	"export-test": `  weir export-test udp://192.0.2.10:2055         what it sent, flow by flow
+  weir export-test udp://192.0.2.10:4739 --format v9,ipfix`,
 	"collect": `  weir collect --listen udp://:2055 --store /var/lib/weir
   weir collect --listen udp://:2055 -o ndjson    to the screen instead of a store`,
 	"query": `  weir query -n 20                                the newest flows

@@ -55,25 +55,25 @@ type cli struct {
 
 	Profile string `hidden:"" placeholder:"FILE" help:"Write a CPU profile of the run there (for go tool pprof)."`
 
-	Up      upCmd      `cmd:"" help:"Meter this machine, collect, store and show: all of weir at once."`
-	Demo    demoCmd    `cmd:"" help:"The same over a built-in network of synthetic exporters; needs no root."`
-	Meter   meterCmd   `cmd:"" help:"Packets in, flows out: from capture files or interfaces."`
-	Decode  decodeCmd  `cmd:"" help:"Export datagrams in, records out: from captures or files."`
-	Collect collectCmd `cmd:"" help:"Export datagrams in, from the network, into a store."`
-	Query   queryCmd   `cmd:"" help:"Ask a store, in nfdump's language."`
-	Show    showCmd    `cmd:"" help:"Look into a running weir."`
-	ACL     aclCmd     `cmd:"" name:"acl" help:"Access lists: check, explain, try on captures and flows, stage, apply, convert."`
-	Doctor  doctorCmd  `cmd:"" help:"Check the machine, and say how to mend it."`
-	Conf    confCmd    `cmd:"" name:"config" help:"Check or show the configuration, or print one to start from."`
-	Version versionCmd `cmd:"" help:"Print the version."`
-	Help    helpCmd    `cmd:"" help:"Explain a verb or a topic: export, filter."`
+	Up         upCmd         `cmd:"" help:"Meter this machine, collect, store and show: all of weir at once."`
+	Demo       demoCmd       `cmd:"" help:"The same over a built-in network of synthetic exporters; needs no root."`
+	Meter      meterCmd      `cmd:"" help:"Packets in, flows out: from capture files or interfaces."`
+	Decode     decodeCmd     `cmd:"" help:"Export datagrams in, records out: from captures or files."`
+	Collect    collectCmd    `cmd:"" help:"Export datagrams in, from the network, into a store."`
+	Replay     replayCmd     `cmd:"" help:"Stored flows, or captured export datagrams, out again."`
+	ExportTest exportTestCmd `cmd:"" name:"export-test" help:"Send one datagram of each format, for trying a collector."`
+	Query      queryCmd      `cmd:"" help:"Ask a store, in nfdump's language."`
+	Show       showCmd       `cmd:"" help:"Look into a running weir."`
+	ACL        aclCmd        `cmd:"" name:"acl" help:"Access lists: check, explain, try on captures and flows, stage, apply, convert."`
+	Doctor     doctorCmd     `cmd:"" help:"Check the machine, and say how to mend it."`
+	Conf       confCmd       `cmd:"" name:"config" help:"Check or show the configuration, or print one to start from."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
+	Help       helpCmd       `cmd:"" help:"Explain a verb or a topic: export, filter."`
 
-	Man        manCmd   `cmd:"" hidden:""`
-	Top        laterCmd `cmd:"" hidden:""`
-	Guard      laterCmd `cmd:"" hidden:""`
-	Bill       laterCmd `cmd:"" hidden:""`
-	Replay     laterCmd `cmd:"" hidden:""`
-	ExportTest laterCmd `cmd:"" hidden:"" name:"export-test"`
+	Man   manCmd   `cmd:"" hidden:""`
+	Top   laterCmd `cmd:"" hidden:""`
+	Guard laterCmd `cmd:"" hidden:""`
+	Bill  laterCmd `cmd:"" hidden:""`
 }
 
 // laterCmd is a verb of the plan that this version does not have.

@@ -228,7 +228,7 @@ func (n *node) exporters() []console.Exporter {
 	var list []console.Exporter
 	for _, e := range c.Exporters() {
 		x := console.Exporter{
-			Address: e.Addr.Unmap().String(), Version: fmt.Sprint(e.Version), Domain: e.Domain,
+			Address: e.Addr.Unmap().String(), Version: flow.VersionName(e.Version), Domain: e.Domain,
 			Datagrams: e.Datagrams, Records: e.Records,
 			SequenceGaps: e.Sequence.Gaps, SequenceLost: e.Sequence.Lost, SequenceUnit: e.Sequence.Unit,
 			LastSeen: e.Last, Late: time.Since(e.Last) > exporterLate,
