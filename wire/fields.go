@@ -12,10 +12,10 @@ import (
 // Fields is a choice of what records carry, made by name; the zero value is no
 // choice: all that the preset has.
 type Fields struct {
-	names []string // as they were given
-	keep  Shape    // what may stay of a shape
-	leave Shape    // the negative bits: what goes
-	times Shape    // which kind of times was asked for by name; 0: the version's
+	names string // as they were given
+	keep  Shape  // what may stay of a shape
+	leave Shape  // the negative bits: what goes
+	times Shape  // which kind of times was asked for by name; 0: the version's
 }
 
 // columnFields gives the flow columns' names the elements that stand for them;
@@ -104,10 +104,10 @@ func ParseFields(list string) (Fields, error) {
 				f.times |= bits & (shapeUptime | shapeAbsolute)
 			}
 		}
-		if slices.Contains(f.names, name) {
+		if slices.Contains(strings.Split(f.names, ","), name) {
 			return Fields{}, fmt.Errorf("%s stands there twice", name)
 		}
-		f.names = append(f.names, name)
+		f.names = strings.TrimPrefix(f.names+","+name, ",")
 	}
 	if f.keep&^shapeWidths == 0 && f.leave&(shapeNoSrc|shapeNoDst) == shapeNoSrc|shapeNoDst {
 		return Fields{}, errors.New("no field at all")
@@ -116,10 +116,10 @@ func ParseFields(list string) (Fields, error) {
 }
 
 // Chosen says that there is a choice.
-func (f Fields) Chosen() bool { return len(f.names) > 0 }
+func (f Fields) Chosen() bool { return f.names != "" }
 
 // String is what ParseFields reads.
-func (f Fields) String() string { return strings.Join(f.names, ",") }
+func (f Fields) String() string { return f.names }
 
 // Uptime says that times in sysUptime were asked for by name, which IPFIX lacks.
 func (f Fields) Uptime() bool { return f.times&shapeUptime != 0 }
