@@ -32,6 +32,9 @@ func (s *sender) connect(ctx context.Context) error {
 	s.links++
 	s.linkSeq = 0
 	s.local, s.remote = l.addrs()
+	if l.tcp == nil { // nobody holds a sender up over DTLS
+		s.pace.receiver = newReceiver(s.local, s.remote)
+	}
 	s.forget = true // sampling and names are told again
 	s.well()
 	return nil
@@ -79,6 +82,8 @@ func (s *sender) breakOff(err error) {
 	s.settleLink()
 	s.link.close()
 	<-s.link.ended
+	s.pace.receiver.close()
+	s.pace.receiver = nil
 	s.mu.Lock()
 	again := s.flight
 	s.link, s.linked, s.flight = nil, false, 0
@@ -372,10 +377,18 @@ func (s *sender) toSpool(g *datagram) {
 			why = spoolFull
 		}
 		s.lost.datagram(why, g)
-		s.complainOf("the spool takes no more", err)
+		s.complainOfSpool("the spool takes no more", err)
 	}
 	s.keep(g)
 	s.awaken()
+}
+
+// complainOfSpool is called with mu held.
+func (s *sender) complainOfSpool(what string, err error) {
+	if now := time.Now(); now.After(s.spoolComplain) {
+		s.spoolComplain = now.Add(30 * time.Second)
+		s.log.Warn(what, "error", err)
+	}
 }
 
 // fromSpool fills the queue's free half from the spool. mu is held.
@@ -388,7 +401,7 @@ func (s *sender) fromSpool() {
 		ok, broken := s.spool.take(g)
 		s.lost.messages(spoolError, broken)
 		if broken.messages > 0 {
-			s.complainOf("the spool was broken", errors.New("what followed in its segment is lost"))
+			s.complainOfSpool("the spool was broken", errors.New("what followed in its segment is lost"))
 		}
 		if !ok {
 			return

@@ -501,6 +501,8 @@ func (d *Destination) check(given map[string]bool) error {
 		return errors.New("fields: times in sysUptime are v9's; accepted: first, last, flowStartMilliseconds, flowEndMilliseconds")
 	case d.Balance != "" && d.FailOver != "":
 		return errors.New("balance and failover: accepted: one of them")
+	case d.Network == "dtls" && d.MTU > 8192:
+		return fmt.Errorf("mtu: found %d; over dtls: accepted: 400 to 8192", d.MTU)
 	case (d.Cert == "") != (d.Key == ""):
 		return errors.New("cert and key: accepted: both, or neither")
 	}

@@ -353,10 +353,14 @@ func TestConnectionsAndTheirEnd(t *testing.T) {
 			give(e, records[6000:])
 			s.until("the rest", func() bool { return s.got.records == 9000 })
 			settle()
-			e.SendTemplates()
+			s.mu.Lock()
 			defined := s.defined
+			s.mu.Unlock()
+			e.SendTemplates()
 			s.until("templates on demand", func() bool { return s.defined > defined })
 			stop()
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			if s.got != (sum{total.records, total.records, total.packets, total.octets}) {
 				t.Errorf("got %+v; given %+v", s.got, total)
 			}
@@ -414,6 +418,8 @@ func TestKillUnderLoad(t *testing.T) {
 	st := e.Stats()[0]
 	checkSum(t, st, given)
 	s.until("the last record", func() bool { return s.got.records+dead >= st.Records })
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.got.records+dead != st.Records {
 		t.Errorf("received %d, dead with the collector %d; sent %d", s.got.records, dead, st.Records)
 	}
@@ -451,7 +457,7 @@ func TestMutualCertificates(t *testing.T) {
 		// takes nothing.
 		for _, params := range []string{"ca=" + c.ca, fmt.Sprintf("cert=%s&key=%s&ca=%s", other.cert, other.key, c.ca)} {
 			e, stop := running(t, Options{Destinations: []Destination{parse(t, network+"://"+s.addr+"?flush=5ms&"+params)}})
-			records, total := mixed(10, time.Now().UnixNano())
+			records, _ := mixed(10, time.Now().UnixNano())
 			give(e, records)
 			s.until("refusal", func() bool { return e.Stats()[0].Error != "" })
 			stop()
@@ -460,7 +466,6 @@ func TestMutualCertificates(t *testing.T) {
 				t.Errorf("%s: %d records came without a certificate that is known", network, s.got.records)
 			}
 			s.mu.Unlock()
-			_ = total
 		}
 	}
 }

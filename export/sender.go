@@ -64,18 +64,19 @@ type sender struct {
 	standby  bool                    // another of its group gets the records
 
 	// How the collector is; guarded by mu.
-	tried    bool      // to connect
-	linked   bool      // connected
-	wellAt   time.Time // since when nothing was wrong; zero: something is
-	badAt    time.Time // when it last was
-	wrong    string    // what, last
-	flight   int       // of the queue: sent and not acknowledged
-	links    uint64    // connections made
-	spool    *spool    // nil: none
-	restored uint64    // records that a former process left in it
-	preface  []*datagram
-	sendNow  bool // templates are wanted at once
-	againNow bool // and from the link
+	tried         bool      // to connect
+	linked        bool      // connected
+	wellAt        time.Time // since when nothing was wrong; zero: something is
+	badAt         time.Time // when it last was
+	wrong         string    // what, last
+	flight        int       // of the queue: sent and not acknowledged
+	links         uint64    // connections made
+	spool         *spool    // nil: none
+	spoolComplain time.Time // not before this again
+	restored      uint64    // records that a former process left in it
+	preface       []*datagram
+	sendNow       bool // templates are wanted at once
+	againNow      bool // and from the link
 
 	// run's own.
 	link     *link

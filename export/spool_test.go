@@ -232,6 +232,8 @@ func TestSpoolOnDisk(t *testing.T) {
 	s.open()
 	s.until("everything", func() bool { return s.got.records >= total.records })
 	stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.got != (sum{total.records, total.records, total.packets, total.octets}) {
 		t.Errorf("got %+v; given %+v", s.got, total)
 	}
