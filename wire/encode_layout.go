@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"strings"
@@ -166,7 +167,10 @@ func IPv6(r *flow.Record) bool {
 }
 
 // is4 takes an address that was never set for one of IPv4.
-func is4(a *flow.Addr) bool { return a.Is4() || *a == flow.Addr{} }
+func is4(a *flow.Addr) bool {
+	high, middle := binary.LittleEndian.Uint64(a[:8]), binary.LittleEndian.Uint32(a[8:12])
+	return high == 0 && (middle == 0xffff0000 || middle == 0 && [4]byte(a[12:]) == [4]byte{})
+}
 
 // ShapeOf is r's shape in the version (v9 or IPFIX) and preset. sampled says
 // that records name their sampler.
@@ -432,28 +436,63 @@ func NewLayout(version uint8, s Shape, id uint16) *Layout {
 	if l.Size < minRecord {
 		add(putPadding, ie.IDPaddingOctets, uint16(minRecord-l.Size))
 	}
+	l.puts = join(l.puts)
 	return l
 }
 
 // TemplateSize is what AppendTemplate adds.
-func (l *Layout) TemplateSize() int { return 4 + 4*len(l.Fields) }
-
-// AppendTemplate writes l's template record (RFC 3954 section 5.2, RFC 7011
-// section 3.4.1).
-func (l *Layout) AppendTemplate(dst []byte) []byte {
-	dst = be.AppendUint16(dst, l.ID)
-	dst = be.AppendUint16(dst, uint16(len(l.Fields)))
+func (l *Layout) TemplateSize() int {
+	n := 4
 	for _, f := range l.Fields {
-		dst = appendSpec(dst, f)
+		n += f.size()
 	}
-	return dst
+	return n
 }
+
+// AppendTemplate writes l's template record.
+func (l *Layout) AppendTemplate(dst []byte) []byte { return AppendTemplate(dst, l.ID, l.Fields) }
 
 // Append writes r, which must be of l's shape: l.Size octets. boot is as in
 // Stamp; sampler is the id that the sampling options announced.
 func (l *Layout) Append(dst []byte, r *flow.Record, boot int64, sampler uint8) []byte {
 	for _, p := range l.puts {
 		switch p.what {
+		// Two fields and more, see join.
+		case putAddrs4:
+			dst = append(append(dst, r.Src[12:]...), r.Dst[12:]...)
+		case putAddrs16:
+			dst = append(append(dst, r.Src[:]...), r.Dst[:]...)
+		case putProtoTOS:
+			dst = append(dst, r.Proto, r.TOS)
+		case putProtoTOSFlags:
+			dst = append(dst, r.Proto, r.TOS, byte(r.TCPFlags))
+		case putProtoTOSFlags16:
+			dst = append(dst, r.Proto, r.TOS, byte(r.TCPFlags>>8), byte(r.TCPFlags))
+		case putInOut2:
+			dst = be.AppendUint32(dst, r.Input<<16|r.Output&0xffff)
+		case putInOut4:
+			dst = be.AppendUint64(dst, uint64(r.Input)<<32|uint64(r.Output))
+		case putCounts12:
+			dst = append(dst, byte(r.Packets), byte(r.Bytes>>8), byte(r.Bytes))
+		case putCounts4:
+			dst = be.AppendUint64(dst, r.Packets<<32|r.Bytes&0xffffffff)
+		case putCounts8:
+			dst = be.AppendUint64(be.AppendUint64(dst, r.Packets), r.Bytes)
+		case putUps:
+			dst = be.AppendUint64(dst, uint64(sinceBoot(r.First, boot))<<32|uint64(sinceBoot(r.Last, boot)))
+		case putMss:
+			dst = be.AppendUint64(be.AppendUint64(dst, uint64(floorMs(r.First))), uint64(floorMs(r.Last)))
+		case putAS2:
+			dst = be.AppendUint32(dst, r.SrcAS<<16|r.DstAS&0xffff)
+		case putAS4:
+			dst = be.AppendUint64(dst, uint64(r.SrcAS)<<32|uint64(r.DstAS))
+		case putMasks:
+			dst = append(dst, r.SrcMask, r.DstMask)
+		case putReasonStatus:
+			dst = append(dst, byte(r.EndReason), r.ForwardingStatus)
+		case putDropped:
+			dst = be.AppendUint64(be.AppendUint64(dst, r.DroppedPackets), r.DroppedBytes)
+		// One field.
 		case putSrc4:
 			dst = append(dst, r.Src[12:]...)
 		case putDst4:
