@@ -71,7 +71,8 @@ type Cache struct {
 // Destination is where flow records are exported to. In the file it may be the
 // bare URL, as on the command line.
 type Destination struct {
-	To string `yaml:"to"` // udp://HOST:PORT?version=5|9|10&…
+	To     string `yaml:"to"`     // udp://HOST:PORT?version=5|9|10&…
+	Filter string `yaml:"filter"` // which flows go there, in weir query's language; empty: all, or what To says
 }
 
 // Collect is the collecting process.
@@ -186,7 +187,7 @@ func (c *Config) check(report func(path, msg string)) {
 	}
 	for i, d := range c.Export {
 		if u, err := url.Parse(d.To); err != nil || u.Scheme == "" || u.Host == "" {
-			report("export["+strconv.Itoa(i)+"]", strconv.Quote(d.To)+": accepted: udp://HOST:PORT?version=5|9|10")
+			report("export["+strconv.Itoa(i)+"]", strconv.Quote(d.To)+": accepted: udp://HOST:PORT?version=5|9|10, tcp://…, tls://…, dtls://…")
 		}
 	}
 	if c.Console.Listen != "" {

@@ -49,8 +49,6 @@ type Options struct {
 	Interfaces func() []Interface
 	// Filter reads a Destination's Filter. Nil: there must be none.
 	Filter func(text string) (match func(*flow.Record) bool, err error)
-	// VRFs names the routing tables; asked as Interfaces is. Nil: no names are sent.
-	VRFs func() []VRF
 	// Rules names the rules of access lists that records name: those alone, before
 	// the record does, and again with the interfaces' names. Nil: none is told.
 	Rules Rules
@@ -90,17 +88,16 @@ type Interface struct {
 	Index       uint32
 	Name        string
 	Description string
-}
-
-// VRF is one line of the routing tables' announcement.
-type VRF struct {
-	ID   uint32
-	Name string
+	// VRF is the routing table of the interface and VRFName its name: the VRF
+	// device's, or the network namespace's. Empty: it is not told.
+	VRF     uint32
+	VRFName string
 }
 
 // Endpoint is one destination's flow, for who must not meter it.
 type Endpoint struct {
 	Local, Remote netip.AddrPort
+	TCP           bool // else UDP
 }
 
 // Stats is what one destination has done since New.
@@ -292,7 +289,7 @@ func (e *Exporter) Endpoints() []Endpoint {
 	for _, s := range e.senders {
 		s.mu.Lock()
 		if s.local.IsValid() {
-			list = append(list, Endpoint{s.local, s.remote})
+			list = append(list, Endpoint{s.local, s.remote, s.dest.stream()})
 		}
 		s.mu.Unlock()
 	}

@@ -194,7 +194,7 @@ func TestSeveralDestinations(t *testing.T) {
 	}
 	list = append(list, parse(t, fmt.Sprintf("udp://%s?version=9", six.addr())))
 	e, stop := running(t, Options{
-		Destinations: list, Block: true, Interfaces: func() []Interface { return []Interface{{1, "eth0", "wan"}} },
+		Destinations: list, Block: true, Interfaces: func() []Interface { return []Interface{{Index: 1, Name: "eth0", Description: "wan", VRF: 10, VRFName: "blue"}} },
 		Ignored: func() (uint64, uint64) { return 7, 700 },
 	})
 	records, total := mixed(20_000, time.Now().UnixNano())
@@ -245,7 +245,7 @@ func TestSeveralDestinations(t *testing.T) {
 		told = append(told, string(o.Scope)+string(o.Fields))
 	}
 	all := strings.Join(told, "\n")
-	for _, want := range []string{`"interfaceName":"eth0"`, `"interfaceDescription":"wan"`, `"ignoredPacketTotalCount":7`, `"exportedFlowRecordTotalCount":20000`, `"notSentFlowTotalCount":0`, "systemInitTimeMilliseconds"} {
+	for _, want := range []string{`"VRFname":"blue"`, `"interfaceName":"eth0"`, `"interfaceDescription":"wan"`, `"ignoredPacketTotalCount":7`, `"exportedFlowRecordTotalCount":20000`, `"notSentFlowTotalCount":0`, "systemInitTimeMilliseconds"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no options record says %s:\n%s", want, all)
 		}

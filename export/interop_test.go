@@ -310,7 +310,7 @@ func TestTshark(t *testing.T) {
 			go func() { done <- record(c.conn) }()
 			port := c.conn.LocalAddr().(*net.UDPAddr).Port
 			st := send(t, port, form, records, Options{
-				Sampling: 100, Interfaces: func() []Interface { return []Interface{{1, "eth0", "to the world"}} },
+				Sampling: 100, Interfaces: func() []Interface { return []Interface{{Index: 1, Name: "eth0", Description: "to the world", VRF: 10, VRFName: "blue"}} },
 				Ignored: func() (uint64, uint64) { return 1, 2 }, Rules: someRules{},
 			})
 			c.conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))

@@ -104,6 +104,18 @@ var (
 		{ID: ie.IDInterfaceDescription, Length: 64},
 	}}
 
+	// Routing tables, by interface.
+	vrfsV9 = optionsTemplate{264, 1, []wire.FieldSpec{
+		{ID: scopeInterface, Length: 4},
+		{ID: ie.IDIngressVRFID, Length: 4},
+		{ID: ie.IDVRFname, Length: 32},
+	}}
+	vrfsIPFIX = optionsTemplate{264, 1, []wire.FieldSpec{
+		{ID: ie.IDIngressInterface, Length: 4},
+		{ID: ie.IDIngressVRFID, Length: 4},
+		{ID: ie.IDVRFname, Length: 32},
+	}}
+
 	// Statistics (RFC 7011 sections 4.1 to 4.3).
 	meteringV9    = optionsTemplate{260, 1, append([]wire.FieldSpec{{ID: scopeSystem, Length: 4}}, meteringFields...)}
 	meteringIPFIX = optionsTemplate{260, 1, append([]wire.FieldSpec{{ID: ie.IDObservationDomainId, Length: 4}}, meteringFields...)}
@@ -111,6 +123,12 @@ var (
 	ignoredIPFIX  = optionsTemplate{261, 1, append([]wire.FieldSpec{{ID: ie.IDObservationDomainId, Length: 4}}, ignoredFields...)}
 	notSentV9     = optionsTemplate{262, 1, append([]wire.FieldSpec{{ID: scopeSystem, Length: 4}}, notSentFields...)}
 	notSentIPFIX  = optionsTemplate{262, 1, append([]wire.FieldSpec{{ID: ie.IDExportingProcessId, Length: 4}}, notSentFields...)}
+
+	// The same once something was lost: with when it was first, and last.
+	notSentTimesV9    = optionsTemplate{265, 1, append(append([]wire.FieldSpec{{ID: scopeSystem, Length: 4}}, notSentFields...), timeFields...)}
+	notSentTimesIPFIX = optionsTemplate{265, 1, append(append([]wire.FieldSpec{{ID: ie.IDExportingProcessId, Length: 4}}, notSentFields...), timeFields...)}
+
+	timeFields = []wire.FieldSpec{{ID: ie.IDObservationTimeMilliseconds, Length: 8}, {ID: ie.IDObservationTimeMilliseconds, Length: 8}}
 
 	meteringFields = []wire.FieldSpec{
 		{ID: ie.IDExportedOctetTotalCount, Length: 8},
@@ -294,6 +312,21 @@ func (w *optionsWriter) names(list []Interface) {
 	}
 }
 
+// vrfs announces routing tables.
+func (w *optionsWriter) vrfs(list []Interface) {
+	t := w.pick(&vrfsV9, &vrfsIPFIX)
+	for _, i := range list {
+		if i.VRFName == "" {
+			continue
+		}
+		rec := be.AppendUint32(w.s.scratch[:0], i.Index)
+		rec = be.AppendUint32(rec, i.VRF)
+		rec = wire.AppendString(rec, clip(i.VRFName, 32), t.fields[2].Length)
+		w.put(t, rec)
+		w.s.scratch = rec
+	}
+}
+
 // clip cuts s to at most n octets, at the end of a character.
 func clip(s string, n int) string {
 	if len(s) <= n {
@@ -305,7 +338,7 @@ func clip(s string, n int) string {
 	return s[:n]
 }
 
-// counters announces three or two totals.
+// counters announces totals, and times in ms.
 func (w *optionsWriter) counters(t *optionsTemplate, scope uint32, totals ...uint64) {
 	rec := be.AppendUint32(w.s.scratch[:0], scope)
 	for _, v := range totals {

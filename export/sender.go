@@ -61,7 +61,10 @@ type sender struct {
 
 	match    func(*flow.Record) bool // which records are for here; nil: all
 	filtered uint64                  // those that were not
-	standby  bool                    // another of its group gets the records
+	// When something was lost, first and last, as it was found when statistics went
+	// out, ms; and how many records had been then.
+	lostFirst, lostLast, lostTold uint64
+	standby                       bool // another of its group gets the records
 
 	// How the collector is; guarded by mu.
 	tried         bool      // to connect
@@ -328,17 +331,32 @@ func (s *sender) move(boot int64) {
 // is held.
 func (s *sender) statistics(w *optionsWriter) {
 	if s.opt.Interfaces != nil {
-		w.names(s.opt.Interfaces())
+		list := s.opt.Interfaces()
+		w.names(list)
+		w.vrfs(list)
 	}
 	s.mu.Lock()
 	d, records, lost := s.done, s.sent.records, s.lost.total()
+	switch now := uint64(s.stream.now / 1e6); {
+	case lost.records == 0:
+	case s.lostFirst == 0:
+		s.lostFirst, s.lostLast = now, now
+	case lost.records > s.lostTold:
+		s.lostLast = now
+	}
+	s.lostTold = lost.records
+	first, last := s.lostFirst, s.lostLast
 	s.mu.Unlock()
 	w.counters(w.pick(&meteringV9, &meteringIPFIX), s.dest.Domain, d.Octets, d.Datagrams, records)
 	if s.opt.Ignored != nil {
 		packets, octets := s.opt.Ignored()
 		w.counters(w.pick(&ignoredV9, &ignoredIPFIX), s.dest.Domain, packets, octets)
 	}
-	w.counters(w.pick(&notSentV9, &notSentIPFIX), s.dest.Domain, lost.records, lost.packets, lost.octets)
+	if first == 0 {
+		w.counters(w.pick(&notSentV9, &notSentIPFIX), s.dest.Domain, lost.records, lost.packets, lost.octets)
+		return
+	}
+	w.counters(w.pick(&notSentTimesV9, &notSentTimesIPFIX), s.dest.Domain, lost.records, lost.packets, lost.octets, first, last)
 }
 
 // get is an empty datagram. writing is held.

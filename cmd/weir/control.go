@@ -98,8 +98,9 @@ func (n *node) answerAt(ctx context.Context, level slog.Level) error {
 		if _, e, _ := n.rooms(); e == nil {
 			return nil, nil
 		}
-		return map[string]any{"destinations": n.exports()}, nil
+		return map[string]any{"destinations": n.destinations()}, nil
 	})
+	mux.HandleFunc("/control/export/send-templates", n.sendTemplates)
 	tell("templates", "no collector runs here", func(context.Context) (any, error) {
 		_, _, c := n.rooms()
 		if c == nil {

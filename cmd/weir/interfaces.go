@@ -18,6 +18,7 @@ import (
 	"weir/flow"
 	"weir/host"
 	"weir/meter"
+	"weir/query"
 )
 
 // maxRings bounds the rings an interface is read through: each has a goroutine,
@@ -72,9 +73,18 @@ func interfaceNames() []export.Interface {
 	}
 	list := make([]export.Interface, len(all))
 	for i, x := range all {
-		list[i] = export.Interface{Index: x.Index, Name: x.Name, Description: x.Kind}
+		list[i] = export.Interface{Index: x.Index, Name: x.Name, Description: x.Kind, VRF: x.Table, VRFName: x.VRF}
 	}
 	return list
+}
+
+// exportFilter reads a destination's filter: the language of weir query.
+func exportFilter(text string) (func(*flow.Record) bool, error) {
+	f, err := query.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	return f.Matcher(), nil
 }
 
 // meterInterfaces starts metering, its records exported to our own collector
@@ -93,7 +103,7 @@ func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []
 
 func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*part, error) {
 	o := export.Options{
-		Interfaces: interfaceNames, Log: n.log.With("component", "export"),
+		Interfaces: interfaceNames, Filter: exportFilter, Log: n.log.With("component", "export"),
 		Sampling: l.config.Sample.N, SamplingRandom: l.config.Sample.Random,
 		Ignored: func() (packets, octets uint64) {
 			for _, c := range l.Snapshot().Ignored {
@@ -111,6 +121,9 @@ func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*pa
 		d, err := export.ParseDestination(to.To)
 		if err != nil {
 			return nil, usageError{err}
+		}
+		if to.Filter != "" {
+			d.Filter = to.Filter
 		}
 		o.Destinations = append(o.Destinations, d)
 	}
@@ -201,11 +214,11 @@ type ownTraffic struct {
 
 // is is asked for every packet.
 func (o *ownTraffic) is(k *flow.Key) bool {
-	if k.Proto != flow.ProtoUDP {
+	if k.Proto != flow.ProtoUDP && k.Proto != flow.ProtoTCP {
 		return false
 	}
 	for _, e := range *o.now.Load() {
-		if k.DstPort == e.Remote.Port() && k.SrcPort == e.Local.Port() && k.Dst == flow.AddrFrom(e.Remote.Addr()) && k.Src == flow.AddrFrom(e.Local.Addr()) {
+		if e.TCP == (k.Proto == flow.ProtoTCP) && k.DstPort == e.Remote.Port() && k.SrcPort == e.Local.Port() && k.Dst == flow.AddrFrom(e.Remote.Addr()) && k.Src == flow.AddrFrom(e.Local.Addr()) {
 			return true
 		}
 	}

@@ -362,7 +362,7 @@ func (c *meterCmd) check(conf *config.Config, live bool) error {
 
 // exporter joins the destinations.
 func (c *meterCmd) exporter(o export.Options, log slogger) (*export.Exporter, error) {
-	o.Log = log.With("component", "export")
+	o.Log, o.Filter = log.With("component", "export"), exportFilter
 	for _, to := range c.Export {
 		d, err := export.ParseDestination(to)
 		if err != nil {

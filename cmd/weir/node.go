@@ -320,6 +320,9 @@ func (n *node) samples(emit func(metrics.Sample)) {
 			counter("weir_export_datagrams_total", "Datagrams sent.", d.Datagrams, "destination", d.Address)
 			counter("weir_export_bytes_total", "Their UDP payload.", d.Bytes, "destination", d.Address)
 		}
+		for _, s := range e.Stats() {
+			exportSamples(s, counter, gauge)
+		}
 	}
 	if c != nil {
 		s := c.Stats()

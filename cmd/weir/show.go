@@ -21,9 +21,11 @@ type showCmd struct {
 	What   string   `arg:"" help:"flows, top-talkers, cache, interfaces, loss, balance, export, exporters, templates, access-lists or store."`
 	Filter []string `arg:"" optional:"" help:"Of flows, top-talkers and cache --cisco: which flows (see: weir help filter); all, if there is none."`
 
-	Number  *int   `short:"n" placeholder:"N" help:"Rows of flows and top-talkers; 0 for all flows (default: 10 for top-talkers, 100 for a table of flows, else all)."`
-	Order   string `short:"O" placeholder:"ORDER" help:"Sort flows and top-talkers by bytes, packets, pps, bps, bpp, duration, first, last; :a ascends (default bytes)."`
-	Stat    string `short:"s" sep:"none" placeholder:"STAT[:p][/ORDER]" help:"Of top-talkers: sums by srcip, dstip, ip, port, proto, as, if, …, instead of single flows."`
+	Number        *int   `short:"n" placeholder:"N" help:"Rows of flows and top-talkers; 0 for all flows (default: 10 for top-talkers, 100 for a table of flows, else all)."`
+	Order         string `short:"O" placeholder:"ORDER" help:"Sort flows and top-talkers by bytes, packets, pps, bps, bpp, duration, first, last; :a ascends (default bytes)."`
+	Stat          string `short:"s" sep:"none" placeholder:"STAT[:p][/ORDER]" help:"Of top-talkers: sums by srcip, dstip, ip, port, proto, as, if, …, instead of single flows."`
+	SendTemplates bool   `name:"send-templates" help:"Of export: every destination gets its templates, and the options that go with them, now."`
+
 	Cisco   bool   `help:"IOS's own layout: of cache, flows, top-talkers, interfaces, export, access-lists."`
 	Verbose bool   `help:"With --cisco: two lines a flow, as show ip cache verbose flow."`
 	Output  string `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson (default ${default})."`
@@ -62,7 +64,11 @@ var views = map[string]view{
 		[]string{"ignored", "alias", "why", "pps_out", "pps_in", "bps_out", "bps_in", "dropped", "packets_out", "packets_in", "exporter"},
 		"why",
 	},
-	"export": {"/control/export", "destinations", []string{"address", "version", "records", "datagrams", "bytes", "failed"}, []string{"version", "bytes"}, ""},
+	"export": {"/control/export", "destinations", []string{ // as a table: printExport
+		"address", "version", "records", "datagrams", "bytes", "failed", "state", "group", "local", "remote", "template", "domain", "payload",
+		"sequence", "given_records", "filtered", "restored", "packets", "flow_bytes", "wire_records", "templates", "options", "connections",
+		"queued", "queue_max", "in_flight", "spooled", "spooled_records", "spool_octets", "spool_max", "paced", "retried", "error", "error_at", "lost",
+	}, nil, ""},
 	"exporters": {
 		"/api/v1/exporters", "exporters",
 		[]string{"address", "name", "version", "domain", "datagrams", "records", "sequence_gaps", "sequence_lost", "sequence_unit", "sampling", "templates", "misses", "skew_seconds", "last_seen"},
@@ -115,6 +121,14 @@ func (c *showCmd) Run(a *app) error {
 		return c.stream(a, client)
 	case c.Cisco:
 		return c.cisco(a, client)
+	case c.SendTemplates:
+		return askTemplates(a, client)
+	case c.What == "export" && format == rows.Table:
+		list, err := fetch(client, views["export"])
+		if err != nil {
+			return err
+		}
+		return printExport(a.stdout, list)
 	}
 	if err := c.show(a, client, views[c.What], format); err != nil || c.What != "loss" || format != rows.Table {
 		return err
@@ -167,6 +181,8 @@ func (c *showCmd) check() error {
 		return usagef("--cisco is a layout of its own: without -o %s", c.Output)
 	case c.Verbose && (!c.Cisco || c.What != "flows" && c.What != "cache"):
 		return usagef("--verbose goes with show flows --cisco and show cache --cisco")
+	case c.SendTemplates && (c.What != "export" || c.Cisco):
+		return usagef("--send-templates goes with show export")
 	case c.Stat != "" && c.What != "top-talkers":
 		return usagef("-s goes with show top-talkers")
 	case c.Number != nil && *c.Number < 0:
