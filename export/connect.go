@@ -383,6 +383,20 @@ func (s *sender) toSpool(g *datagram) {
 	s.awaken()
 }
 
+// renew ends a DTLS session that has lasted for RefreshTime. A collector that began
+// anew without a word takes nothing of the old one and does not say so.
+func (s *sender) renew(ctx context.Context) {
+	if s.link == nil || s.link.tcp != nil || time.Since(s.link.since) < s.dest.RefreshTime {
+		return
+	}
+	s.acknowledge(ctx)
+	s.mu.Lock()
+	s.unlink()
+	s.mu.Unlock()
+	s.pace.receiver.close()
+	s.pace.receiver, s.retryAt = nil, time.Time{}
+}
+
 // complainOfSpool is called with mu held.
 func (s *sender) complainOfSpool(what string, err error) {
 	if now := time.Now(); now.After(s.spoolComplain) {

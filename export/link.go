@@ -54,6 +54,7 @@ type link struct {
 	told    map[uint16]*definition
 
 	// Over DTLS.
+	since          time.Time
 	records        *records
 	refreshPackets int
 	refreshTime    time.Duration
@@ -73,6 +74,11 @@ const (
 	dtlsOverhead = 13 + 8 + 16 + 27
 	// toldMax bounds the templates of a session: collectors do, too.
 	toldMax = 512
+
+	// dtlsPause is how long nothing follows a handshake: a collector that has sent the
+	// last of it may not have done with it, and some (pion/dtls is one) let go of what
+	// comes before. Nobody would send it again.
+	dtlsPause = 500 * time.Millisecond
 
 	connectTime  = 10 * time.Second
 	writeTime    = 30 * time.Second
@@ -195,7 +201,9 @@ func dial(ctx context.Context, d Destination) (*link, error) {
 			return fail(err)
 		}
 		l.conn = c
+		sleep(ctx, dtlsPause)
 	}
+	l.since = time.Now()
 	return l, nil
 }
 

@@ -469,3 +469,19 @@ func TestMutualCertificates(t *testing.T) {
 		}
 	}
 }
+
+// A DTLS session does not last for ever: a collector that began anew, and has said
+// nothing, gets the next one.
+func TestDTLSIsRenewed(t *testing.T) {
+	c := newAuthority(t)
+	s := newStation(t, "dtls", c)
+	e, stop := running(t, Options{Destinations: []Destination{parse(t, "dtls://"+s.addr+"?flush=5ms&refresh-time=1s&"+c.params())}})
+	records, total := mixed(200, time.Now().UnixNano())
+	give(e, records[:100])
+	s.until("first records", func() bool { return s.got.records == 100 })
+	s.until("another session", func() bool { return e.Stats()[0].Connections >= 2 })
+	give(e, records[100:])
+	s.until("the rest", func() bool { return s.got.records == 200 })
+	stop()
+	checkSum(t, e.Stats()[0], total)
+}

@@ -588,6 +588,7 @@ func (s *sender) fill(do func(*stream)) {
 
 // ready says whether there is a socket; it tries to open one now and then.
 func (s *sender) ready(ctx context.Context) bool {
+	s.renew(ctx)
 	if s.sock != nil || s.link != nil {
 		return true
 	}
