@@ -194,7 +194,9 @@ func TestSeveralDestinations(t *testing.T) {
 	}
 	list = append(list, parse(t, fmt.Sprintf("udp://%s?version=9", six.addr())))
 	e, stop := running(t, Options{
-		Destinations: list, Block: true, Interfaces: func() []Interface { return []Interface{{Index: 1, Name: "eth0", Description: "wan", VRF: 10, VRFName: "blue"}} },
+		Destinations: list, Block: true, Interfaces: func() []Interface {
+			return []Interface{{Index: 1, Name: "eth0", Description: "wan", VRF: 10, VRFName: "blue"}}
+		},
 		Ignored: func() (uint64, uint64) { return 7, 700 },
 	})
 	records, total := mixed(20_000, time.Now().UnixNano())

@@ -332,7 +332,9 @@ func TestConnectionsAndTheirEnd(t *testing.T) {
 			}
 			e, stop := running(t, Options{
 				Destinations: []Destination{parse(t, to)}, Sampling: 10, SamplingRandom: true,
-				Interfaces: func() []Interface { return []Interface{{Index: 1, Name: "eth0", Description: "wan", VRF: 10, VRFName: "blue"}} },
+				Interfaces: func() []Interface {
+					return []Interface{{Index: 1, Name: "eth0", Description: "wan", VRF: 10, VRFName: "blue"}}
+				},
 			})
 			records, total := mixed(9000, time.Now().UnixNano())
 			give(e, records[:3000])

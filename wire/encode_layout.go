@@ -27,7 +27,8 @@ const (
 	// TCP flags in 2 octets, and to v9 absolute times.
 	Full
 	// Minimal is who with whom, how much and when: addresses, ports, protocol,
-	// counters and times, as narrow as Compact's.
+	// counters and times; counters in 4 octets where they fit, so that all collectors
+	// read them.
 	Minimal
 	// Security is what an investigation asks for: the key, TCP flags in 2 octets,
 	// ICMP, where the flow came in and went out, why it ended, and what access lists
@@ -207,7 +208,7 @@ func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
 		switch {
 		case r.Packets > math.MaxUint32 || r.Bytes > math.MaxUint32:
 			s |= shapeCount64
-		case r.Packets > math.MaxUint8 || r.Bytes > math.MaxUint16:
+		case r.Packets > math.MaxUint8 || r.Bytes > math.MaxUint16 || p == Minimal:
 			s |= shapeCount32
 		}
 		if r.Input|r.Output > math.MaxUint16 {
