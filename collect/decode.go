@@ -72,9 +72,6 @@ type SequenceSummary struct {
 // decodeBatch is how many records go to the sink at once.
 const decodeBatch = 4096
 
-// maxMessageFile is the largest file of raw messages that is read.
-const maxMessageFile = 256 << 20
-
 // Decode reads captures (pcap, pcapng) of export traffic, or files of raw
 // messages, in order, with one decoder for all of them: a template in one file
 // serves the next. Data that comes before its template is decoded when the
@@ -148,43 +145,78 @@ func (f *fileDecoder) file(ctx context.Context, name string) error {
 	}
 }
 
-// messages reads a file of raw messages, back to back. notCapture is said if it
-// holds none.
+// messages reads a file of raw messages, back to back: an IPFIX file (RFC 5655),
+// or datagrams of any version. notCapture is said if it holds none.
 func (f *fileDecoder) messages(ctx context.Context, name string, notCapture error) error {
 	file, err := os.Open(name)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	b, err := io.ReadAll(io.LimitReader(file, maxMessageFile+1))
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	if len(b) > maxMessageFile {
-		return fmt.Errorf("%s: a file of messages may have %d MiB at most: split it", name, maxMessageFile>>20)
-	}
 	stat, err := file.Stat()
 	if err != nil {
 		return err
 	}
+	// A file is reliable, so that templates may be withdrawn in it.
+	src := wire.Source{Reliable: true}
 	f.frame = 0
-	for off := 0; off < len(b); {
+	m := messageFile{r: file, b: make([]byte, 0, messageMemory)}
+	for f.err == nil {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n := wire.Next(b[off:])
+		b, err := m.next()
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s: %w", name, err)
+		case len(b) == 0:
+			return nil
+		}
+		n := wire.Next(b)
 		if n == 0 {
-			if off == 0 {
+			if m.off == 0 {
 				return fmt.Errorf("%w, nor a file of NetFlow or IPFIX messages", notCapture)
 			}
-			return fmt.Errorf("%s: octet %d: no NetFlow or IPFIX message begins here, after %d messages", name, off, f.frame)
+			return fmt.Errorf("%s: octet %d: no NetFlow or IPFIX message begins here, after %d messages", name, m.off, f.frame)
 		}
 		f.frame++
-		f.take(wire.Source{}, 0, stat.ModTime().UnixNano(), b[off:off+n])
-		off += n
+		f.take(src, 0, stat.ModTime().UnixNano(), b[:n])
+		m.skip(n)
 	}
 	return f.err
 }
+
+// messageFile is read so that a whole message lies in memory wherever it begins:
+// none is longer than 65535 octets, and of v9 the next one's header tells the end.
+type messageFile struct {
+	r    io.Reader
+	b    []byte // what is in memory
+	from int    // where in it the next message begins
+	off  int    // and where in the file
+	end  bool
+}
+
+const (
+	messageMemory = 1 << 20
+	messageLeast  = 2 * 65536
+)
+
+// next gives what is in memory from the next message on, no octets at the end of
+// the file.
+func (m *messageFile) next() ([]byte, error) {
+	if left := m.b[m.from:]; len(left) >= messageLeast || m.end {
+		return left, nil
+	}
+	n := copy(m.b[:cap(m.b)], m.b[m.from:])
+	more, err := io.ReadFull(m.r, m.b[n:cap(m.b)])
+	m.b, m.from = m.b[:n+more], 0
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		m.end, err = true, nil
+	}
+	return m.b, err
+}
+
+func (m *messageFile) skip(n int) { m.from, m.off = m.from+n, m.off+n }
 
 func (f *fileDecoder) take(src wire.Source, _ uint16, time int64, msg []byte) {
 	if f.err != nil {

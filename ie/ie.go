@@ -187,9 +187,18 @@ func LookupV9(id uint16) (Element, bool) {
 	if e, ok := Lookup(IANA, id); ok {
 		return e, true
 	}
-	e, ok := v9Types[id]
+	if e, ok := v9Types[id]; ok {
+		return e, true
+	}
+	if id&ciscoV9 == 0 {
+		return Element{}, false
+	}
+	e, ok := vendors[vendorKey{Cisco, id &^ ciscoV9}]
 	return e, ok
 }
+
+// ciscoV9 marks Cisco's enterprise elements where v9 has no enterprise bit.
+const ciscoV9 = 0x8000
 
 // Reversible says whether IANA's element may be counted of the other direction,
 // as element of Reverse (RFC 5103 section 6.1). What names the observation, or

@@ -47,6 +47,17 @@ func TestLookup(t *testing.T) {
 	if e, ok := LookupV9(80); !ok || e.Name != "destinationMacAddress" {
 		t.Errorf("LookupV9(80) = %+v, %v", e, ok)
 	}
+	// Cisco's own, in v9 and in IPFIX: the same element.
+	for v9, ipfix := range map[uint16]uint16{45003: 12235, 37083: 4315, 37025: 4257} {
+		a, ok := LookupV9(v9)
+		b, also := Lookup(Cisco, ipfix)
+		if !ok || !also || a != b {
+			t.Errorf("v9's %d is %+v, IPFIX's %d %+v", v9, a, ipfix, b)
+		}
+	}
+	if e, ok := LookupV9(65000); ok {
+		t.Errorf("LookupV9(65000) = %+v; want none", e)
+	}
 	for _, name := range []string{"", "reverse", "noSuchElement", "reverseNoSuchElement"} {
 		if e, ok := ByName(name); ok {
 			t.Errorf("ByName(%q) = %+v; want none", name, e)

@@ -157,6 +157,19 @@ func ntp(v uint64, perSecond uint64) int64 {
 	return (sec-ntpEpoch)*1e9 + int64(frac*(1e9/perSecond))
 }
 
+// eraLength is after how many ns a count of seconds in 32 bits begins anew, as
+// those since 1970 do in February 2106 (RFC 7011 section 6.1.7).
+const eraLength = int64(1) << 32 * 1e9
+
+// inEra moves t, read from such a count, by whole eras to where it is nearest to
+// ref, but not back. All are Unix ns.
+func inEra(t, ref int64) int64 {
+	if n := (ref - t + eraLength/2) / eraLength; ref > t && n > 0 && t <= math.MaxInt64-n*eraLength {
+		return t + n*eraLength
+	}
+	return t
+}
+
 // maxMs is the last millisecond whose Unix ns an int64 holds.
 const maxMs = math.MaxInt64 / 1_000_000
 

@@ -188,6 +188,7 @@ func (d *Decoder) Decode(b *Batch, src Source, received int64, msg []byte) (Mess
 // header prepares for the records of a message whose header was read.
 func (d *Decoder) header(version uint8, domain, sequence uint32, p pulse, exportedMs int64) {
 	m, c := &d.msg, &d.ctx
+	exportedMs = inEra(exportedMs*1e6, c.received) / 1e6
 	m.Version, m.Domain, m.Sequence, m.Uptime, m.Exported = version, domain, sequence, p.uptime, exportedMs*1e6
 	m.s = d.session(sessionKey{addr: c.src.Addr, domain: domain, version: version, reliable: c.src.Reliable}, sequence, p)
 	c.version = version

@@ -112,14 +112,13 @@ const (
 	shapeIPVersion
 	shapeUptime   // times in ms of sysUptime
 	shapeAbsolute // times in ms since 1970
+	shapeNoSrc    // records without addresses
+	shapeNoDst
 )
 
-// What a selection of fields leaves out of those that every layout has, or that
-// come in pairs.
+// What a selection of fields leaves out of those that come in pairs.
 const (
-	shapeNoSrc Shape = 1 << (63 - iota)
-	shapeNoDst
-	shapeNoSrcPort
+	shapeNoSrcPort Shape = 1 << (63 - iota)
 	shapeNoDstPort
 	shapeNoFirst
 	shapeNoLast
@@ -195,10 +194,10 @@ func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
 			s |= shapeFlags
 		}
 	}
-	if s&shapeNextHop != 0 && !is4(&r.NextHop) {
+	if s&shapeNextHop != 0 && !r.NextHop.Is4() {
 		s |= shapeNextHop6
 	}
-	if s&shapeBGPNextHop != 0 && !is4(&r.BGPNextHop) {
+	if s&shapeBGPNextHop != 0 && !r.BGPNextHop.Is4() {
 		s |= shapeBGPNextHop6
 	}
 	if sampled {

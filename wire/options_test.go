@@ -245,3 +245,33 @@ func TestLists(t *testing.T) {
 		t.Errorf("%d lists deep: %s", strings.Count(string(got), "semantic"), got)
 	}
 }
+
+// Every element of the registry has a decoder for its type: a value of the
+// type's length is read as what it is, and not as octets.
+func TestEveryElementHasADecoder(t *testing.T) {
+	d := NewDecoder(Options{})
+	n := 0
+	for e := range ie.All {
+		if e.Name == "" || e.Type.List() {
+			continue // TestLists has the three
+		}
+		n++
+		value := make([]byte, max(e.Type.Len(), 1))
+		value[len(value)-1] = 1
+		got := string(d.appendValue(nil, e.Type, value, nil, 0))
+		want := map[ie.Type]string{
+			ie.OctetArray: `"01"`, ie.Unsigned8: `1`, ie.Unsigned16: `1`, ie.Unsigned32: `1`, ie.Unsigned64: `1`, ie.Signed32: `1`,
+			ie.Float64: `5e-324`, ie.Boolean: `true`, ie.MACAddress: `"00:00:00:00:00:01"`, ie.String: `"\u0001"`,
+			ie.DateTimeSeconds: `"1970-01-01T00:00:01Z"`, ie.DateTimeMilliseconds: `"1970-01-01T00:00:00.001Z"`,
+			ie.DateTimeMicroseconds: `"2036-02-07T06:28:16.000000Z"`, ie.DateTimeNanoseconds: `"2036-02-07T06:28:16.000000000Z"`,
+			ie.IPv4Address: `"0.0.0.1"`, ie.IPv6Address: `"::1"`,
+			ie.Unsigned256: `"` + strings.Repeat("0", 63) + `1"`, // 256 bits are no JSON number
+		}[e.Type]
+		if got != want || want == "" {
+			t.Errorf("%d %s, %v: %s; want %s", e.ID, e.Name, e.Type, got, want)
+		}
+	}
+	if n < 480 {
+		t.Errorf("%d elements", n)
+	}
+}

@@ -411,7 +411,11 @@ func (c *context) time(m *move, f []byte) (int64, bool) {
 	case m.op == opDelta && len(f) == 4:
 		return c.exported - int64(be.Uint32(f))*1e3, true
 	}
-	return absolute(m.typ, f)
+	t, ok := absolute(m.typ, f)
+	if m.typ != ie.DateTimeMilliseconds {
+		t = inEra(t, c.exported)
+	}
+	return t, ok
 }
 
 func addr(to *flow.Addr, t ie.Type, f []byte) bool {

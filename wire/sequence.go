@@ -135,11 +135,18 @@ func (q *sequence) steady(p pulse) (steady, known bool) {
 	if !p.up || !q.started {
 		return false, false
 	}
-	// Both clocks wrap alike, so their difference does not change at a wrap.
-	was := q.exported*1000 - q.uptime
-	is := p.exported*1000 - p.uptime
-	moved := int32(is - was)
-	return moved > -5000 && moved < 5000, true
+	moved := q.moved(p)
+	return moved > -startSlack && moved < startSlack, true
+}
+
+// startSlack is how far apart (ms) two reports of one start may be: v9's headers
+// have whole seconds, and clocks are set.
+const startSlack = 5000
+
+// moved is by how many ms the pulse puts the exporter's start later than it was.
+// Both clocks wrap alike, so their difference does not change at a wrap.
+func (q *sequence) moved(p pulse) int32 {
+	return int32((p.exported*1000 - p.uptime) - (q.exported*1000 - q.uptime))
 }
 
 // goesOn says whether a message looks like the next of this stream.
@@ -186,6 +193,11 @@ func (q *sequence) observe(m raw, p pulse, now int64) {
 		q.info.Reordered++
 		q.mark(seq, n)
 		return
+	case diff < 0 && known && q.moved(p) >= startSlack:
+		// It started later than it had, and counts from the beginning: one that was
+		// not up for long before, or else its uptime would have told.
+		q.info.Restarts++
+		q.giveUp(len(q.holes))
 	case diff < 0 && q.seen(seq, n):
 		q.info.Duplicates++
 		return

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"weir/flow"
+	"weir/ie"
 )
 
 func ms(v int64) int64 { return v * 1e6 }
@@ -63,6 +64,53 @@ func TestUptimeWrap(t *testing.T) {
 			recs, _, _ = feed(t, NewDecoder(Options{}), ipfix)
 			want(recs[0], "IPFIX with the start in the record")
 		}
+	}
+}
+
+// Seconds since 1970 have 32 bits, NTP's since 1900 too: what an exporter says
+// around 2036, 2038, 2106 and later is read as the time that it was, by the
+// receiver's clock. One whose clock stands at 1970 stays there.
+func TestEras(t *testing.T) {
+	for _, at := range []string{"2036-02-07T06:28:15Z", "2036-02-07T06:28:16Z", "2038-01-19T03:14:07Z", "2038-01-19T03:14:08Z", "2106-02-07T06:28:15Z", "2106-02-07T06:28:16Z", "2150-01-01T00:00:00Z"} {
+		moment, err := time.Parse(time.RFC3339, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := moment.UnixNano()
+		started := now - 10e9
+		b := AppendSet(nil, 256)
+		b = AppendTime(b, ie.DateTimeMicroseconds, started)
+		b = AppendTime(b, ie.DateTimeNanoseconds, now)
+		nine := AppendSet(nil, 257)
+		nine = append(nine, be.AppendUint32(nil, 3600_000-10_000)...)
+		seconds := AppendTime(AppendSet(nil, 258), ie.DateTimeSeconds, started)
+		for _, c := range []struct {
+			version int
+			fields  []spec
+			data    []byte
+		}{
+			{10, []spec{{154, 8}, {157, 8}}, EndSet(b, 0)},
+			{9, []spec{{22, 4}}, EndSet(nine, 0)},
+			{10, []spec{{150, 4}}, EndSet(seconds, 0)},
+		} {
+			msg := datagram(c.version, 0, templateSet(c.version, be.Uint16(c.data), c.fields), c.data)
+			export := 4
+			if c.version == 9 {
+				export = 8
+			}
+			be.PutUint32(msg[export:], uint32(now/1e9))
+			recs, m, err := feedFrom(t, NewDecoder(Options{}), testSource, now+30e9, msg)
+			if err != nil || len(recs) != 1 || m.Exported != now || recs[0].First != started {
+				t.Errorf("%s, v%d %v: exported %v, first %v, %v", at, c.version, c.fields, time.Unix(0, m.Exported).UTC(), time.Unix(0, recs[0].First).UTC(), err)
+			}
+			if recs[0].Has&flow.HasLast != 0 && recs[0].Last != now {
+				t.Errorf("%s: last %v", at, time.Unix(0, recs[0].Last).UTC())
+			}
+		}
+	}
+	_, m, _ := feedFrom(t, NewDecoder(Options{}), testSource, testTime, octets("0005 0001 0036ee80 00000010 00000000 00000000 00000000"))
+	if m.Exported != 16e9 {
+		t.Errorf("an exporter without a clock: %v", time.Unix(0, m.Exported).UTC())
 	}
 }
 

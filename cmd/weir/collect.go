@@ -15,13 +15,14 @@ import (
 	"weir/config"
 	"weir/flow"
 	"weir/rows"
+	"weir/wire"
 )
 
 type collectCmd struct {
 	Listen []string `sep:"none" placeholder:"URL" help:"Where to receive: udp://[HOST]:PORT, every version on each, or tcp://[HOST]:PORT, IPFIX; without HOST at every address. Repeatable (default: as configured, loopback's ports 2055, 4739, 6343 and 9995)."`
 	Store  string   `placeholder:"DIR" help:"Keep the records there (default: as configured, /var/lib/weir; with -o, -w or --to none, unless named)."`
-	To     []string `sep:"none" placeholder:"URL" help:"Write the records to jsonl:FILE, one JSON object a line. Repeatable."`
-	Output string   `short:"o" placeholder:"FORMAT" help:"Print the records: table, csv, json, ndjson."`
+	To     []string `sep:"none" placeholder:"URL" help:"Write the records to jsonl:FILE, one JSON object a line, or to ipfix:FILE, an IPFIX file. Repeatable."`
+	Output string   `short:"o" placeholder:"FORMAT" help:"Print the records: table, csv, json, ndjson, ipfix."`
 	Write  string   `short:"w" placeholder:"FILE" help:"Print to this file instead of to stdout."`
 }
 
@@ -46,11 +47,12 @@ func (c *collectCmd) Run(a *app) (err error) {
 		sinks, done = append(sinks, sink), append(done, end)
 	}
 	for _, to := range c.To {
-		file, ok := strings.CutPrefix(to, "jsonl:")
+		kind, file, _ := strings.Cut(to, ":")
+		format, ok := map[string]string{"jsonl": string(rows.NDJSON), ipfixFile: ipfixFile}[kind]
 		if !ok || file == "" {
-			return usagef("--to %q: accepted: jsonl:FILE (clickhouse, kafka and udp come later)", to)
+			return usagef("--to %q: accepted: jsonl:FILE, ipfix:FILE (clickhouse, kafka and udp come later)", to)
 		}
-		sink, end, err := a.printer(string(rows.NDJSON), file, true)
+		sink, end, err := a.printer(format, file, true)
 		if err != nil {
 			return err
 		}
@@ -128,18 +130,30 @@ func collectOptions(conf *config.Config, sink flow.Sink, state string, log slogg
 // statePath is where a collector keeps its templates: beside its records.
 func statePath(store string) string { return filepath.Join(store, "collector.state") }
 
+// ipfixFile is the output format of IPFIX files (RFC 5655).
+const ipfixFile = "ipfix"
+
 // printer is a sink that prints records to a file or to stdout.
 func (a *app) printer(format, path string, live bool) (flow.Sink, func() error, error) {
 	f := rows.Table
-	if format != "" {
+	if format != "" && format != ipfixFile {
 		var err error
 		if f, err = rows.ParseFormat(format); err != nil {
-			return nil, nil, usageError{err}
+			return nil, nil, usagef("%w, ipfix", err)
 		}
 	}
 	w, end, err := a.output(path)
 	if err != nil {
 		return nil, nil, err
+	}
+	if format == ipfixFile {
+		f := wire.NewFileWriter(w, 0)
+		return f, func() error {
+			if n := f.Unwritten(); n > 0 {
+				fmt.Fprintf(a.stderr, "weir: %d values of elements were not written: lists, and what has no element in IPFIX\n", n)
+			}
+			return end()
+		}, nil
 	}
 	p := rows.NewFlows(w, f, live)
 	return p, func() error { return errors.Join(p.Close(), end()) }, nil
@@ -153,7 +167,7 @@ type decodeCmd struct {
 	Templates bool     `help:"List templates and options instead of data."`
 	Explain   bool     `hidden:""`
 	Summary   bool     `help:"At the end, one JSON object on stderr: messages, sets, records, losses."`
-	Output    string   `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson (default ${default})."`
+	Output    string   `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json, ndjson, or ipfix, an IPFIX file (default ${default})."`
 	Write     string   `short:"w" placeholder:"FILE" help:"Write there instead of to stdout."`
 }
 
@@ -161,9 +175,8 @@ func (c *decodeCmd) Run(a *app) (err error) {
 	if c.Explain {
 		return usagef("--explain is not in this version yet")
 	}
-	format, err := rows.ParseFormat(c.Output)
-	if err != nil {
-		return usageError{err}
+	if c.Templates && c.Output == ipfixFile {
+		return usagef("-o ipfix is for records; with --templates accepted: table, csv, json, ndjson")
 	}
 	o := collect.DecodeOptions{}
 	for _, p := range c.Port {
@@ -181,17 +194,20 @@ func (c *decodeCmd) Run(a *app) (err error) {
 			return fmt.Errorf("%s: %w", f, errors.Unwrap(err))
 		}
 	}
-	out, end, err := a.output(c.Write)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, end()) }()
 	var finish func() error
 	if c.Templates {
-		finish = listTemplates(&o, rows.New(out, format, templateColumns))
-	} else {
-		w := rows.NewFlows(out, format, false)
-		o.Sink, finish = w, w.Close
+		format, err := rows.ParseFormat(c.Output)
+		if err != nil {
+			return usageError{err}
+		}
+		out, end, err := a.output(c.Write)
+		if err != nil {
+			return err
+		}
+		list := listTemplates(&o, rows.New(out, format, templateColumns))
+		finish = func() error { return errors.Join(list(), end()) }
+	} else if o.Sink, finish, err = a.printer(c.Output, c.Write, false); err != nil {
+		return err
 	}
 	sum, err := collect.Decode(a.ctx, c.Files, o)
 	err = errors.Join(err, finish())

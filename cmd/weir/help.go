@@ -39,7 +39,8 @@ var examples = map[string]string{
 	"decode": `  weir decode exports.pcap -o csv                 the flow records in captured export traffic
   weir decode --templates exports.pcap            the templates and options instead
   weir decode --port 2055 --summary exports.pcap  counts of messages, sets, records and losses
-  weir decode message.ipfix                       a file of raw messages`,
+  weir decode flows.ipfix                         an IPFIX file, or any raw messages
+  weir decode exports.pcap -o ipfix -w flows.ipfix`,
 	"collect": `  weir collect --listen udp://:2055 --store /var/lib/weir
   weir collect --listen udp://:2055 -o ndjson    to the screen instead of a store`,
 	"query": `  weir query -n 20                                the newest flows

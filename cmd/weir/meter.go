@@ -41,7 +41,7 @@ type meterCmd struct {
 
 	Export  []string `sep:"none" placeholder:"URL" help:"Export to udp://HOST:PORT?version=5|9|10 (see: weir help export). Repeatable."`
 	Store   string   `placeholder:"DIR" help:"Keep the records in a store."`
-	Output  string   `short:"o" placeholder:"FORMAT" help:"Print the records: table, csv, json, ndjson (default table, unless they go elsewhere)."`
+	Output  string   `short:"o" placeholder:"FORMAT" help:"Print the records: table, csv, json, ndjson, or ipfix, an IPFIX file (default table, unless they go elsewhere)."`
 	Write   string   `short:"w" placeholder:"FILE" help:"Print there instead of to stdout."`
 	Summary bool     `help:"At the end, one JSON object on stderr: every packet read, by what became of it."`
 }
