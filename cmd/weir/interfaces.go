@@ -78,6 +78,21 @@ func interfaceNames() []export.Interface {
 	return list
 }
 
+// destinationOf is a destination as the configuration has it.
+func destinationOf(c config.Destination) (export.Destination, error) {
+	d, err := export.ParseDestination(c.To)
+	if err != nil {
+		return d, err
+	}
+	if c.Filter != "" {
+		d.Filter = c.Filter
+	}
+	if _, err := exportFilter(d.Filter); err != nil {
+		return d, fmt.Errorf("filter: %w", err)
+	}
+	return d, nil
+}
+
 // exportFilter reads a destination's filter: the language of weir query.
 func exportFilter(text string) (func(*flow.Record) bool, error) {
 	f, err := query.Parse(text)
@@ -118,12 +133,9 @@ func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*pa
 		return nil, err
 	}
 	for _, to := range append([]config.Destination{{To: loop}}, n.conf.Export...) {
-		d, err := export.ParseDestination(to.To)
+		d, err := destinationOf(to)
 		if err != nil {
 			return nil, usageError{err}
-		}
-		if to.Filter != "" {
-			d.Filter = to.Filter
 		}
 		o.Destinations = append(o.Destinations, d)
 	}

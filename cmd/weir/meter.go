@@ -39,7 +39,7 @@ type meterCmd struct {
 	Sample  *config.Sample   `placeholder:"1:N" help:"Look at one packet in N: every N-th of a file, by lot at an interface (default 1:1, all)."`
 	Workers int              `placeholder:"N" help:"Cores to use for files (default: all); the output is the same."`
 
-	Export  []string `sep:"none" placeholder:"URL" help:"Export to udp://HOST:PORT?version=5|9|10 (see: weir help export). Repeatable."`
+	Export  []string `sep:"none" placeholder:"URL" help:"Export to udp://HOST:PORT?version=5|9|10, or over tcp, tls, dtls (see: weir help export). Repeatable."`
 	Store   string   `placeholder:"DIR" help:"Keep the records in a store."`
 	Output  string   `short:"o" placeholder:"FORMAT" help:"Print the records: table, csv, json, ndjson, or ipfix, an IPFIX file (default table, unless they go elsewhere)."`
 	Write   string   `short:"w" placeholder:"FILE" help:"Print there instead of to stdout."`
