@@ -32,7 +32,7 @@ var mayImport = map[string]string{
 	"collect":  "flow ie wire packet capture", // capture and packet: export traffic in capture files
 	"store":    "flow",
 	"query":    "flow store",
-	"config":   "capture acl", // filters, lists are checked as they are read
+	"config":   "flow capture acl", // keys, filters, lists are checked as they are read
 	"host":     "config",
 	"control":  "",
 	"metrics":  "flow",

@@ -51,7 +51,7 @@ func closeAll(sources []capture.Source) {
 // liveMeter is the meter's configuration for live sources: the table's hash
 // has a secret, and flow ids are unlike those of the last start.
 func liveMeter(conf *config.Config, sources int) meter.Config {
-	c := meter.Config{Cache: cacheConfig(conf.Cache, sources)}
+	c := meter.Config{Cache: cacheConfig(conf.Cache, sources), SampleFlows: conf.Cache.SampleFlows.Rate()}
 	var secret [10]byte
 	if _, err := rand.Read(secret[:]); err != nil {
 		panic(err) // crypto/rand does not fail
@@ -94,7 +94,7 @@ func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []
 func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*part, error) {
 	o := export.Options{
 		Interfaces: interfaceNames, Log: n.log.With("component", "export"),
-		Sampling: l.config.Sample.N, SamplingRandom: l.config.Sample.Random,
+		Sampling: l.config.Rate(), SamplingRandom: l.config.Sample.Random,
 		Ignored: func() (packets, octets uint64) {
 			for _, c := range l.Snapshot().Ignored {
 				packets, octets = packets+c.Packets, octets+c.Bytes

@@ -31,13 +31,17 @@ type meterCmd struct {
 	Prefix   []config.Prefix `sep:"none" placeholder:"CIDR" help:"Meter only packets from or to this network. Repeatable."`
 	Prefixes string          `placeholder:"FILE" help:"The same from a file: a network a line, # comments."`
 
-	Idle    *config.Duration `placeholder:"15s" help:"A flow without packets for so long is over; 0: never (default 15s). In files time is the capture's."`
-	Active  *config.Duration `placeholder:"30m" help:"A flow that goes on is reported so often; 0: never (default 30m)."`
-	TCPEnd  *string          `name:"tcp-end" placeholder:"true" help:"true: FIN or RST ends a flow within 2 s; false: not (default true)."`
-	Cache   *config.Count    `placeholder:"1Mi" help:"Flows that the cache holds, 128 octets each (default 1Mi)."`
-	Key     *string          `placeholder:"cisco" help:"What makes a flow: cisco (5-tuple, ToS, input interface, VLAN) or 5tuple (default cisco)."`
-	Sample  *config.Sample   `placeholder:"1:N" help:"Look at one packet in N: every N-th of a file, by lot at an interface (default 1:1, all)."`
-	Workers int              `placeholder:"N" help:"Cores to use for files (default: all); the output is the same."`
+	Idle        *config.Duration `placeholder:"15s" help:"A flow without packets for so long is over; 0: never (default 15s). In files time is the capture's."`
+	Active      *config.Duration `placeholder:"30m" help:"A flow that goes on is reported so often; 0: never (default 30m)."`
+	TCPEnd      *string          `name:"tcp-end" placeholder:"true" help:"true: FIN or RST ends a flow within 2 s; false: not (default true)."`
+	Cache       *config.Count    `placeholder:"1Mi" help:"Flows that the cache holds, 128 octets each (default 1Mi)."`
+	Key         *string          `placeholder:"cisco" help:"What makes a flow: cisco (5-tuple, ToS, input interface, VLAN), 5tuple, or names joined by commas: src,dst,proto,dscp (see: weir help keys; default cisco)."`
+	Collect     *string          `placeholder:"FIELDS" help:"What more records tell: ttl, length, mac, mpls, flow-label, tcp-options, fragment, … (see: weir help keys)."`
+	Biflow      bool             `help:"Both directions are one flow, and one record (RFC 5103)."`
+	Tunnel      *string          `placeholder:"outer" help:"inner: look at the packets in GRE, IP-in-IP, 6in4, VXLAN, Geneve, GTP-U and Teredo tunnels; records tell what is around them (default outer)."`
+	Sample      *config.Sample   `placeholder:"1:N" help:"Look at one packet in N: every N-th of a file, by lot at an interface (default 1:1, all)."`
+	SampleFlows *config.Sample   `placeholder:"1:N" help:"Meter one flow in N, chosen by its key, with all its packets (default 1:1, all)."`
+	Workers     int              `placeholder:"N" help:"Cores to use for files (default: all); the output is the same."`
 
 	Export  []string `sep:"none" placeholder:"URL" help:"Export to udp://HOST:PORT?version=5|9|10 (see: weir help export). Repeatable."`
 	Store   string   `placeholder:"DIR" help:"Keep the records in a store."`
@@ -122,7 +126,7 @@ func (c *meterCmd) Run(a *app) (err error) {
 	if live {
 		return c.meterLive(a, conf, list, sinks, room, drain, log)
 	}
-	mc := meter.Config{Cache: cacheConfig(conf.Cache, 1), Workers: c.Workers}
+	mc := meter.Config{Cache: cacheConfig(conf.Cache, 1), Workers: c.Workers, SampleFlows: conf.Cache.SampleFlows.Rate()}
 	if c.Sample != nil {
 		mc.Sample = meter.Sampling{N: c.Sample.Rate()}
 	}
@@ -135,7 +139,7 @@ func (c *meterCmd) Run(a *app) (err error) {
 	var exporter *export.Exporter
 	if len(c.Export) > 0 {
 		// Files can wait for a slow collector, and carry the capture's own time.
-		o := export.Options{Block: true, FollowRecords: true, Sampling: mc.Sample.N}
+		o := export.Options{Block: true, FollowRecords: true, Sampling: mc.Rate()}
 		if exporter, err = c.exporter(o, log); err != nil {
 			return err
 		}
@@ -231,7 +235,7 @@ func (c *meterCmd) meterLive(a *app, conf *config.Config, list []host.Interface,
 	var exporter *export.Exporter
 	own := &ownTraffic{kernel: l.setOwn, log: log}
 	if len(c.Export) > 0 {
-		o := export.Options{Interfaces: interfaceNames, Sampling: l.config.Sample.N, SamplingRandom: true}
+		o := export.Options{Interfaces: interfaceNames, Sampling: l.config.Rate(), SamplingRandom: true}
 		l.exportTo(&o)
 		if exporter, err = c.exporter(o, log); err != nil {
 			return err
@@ -264,8 +268,9 @@ func (c *meterCmd) detach(a *app, conf *config.Config, sinks []flow.Sink, log sl
 	if len(sinks) == 0 && len(c.Export) == 0 {
 		sinks = append(sinks, flow.SinkFunc(func(batch []flow.Record) error {
 			for i := range batch {
-				let.Packets += batch[i].Packets
-				let.Bytes += batch[i].Bytes
+				packets, bytes := batch[i].Total()
+				let.Packets += packets
+				let.Bytes += bytes
 			}
 			return nil
 		}))
@@ -347,6 +352,16 @@ func (c *meterCmd) check(conf *config.Config, live bool) error {
 	if c.Key != nil {
 		conf.Cache.Key = *c.Key
 	}
+	if c.Collect != nil {
+		conf.Cache.Collect = *c.Collect
+	}
+	if c.Tunnel != nil {
+		conf.Cache.Tunnel = *c.Tunnel
+	}
+	if c.SampleFlows != nil {
+		conf.Cache.SampleFlows = *c.SampleFlows
+	}
+	conf.Cache.Biflow = conf.Cache.Biflow || c.Biflow
 	if err := conf.Check(); err != nil {
 		var names []string // a flag is told by its own name, not by the key it stands for
 		if c.Cache != nil {
@@ -354,6 +369,12 @@ func (c *meterCmd) check(conf *config.Config, live bool) error {
 		}
 		if c.Key != nil {
 			names = append(names, "cache.key:", "--key")
+		}
+		if c.Collect != nil {
+			names = append(names, "cache.collect:", "--collect")
+		}
+		if c.Tunnel != nil {
+			names = append(names, "cache.tunnel:", "--tunnel")
 		}
 		return usagef("%s", strings.NewReplacer(names...).Replace(err.Error()))
 	}

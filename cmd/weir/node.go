@@ -358,8 +358,9 @@ func cacheConfig(c config.Cache, sources int) cache.Config {
 	if !c.TCPEnd {
 		cc.TCPEnd = 0
 	}
-	if c.Key == "5tuple" {
+	if key, err := flow.ParseKey(c.Key); err == nil && key == flow.Facts5Tuple {
 		cc.Key = flow.Key5Tuple
 	}
+	cc.Select = c.Selection()
 	return cc
 }
