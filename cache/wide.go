@@ -170,7 +170,7 @@ func (c *Cache) sameMore(slot uint32, i int) bool {
 // as the question has it; the rest has one direction.
 func turn(k *flow.Key) bool {
 	if k.Proto == flow.ProtoICMP || k.Proto == flow.ProtoICMPv6 {
-		to, answer := question(k.Proto, uint8(k.DstPort>>8))
+		to, answer := flow.ICMPQuestion(k.Proto, uint8(k.DstPort>>8))
 		if !answer || k.VLAN&flow.KeyFragment != 0 {
 			return false
 		}
@@ -188,7 +188,7 @@ func turn(k *flow.Key) bool {
 // turnBack undoes turn.
 func turnBack(k *flow.Key) {
 	if k.Proto == flow.ProtoICMP || k.Proto == flow.ProtoICMPv6 {
-		k.DstPort = uint16(answerOf(k.Proto, uint8(k.DstPort>>8)))<<8 | k.DstPort&0xff
+		k.DstPort = uint16(flow.ICMPAnswer(k.Proto, uint8(k.DstPort>>8)))<<8 | k.DstPort&0xff
 		k.Src, k.Dst = k.Dst, k.Src
 		return
 	}
@@ -204,33 +204,6 @@ func larger(k *flow.Key) bool {
 		}
 	}
 	return k.SrcPort > k.DstPort
-}
-
-// questions are ICMP's types that ask, and those that answer (RFC 792, 950, 4443).
-var questions = [...]struct{ proto, ask, answer uint8 }{
-	{flow.ProtoICMP, 8, 0},
-	{flow.ProtoICMP, 13, 14},
-	{flow.ProtoICMP, 15, 16},
-	{flow.ProtoICMP, 17, 18},
-	{flow.ProtoICMPv6, 128, 129},
-}
-
-func question(proto, answer uint8) (ask uint8, ok bool) {
-	for _, q := range questions {
-		if q.proto == proto && q.answer == answer {
-			return q.ask, true
-		}
-	}
-	return 0, false
-}
-
-func answerOf(proto, ask uint8) uint8 {
-	for _, q := range questions {
-		if q.proto == proto && q.ask == ask {
-			return q.answer
-		}
-	}
-	return ask
 }
 
 // asSeen is packet i of the chunk as it was before prepare turned it.
