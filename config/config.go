@@ -288,11 +288,20 @@ func oneOf(report func(path, msg string), path, got string, accepted ...string) 
 
 // Listen is where a collector listens.
 type Listen struct {
-	Network string // udp, tcp (IPFIX)
+	Network string // udp; tcp, tls, dtls (IPFIX)
 	Addr    netip.AddrPort
+	Query   string // of tls and dtls: cert=FILE&key=FILE&ca=FILE&allow=NAME,…
 }
 
-func (l Listen) String() string { return l.Network + "://" + l.Addr.String() }
+func (l Listen) String() string {
+	s := l.Network + "://" + l.Addr.String()
+	if l.Query != "" {
+		s += "?" + l.Query
+	}
+	return s
+}
+
+const listenForms = "udp://[HOST]:PORT, tcp://[HOST]:PORT, tls://[HOST]:PORT?cert=FILE&key=FILE&ca=FILE, dtls://…"
 
 // ParseListen reads SCHEME://[HOST]:PORT; no host is every address.
 func ParseListen(s string) (Listen, error) {
@@ -300,16 +309,24 @@ func ParseListen(s string) (Listen, error) {
 	if !ok {
 		scheme, rest = "udp", s
 	}
+	rest, query, found := strings.Cut(rest, "?")
 	switch scheme {
 	case "udp", "tcp":
-	case "tls", "dtls", "kafka":
-		return Listen{}, errorf("%q: %s is not supported by this version; accepted: udp://[HOST]:PORT, tcp://[HOST]:PORT", s, scheme)
+		if found {
+			return Listen{}, errorf("%q: nothing may follow the port; accepted: %s", s, listenForms)
+		}
+	case "tls", "dtls":
+		if err := checkSecure(query); err != nil {
+			return Listen{}, errorf("%q: %v; accepted: %s", s, err, listenForms)
+		}
+	case "kafka":
+		return Listen{}, errorf("%q: %s is not supported by this version; accepted: %s", s, scheme, listenForms)
 	default:
-		return Listen{}, errorf("%q: unknown scheme %q; accepted: udp://[HOST]:PORT, tcp://[HOST]:PORT%s", s, scheme, didYouMean(scheme, []string{"udp", "tcp"}))
+		return Listen{}, errorf("%q: unknown scheme %q; accepted: %s%s", s, scheme, listenForms, didYouMean(scheme, []string{"udp", "tcp", "tls", "dtls"}))
 	}
 	host, port, err := net.SplitHostPort(rest)
 	if err != nil {
-		return Listen{}, errorf("%q: accepted: udp://[HOST]:PORT, tcp://[HOST]:PORT", s)
+		return Listen{}, errorf("%q: accepted: %s", s, listenForms)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
@@ -324,5 +341,27 @@ func ParseListen(s string) (Listen, error) {
 			return Listen{}, errorf("%q: %q is not an IP address of this machine", s, host)
 		}
 	}
-	return Listen{Network: scheme, Addr: netip.AddrPortFrom(addr, uint16(n))}, nil
+	return Listen{Network: scheme, Addr: netip.AddrPortFrom(addr, uint16(n)), Query: query}, nil
+}
+
+// checkSecure tests what follows an address of TLS or DTLS.
+func checkSecure(query string) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return err
+	}
+	for name, v := range values {
+		if !slices.Contains([]string{"cert", "key", "ca", "allow"}, name) {
+			return fmt.Errorf("unknown parameter %s", name)
+		}
+		if len(v) > 1 || v[0] == "" {
+			return fmt.Errorf("%s: one value", name)
+		}
+	}
+	for _, name := range []string{"cert", "key", "ca"} {
+		if !values.Has(name) {
+			return fmt.Errorf("no %s", name)
+		}
+	}
+	return nil
 }

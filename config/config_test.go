@@ -65,7 +65,7 @@ func TestErrorsNameThePlace(t *testing.T) {
 		{"export: udp://x:1\n", `f:1:9: export: found "udp://x:1"; accepted: a list ([a, b] or lines of - a)`},
 		{"export: [x]\n", `f:1:10: export[0]: "x": accepted: udp://HOST:PORT?version=5|9|10`},
 		{"collect: {listen: ['udp://:99999']}\n", `f:1:20: collect.listen[0]: "udp://:99999": port "99999" is not a number from 0 to 65535`},
-		{"collect: {listen: ['tls://:1']}\n", `f:1:20: collect.listen[0]: "tls://:1": tls is not supported by this version; accepted: udp://[HOST]:PORT, tcp://[HOST]:PORT`},
+		{"collect: {listen: ['kafka://:1']}\n", `f:1:20: collect.listen[0]: "kafka://:1": kafka is not supported by this version; accepted: udp://[HOST]:PORT, tcp://[HOST]:PORT, tls://[HOST]:PORT?cert=FILE&key=FILE&ca=FILE, dtls://…`},
 		{"cach: {}\ncollect: {listen: ['udp://:99999']}\nlog: {level: loud, levle: x}\n", `f:1:1: cach: unknown key; accepted: interfaces, cache, export, collect, store, console, acl, control, log (did you mean "cache"?)` + "\n" +
 			`f:2:20: collect.listen[0]: "udp://:99999": port "99999" is not a number from 0 to 65535` + "\n" +
 			`f:3:14: log.level: "loud": accepted: debug, info, warn, error` + "\n" +

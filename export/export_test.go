@@ -132,6 +132,12 @@ func running(t *testing.T, o Options) (e *Exporter, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return e, run(t, e)
+}
+
+// run runs e; stop ends it.
+func run(t *testing.T, e *Exporter) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
@@ -142,7 +148,20 @@ func running(t *testing.T, o Options) (e *Exporter, stop func()) {
 		}
 	})
 	t.Cleanup(stop)
-	return e, stop
+	return stop
+}
+
+// opened is running with the sockets, and spools, open before it begins.
+func opened(t *testing.T, o Options) (e *Exporter, stop func()) {
+	t.Helper()
+	e, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return e, run(t, e)
 }
 
 func mixed(n int, last int64) (records []flow.Record, total sum) {

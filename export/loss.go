@@ -23,6 +23,9 @@ const (
 	sendError
 	shutdown
 	closed
+	away
+	spoolFull
+	spoolError
 	reasons
 )
 
@@ -39,6 +42,9 @@ var reasonText = [reasons]struct{ name, help string }{
 	sendError:   {"send-error", "sending failed for another reason; the log has it"},
 	shutdown:    {"shutdown", "datagrams still waited when the time for stopping was over"},
 	closed:      {"closed", "records came after the exporter had stopped"},
+	away:        {"away", "the collector was not connected and the queue was full: raise queue= or give it a spool="},
+	spoolFull:   {"spool-full", "the collector was away or too slow for so long that the spool was full: raise spool-size="},
+	spoolError:  {"spool-error", "the spool's folder could not be written or read; the log has it"},
 }
 
 // causeOf is the reason that stands for an error of the socket.
@@ -79,6 +85,14 @@ func (l *ledger) datagram(why reason, g *datagram) {
 	l[why].packets += g.sum.packets
 	l[why].octets += g.sum.octets
 	l[why].datagrams++
+}
+
+// messages counts what a spool lost.
+func (l *ledger) messages(why reason, o datagramLoss) {
+	l[why].records += o.sum.records
+	l[why].packets += o.sum.packets
+	l[why].octets += o.sum.octets
+	l[why].datagrams += uint64(o.messages)
 }
 
 func (l *ledger) add(o *ledger) {

@@ -132,6 +132,8 @@ type optionsWriter struct {
 	g  *datagram
 	t  *optionsTemplate // of the set that is open
 	at int              // where that set begins
+
+	preface bool // what is written is what a link's reader needs before data
 }
 
 // pick is the v9 or the IPFIX form.
@@ -148,6 +150,15 @@ func (w *optionsWriter) put(t *optionsTemplate, rec []byte) {
 	if w.t != t {
 		need += 2*wire.SetHeaderLen + 12 + 4*len(t.fields)
 	}
+	w.openSet(t, need)
+	w.g.b = append(w.g.b, rec...)
+	w.g.count++
+	w.g.data++
+	w.g.options++
+}
+
+// openSet opens a set of t where there is room for so many octets.
+func (w *optionsWriter) openSet(t *optionsTemplate, need int) {
 	if w.g != nil && len(w.g.b)+need > w.s.payload {
 		w.close()
 	}
@@ -156,20 +167,33 @@ func (w *optionsWriter) put(t *optionsTemplate, rec []byte) {
 	}
 	if w.t != t {
 		w.endSet()
-		at := len(w.g.b)
-		w.g.b = wire.AppendSet(w.g.b, wire.OptionsSet(w.s.version))
-		w.g.b = wire.AppendOptionsTemplate(w.g.b, w.s.version, t.id, t.scope, t.fields)
-		w.g.b = wire.EndSet(w.g.b, at)
+		if w.s.session {
+			w.g.need(w.s.definition(t))
+		} else {
+			at := len(w.g.b)
+			w.g.b = wire.AppendSet(w.g.b, wire.OptionsSet(w.s.version))
+			w.g.b = wire.AppendOptionsTemplate(w.g.b, w.s.version, t.id, t.scope, t.fields)
+			w.g.b = wire.EndSet(w.g.b, at)
+			w.g.count++
+			w.g.templates++
+		}
 		w.at = len(w.g.b)
 		w.g.b = wire.AppendSet(w.g.b, t.id)
-		w.g.count++
-		w.g.templates++
 		w.t = t
 	}
-	w.g.b = append(w.g.b, rec...)
-	w.g.count++
-	w.g.data++
-	w.g.options++
+}
+
+// definition is t's, of a session.
+func (s *stream) definition(t *optionsTemplate) *definition {
+	d := s.defs[t]
+	if d == nil {
+		if s.defs == nil {
+			s.defs = map[*optionsTemplate]*definition{}
+		}
+		d = &definition{t.id, wire.OptionsSet(s.version), wire.AppendOptionsTemplate(nil, s.version, t.id, t.scope, t.fields)}
+		s.defs[t] = d
+	}
+	return d
 }
 
 func (w *optionsWriter) endSet() {
@@ -183,6 +207,9 @@ func (w *optionsWriter) endSet() {
 func (w *optionsWriter) close() {
 	if w.g != nil {
 		w.endSet()
+		if w.preface {
+			w.s.preface(w.g)
+		}
 		w.s.finish(w.g)
 		w.g = nil
 	}
@@ -194,7 +221,10 @@ func (w *optionsWriter) close() {
 // (RFC 7011 section 3.1), and some readers (nfdump 1.7.1) forget to.
 func (s *stream) announce() {
 	s.announced, s.announcedAt = true, s.built
-	w := optionsWriter{s: s}
+	w := optionsWriter{s: s, preface: s.session}
+	if s.session {
+		s.preface(nil)
+	}
 	for i, rate := range s.sampling.rates {
 		w.sampling(i+1, rate)
 	}

@@ -21,6 +21,19 @@ type datagram struct {
 	templates int   // template records
 	options   int   // options data records
 	last      int64 // Unix ns: the newest time in it
+
+	// Of a session: the templates that its data sets need, where its end is in what
+	// the link has written, and when it was written.
+	uses []*definition
+	end  uint64
+	at   time.Time
+}
+
+// need notes a template of g's data.
+func (g *datagram) need(d *definition) {
+	if !slices.Contains(g.uses, d) {
+		g.uses = append(g.uses, d)
+	}
 }
 
 // sum is what the flow records of a datagram say together. A record that v5
@@ -51,8 +64,10 @@ type stream struct {
 	preset  wire.Preset
 	refresh uint64 // datagrams
 	random  bool   // sampling by lot
-	follow  bool   // time is the records'
-	payload int    // longest datagram, octets
+	session bool   // messages go over a link, which tells the templates
+	fields  wire.Fields
+	follow  bool // time is the records'
+	payload int  // longest datagram, octets
 
 	get  func() *datagram  // an empty datagram with room for payload octets
 	free func(g *datagram) // takes back what get gave
@@ -80,7 +95,9 @@ type stream struct {
 	announcedAt uint64 // built, then
 
 	extra   func(*optionsWriter) // names and statistics
-	rules   *rules               // nil: records name none
+	preface func(g *datagram)    // of a session: g is what readers need before data; nil: more will come
+	defs    map[*optionsTemplate]*definition
+	rules   *rules // nil: records name none
 	scratch []byte
 	mended  flow.Record
 }
@@ -94,9 +111,10 @@ type open struct {
 	last   int64 // newest Last among them
 	used   uint64
 
-	sent   bool   // its template was sent
-	sentAt uint64 // in the datagram of this number
-	field  uint16 // v5: the header's sampling field
+	def    *definition // of a session
+	sent   bool        // its template was sent
+	sentAt uint64      // in the datagram of this number
+	field  uint16      // v5: the header's sampling field
 }
 
 // maxLayouts bounds the templates alive at once; the one unused for longest
@@ -106,6 +124,13 @@ const maxLayouts = 64
 // gather is how many datagrams' worth of records may wait for a template that
 // is due again: the more data follows it at once, the less it costs.
 const gather = 8
+
+func (s *stream) gather() int {
+	if s.session {
+		return 1
+	}
+	return gather
+}
 
 // Template numbers: options first, then data.
 const firstLayoutID = 300
@@ -164,6 +189,9 @@ func (s *stream) add(r *flow.Record) {
 		sampler = s.sampler(rate)
 	}
 	shape := wire.ShapeOf(s.version, s.preset, r, sampler != 0)
+	if s.fields.Chosen() {
+		shape = s.fields.Of(shape)
+	}
 	o := s.hint
 	if o == nil || o.layout.Shape != shape {
 		if o = s.open[shape]; o == nil {
@@ -174,7 +202,7 @@ func (s *stream) add(r *flow.Record) {
 	if s.version == flow.VersionV9 {
 		s.place(r.First, r.Last)
 	}
-	if n := len(o.body) + o.size; n > s.room() && (n > gather*s.room() || !s.due(o)) {
+	if n := len(o.body) + o.size; n > s.room() && (n > s.gather()*s.room() || !s.due(o)) {
 		for len(o.body)+o.size > s.room() {
 			s.emitOpen(o)
 		}
@@ -298,8 +326,11 @@ func (s *stream) create(shape wire.Shape) *open {
 	}
 	l := wire.NewLayout(s.version, shape, s.nextID)
 	s.nextID = nextID(s.nextID)
-	most := gather * s.payload
+	most := s.gather() * s.payload
 	o := &open{layout: l, size: l.Size, body: make([]byte, 0, most), each: make([]sum, 0, most/l.Size+1), used: s.built}
+	if s.session {
+		o.def = &definition{l.ID, wire.TemplateSet(s.version), l.AppendTemplate(nil)}
+	}
 	s.open[shape] = o
 	s.order = append(s.order, o)
 	return o
@@ -328,7 +359,7 @@ func (s *stream) start() *datagram {
 // blank is a datagram with nothing but room for its header.
 func (s *stream) blank() *datagram {
 	g := s.get()
-	*g = datagram{b: g.b[:s.header()]}
+	*g = datagram{b: g.b[:s.header()], uses: g.uses[:0]}
 	return g
 }
 
@@ -416,6 +447,9 @@ func (s *stream) pack(g *datagram, o *open) bool {
 	g.b = wire.EndSet(g.b, at)
 	g.count += n
 	g.data += n
+	if s.session {
+		g.need(o.def)
+	}
 	for _, e := range o.each[:n] {
 		g.sum.add(e)
 	}
@@ -425,7 +459,9 @@ func (s *stream) pack(g *datagram, o *open) bool {
 }
 
 // due says that o's template goes out again before its next data.
-func (s *stream) due(o *open) bool { return !o.sent || s.built-o.sentAt >= s.refresh }
+func (s *stream) due(o *open) bool {
+	return !s.session && (!o.sent || s.built-o.sentAt >= s.refresh)
+}
 
 // take removes o's first n records.
 func (s *stream) take(o *open, n int) {
@@ -450,6 +486,9 @@ func (s *stream) resend() {
 		return
 	}
 	s.announce()
+	if s.session {
+		return // the link tells its templates
+	}
 	g := s.blank()
 	for _, o := range s.order {
 		if len(g.b)+wire.SetHeaderLen+o.layout.TemplateSize() > s.payload {

@@ -8,7 +8,10 @@
 // names of reverse elements.
 package ie
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 //go:generate go run gen.go ../../shared/reference/iana_ipfix_information_elements.xml
 
@@ -126,6 +129,18 @@ func (s Semantics) String() string {
 	return "reserved"
 }
 
+// UnitsNumber is the number of a unit in IANA's sub-registry (RFC 5610 section
+// 3.7), 0 for none.
+func UnitsNumber(units string) uint16 { return uint16(max(0, slices.Index(unitNames[:], units))) }
+
+// UnitsName is the unit of that number; empty if there is none.
+func UnitsName(n uint16) string {
+	if int(n) < len(unitNames) {
+		return unitNames[n]
+	}
+	return ""
+}
+
 // Element is one information element.
 type Element struct {
 	PEN       uint32 // 0: IANA
@@ -174,6 +189,24 @@ func LookupV9(id uint16) (Element, bool) {
 	}
 	e, ok := v9Types[id]
 	return e, ok
+}
+
+// Reversible says whether IANA's element may be counted of the other direction,
+// as element of Reverse (RFC 5103 section 6.1). What names the observation, or
+// tells of the exporter and not of the flow, may not.
+func Reversible(id uint16) bool {
+	switch id {
+	case IDExportedOctetTotalCount, IDExportedMessageTotalCount, IDExportedFlowRecordTotalCount,
+		IDObservedFlowTotalCount, IDIgnoredPacketTotalCount, IDIgnoredOctetTotalCount,
+		IDNotSentFlowTotalCount, IDNotSentPacketTotalCount, IDNotSentOctetTotalCount,
+		IDExporterIPv4Address, IDExporterIPv6Address, IDCommonPropertiesId, IDTemplateId, IDFlowId, IDObservationDomainId,
+		IDFlowKeyIndicator, IDPaddingOctets, IDCollectorIPv4Address, IDCollectorIPv6Address, IDExportInterface,
+		IDExportProtocolVersion, IDExportTransportProtocol, IDCollectorTransportPort, IDExporterTransportPort,
+		IDBiflowDirection:
+		return false
+	}
+	_, ok := Lookup(IANA, id)
+	return ok
 }
 
 var scopeNames = [...]string{1: "system", "interface", "lineCard", "cache", "template"}

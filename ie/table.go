@@ -508,6 +508,25 @@ var table = [...]Element{
 	533: {0, 533, Unsigned64, DeltaCounter, "pathDelaySumDeltaMicroseconds", ""},
 }
 
+// unitNames are IANA's units by number.
+var unitNames = [...]string{
+	1:  "bits",
+	2:  "octets",
+	3:  "packets",
+	4:  "flows",
+	5:  "seconds",
+	6:  "milliseconds",
+	7:  "microseconds",
+	8:  "nanoseconds",
+	9:  "4-octet words",
+	10: "messages",
+	11: "hops",
+	12: "entries",
+	13: "frames",
+	14: "ports",
+	15: "inferred",
+}
+
 // Numbers of IANA's elements.
 const (
 	IDOctetDeltaCount                        = 1

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -69,8 +70,9 @@ func show(r *flow.Record) string {
 	return strings.Join(append(out, string(r.Elements)), " ")
 }
 
-// Golden octets of every version. The header says 2023-11-14 22:13:20 UTC and
-// an uptime of one hour.
+// Golden octets of every version and of v8's schemes, read, and (v1, v5, v7, v8)
+// written again to the octet. The header says 2023-11-14 22:13:20 UTC and an
+// uptime of one hour.
 func TestDecodeGolden(t *testing.T) {
 	head := func(version, count string, rest string) string {
 		return version + count + "0036ee80 6553f100 00000000" + rest
@@ -151,6 +153,14 @@ func TestDecodeGolden(t *testing.T) {
 			if m.Version >= 5 && m.Sequence != 5 || m.Version > 1 && m.Version != 7 && m.Domain != 0x0102 {
 				t.Errorf("%+v", m)
 			}
+			in := octets(c.msg)
+			switch m.Version {
+			case flow.VersionV8, flow.VersionV1, flow.VersionV5, flow.VersionV7:
+				form := FormV8{Scheme: SchemeV8(in[22])}
+				if out := encodeAgain(m, recs, form); !bytes.Equal(out, in) {
+					t.Errorf("written again:\n got %x\nwant %x", out, in)
+				}
+			}
 		})
 	}
 }
@@ -159,13 +169,17 @@ func TestV8MaskOrder(t *testing.T) {
 	msg := octets("0008 0001 0036ee80 6553f100 00000000 00000005 01 02 05 02 00000000" +
 		"00000009 00000007 000003e8 0036c770 0036eb80 0a000000 0a010000 18 10 0000 fde8 fde9 0003 0004")
 	for _, flowTools := range []bool{false, true} {
-		recs, _, err := feed(t, NewDecoder(Options{V8DestinationMaskFirst: flowTools}), msg)
+		recs, m, err := feed(t, NewDecoder(Options{V8DestinationMaskFirst: flowTools}), msg)
 		src, dst := recs[0].SrcMask, recs[0].DstMask
 		if flowTools {
 			src, dst = dst, src
 		}
 		if err != nil || src != 24 || dst != 16 {
 			t.Errorf("destination mask first %v: /%d to /%d, %v", flowTools, recs[0].SrcMask, recs[0].DstMask, err)
+		}
+		form := FormV8{Scheme: V8Prefix, DestinationMaskFirst: flowTools}
+		if out := encodeAgain(m, recs, form); !bytes.Equal(out, msg) {
+			t.Errorf("destination mask first %v, written again: %x", flowTools, out)
 		}
 	}
 }

@@ -11,8 +11,9 @@ import (
 type Limits struct {
 	Sessions        int           // exporters times domains and source ports
 	Templates       int           // for one session
+	Types           int           // of elements that an exporter describes, of one session
 	Fields          int           // of one template
-	TemplateOctets  int           // of all templates together, about
+	TemplateOctets  int           // of all templates and types together, about
 	WaitingOctets   int           // data that waits for its template, all sessions
 	WaitingTime     time.Duration // how long it may; negative: for ever
 	MessageRecords  int           // flow records of one message
@@ -25,6 +26,7 @@ type Limits struct {
 var DefaultLimits = Limits{
 	Sessions:        4096,
 	Templates:       1024,
+	Types:           4096,
 	Fields:          512,
 	TemplateOctets:  64 << 20,
 	WaitingOctets:   64 << 20,
@@ -39,8 +41,8 @@ var DefaultLimits = Limits{
 type Options struct {
 	Limits Limits
 
-	// V8DestinationMaskFirst reads v8's prefix schemes (5, 13, 14) as
-	// flow-tools writes them; Cisco's order is the source mask first.
+	// V8DestinationMaskFirst reads v8's prefix schemes (5, 13, 14) as flow-tools
+	// writes them, see FormV8.
 	V8DestinationMaskFirst bool
 
 	// MaxSkew > 0 moves the flow times of an exporter whose clock is off by
@@ -76,7 +78,8 @@ type Decoder struct {
 	waitingOctets  int // of all sets that wait
 	oldest         int64
 
-	wide bool // some domain 0 announced samplers
+	wide      bool // some domain 0 announced samplers
+	wideTypes bool // or types
 
 	lost Counts                                    // all that was refused since the start
 	gone struct{ records, datagrams SequenceInfo } // what forgotten sessions' sequences said
@@ -98,6 +101,7 @@ func NewDecoder(opt Options) *Decoder {
 	}{
 		{&l.Sessions, def.Sessions},
 		{&l.Templates, def.Templates},
+		{&l.Types, def.Types},
 		{&l.Fields, def.Fields},
 		{&l.TemplateOctets, def.TemplateOctets},
 		{&l.WaitingOctets, def.WaitingOctets},
@@ -125,6 +129,8 @@ type message struct {
 	b   *Batch
 	s   *session // nil: of nobody that is known
 	err *SyntaxError
+
+	retyped int // templates compiled again
 }
 
 // refuse counts what could not be taken, and remembers the first of a message.

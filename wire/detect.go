@@ -33,8 +33,8 @@ func Next(b []byte) int {
 	case 6, 7:
 		return legacy(24, 52)
 	case 8:
-		if len(b) >= 28 && b[22] > 0 && int(b[22]) < len(v8Schemes) {
-			return legacy(28, v8Schemes[b[22]].size)
+		if len(b) >= HeaderV8Len && SchemeV8(b[22]).Valid() {
+			return legacy(HeaderV8Len, SchemeV8(b[22]).RecordLen())
 		}
 	case 9:
 		return nextV9(b)

@@ -96,7 +96,7 @@ func PutHeaderIPFIX(b []byte, s Stamp, sequence, domain uint32) {
 // 0 if it has none.
 func SequenceOffset(version uint8) int {
 	switch version {
-	case flow.VersionV5, flow.VersionV7:
+	case flow.VersionV5, flow.VersionV7, flow.VersionV8:
 		return 16
 	case flow.VersionV9:
 		return 12
@@ -146,12 +146,6 @@ func OptionsSet(version uint8) uint16 {
 	return OptionsSetV9
 }
 
-// appendSpec writes a field specifier.
-func appendSpec(dst []byte, f FieldSpec) []byte {
-	dst = be.AppendUint16(dst, f.ID)
-	return be.AppendUint16(dst, f.Length)
-}
-
 // AppendOptionsTemplate writes an options template record: the first scope of
 // fields are its scope. IPFIX counts fields (RFC 7011 section 3.4.2.2), v9
 // octets (RFC 3954 section 6.1), where the scope's numbers are scope types.
@@ -170,13 +164,11 @@ func AppendOptionsTemplate(dst []byte, version uint8, id uint16, scope int, fiel
 	return dst
 }
 
-// AppendString writes s as a value of length n: cut, or filled up with zeros;
+// AppendString writes a text or octets as a value of length n: cut, or filled up with zeros;
 // with its own length in front if n is VariableLength (RFC 7011 section 7).
-func AppendString(dst []byte, s string, n uint16) []byte {
+func AppendString[T string | []byte](dst []byte, s T, n uint16) []byte {
 	if n == VariableLength {
-		if len(s) > math.MaxUint16 {
-			s = s[:math.MaxUint16]
-		}
+		s = s[:min(len(s), math.MaxUint16)]
 		if len(s) < 255 {
 			dst = append(dst, byte(len(s)))
 		} else {

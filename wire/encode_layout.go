@@ -1,8 +1,10 @@
 package wire
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
+	"strings"
 
 	"weir/flow"
 	"weir/ie"
@@ -24,10 +26,34 @@ const (
 	// Full adds the flow id, what access lists dropped and the rule that decided,
 	// TCP flags in 2 octets, and to v9 absolute times.
 	Full
+	// Minimal is who with whom, how much and when: addresses, ports, protocol,
+	// counters and times, as narrow as Compact's.
+	Minimal
+	// Security is what an investigation asks for: the key, TCP flags in 2 octets,
+	// ICMP, where the flow came in and went out, why it ended, and what access lists
+	// made of it. Widths are fixed; nothing of routing.
+	Security
 	presets
+
+	// Selected has all there is, for Fields to choose from.
+	Selected = presets
 )
 
-var presetNames = [presets]string{"compact", "cisco", "full"}
+var presetNames = [presets]string{"compact", "cisco", "full", "minimal", "security"}
+
+// presetHas is what of a record each preset looks at; the rest is as if it were
+// unknown.
+var presetHas = [presets + 1]flow.Field{
+	Compact: ^flow.Field(0), Cisco: ^flow.Field(0), Full: ^flow.Field(0), Selected: ^flow.Field(0),
+	Minimal: flow.HasFirst | flow.HasLast | flow.HasProto | flow.HasSrc | flow.HasDst | flow.HasSrcPort | flow.HasDstPort |
+		flow.HasICMP | flow.HasPackets | flow.HasBytes,
+	Security: flow.HasFirst | flow.HasLast | flow.HasProto | flow.HasSrc | flow.HasDst | flow.HasSrcPort | flow.HasDstPort |
+		flow.HasICMP | flow.HasPackets | flow.HasBytes | flow.HasTOS | flow.HasTCPFlags | flow.HasInput | flow.HasOutput |
+		flow.HasDirection | flow.HasVLAN | flow.HasEndReason | flow.HasForwardingStatus | flow.HasDropped | flow.HasRule,
+}
+
+// narrow says that the preset writes values in the fewest octets.
+func (p Preset) narrow() bool { return p == Compact || p == Minimal }
 
 func (p Preset) String() string {
 	if p < presets {
@@ -43,7 +69,7 @@ func ParsePreset(s string) (Preset, error) {
 			return Preset(p), nil
 		}
 	}
-	return 0, fmt.Errorf("accepted: compact, cisco, full")
+	return 0, fmt.Errorf("accepted: %s", strings.Join(presetNames[:], ", "))
 }
 
 // Shape is all that a record's layout depends on: records of one shape share a
@@ -85,6 +111,17 @@ const (
 	shapeIPVersion
 	shapeUptime   // times in ms of sysUptime
 	shapeAbsolute // times in ms since 1970
+)
+
+// What a selection of fields leaves out of those that every layout has, or that
+// come in pairs.
+const (
+	shapeNoSrc Shape = 1 << (63 - iota)
+	shapeNoDst
+	shapeNoSrcPort
+	shapeNoDstPort
+	shapeNoFirst
+	shapeNoLast
 )
 
 // direct pairs bits of Has that put one field into every preset.
@@ -130,26 +167,30 @@ func IPv6(r *flow.Record) bool {
 }
 
 // is4 takes an address that was never set for one of IPv4.
-func is4(a *flow.Addr) bool { return a.Is4() || *a == flow.Addr{} }
+func is4(a *flow.Addr) bool {
+	high, middle := binary.LittleEndian.Uint64(a[:8]), binary.LittleEndian.Uint32(a[8:12])
+	return high == 0 && (middle == 0xffff0000 || middle == 0 && [4]byte(a[12:]) == [4]byte{})
+}
 
 // ShapeOf is r's shape in the version (v9 or IPFIX) and preset. sampled says
 // that records name their sampler.
 func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
-	s := shapeOfHas[0][r.Has&0x7fff] | shapeOfHas[1][r.Has>>15&0x7fff]
+	has := r.Has & presetHas[p]
+	s := shapeOfHas[0][has&0x7fff] | shapeOfHas[1][has>>15&0x7fff]
 	if IPv6(r) {
 		s |= shape6
 	}
 	switch {
-	case r.Has&flow.HasICMP != 0 && (r.Proto == flow.ProtoICMP || r.Proto == flow.ProtoICMPv6):
+	case has&flow.HasICMP != 0 && (r.Proto == flow.ProtoICMP || r.Proto == flow.ProtoICMPv6):
 		s |= shapeICMP
-	case r.Has&(flow.HasSrcPort|flow.HasDstPort) != 0:
+	case has&(flow.HasSrcPort|flow.HasDstPort) != 0:
 		s |= shapePorts
 	}
-	if r.Has&flow.HasTCPFlags != 0 {
+	if has&flow.HasTCPFlags != 0 {
 		switch {
-		case r.TCPFlags > 0xff || p == Full:
+		case r.TCPFlags > 0xff || p == Full || p >= Security:
 			s |= shapeFlags | shapeFlags16
-		case p != Compact || r.TCPFlags != 0 || r.Proto == flow.ProtoTCP:
+		case !p.narrow() || r.TCPFlags != 0 || r.Proto == flow.ProtoTCP:
 			s |= shapeFlags
 		}
 	}
@@ -162,7 +203,7 @@ func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
 	if sampled {
 		s |= shapeSampler
 	}
-	if p == Compact {
+	if p.narrow() {
 		switch {
 		case r.Packets > math.MaxUint32 || r.Bytes > math.MaxUint32:
 			s |= shapeCount64
@@ -177,17 +218,17 @@ func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
 		}
 	} else {
 		s |= shapeCount64 | shapeIf32 | shapeAS32 | shapeIPVersion
-		if r.Has&flow.HasEndReason != 0 {
+		if has&flow.HasEndReason != 0 {
 			s |= shapeReason
 		}
-		if p == Full && r.Has&(flow.HasFlowID|flow.HasDropped|flow.HasRule) != 0 {
-			if r.Has&flow.HasFlowID != 0 {
+		if (p == Full || p >= Security) && has&(flow.HasFlowID|flow.HasDropped|flow.HasRule) != 0 {
+			if has&flow.HasFlowID != 0 && p != Security {
 				s |= shapeFlowID
 			}
-			if r.Has&flow.HasDropped != 0 {
+			if has&flow.HasDropped != 0 {
 				s |= shapeDropped
 			}
-			if r.Has&flow.HasRule != 0 {
+			if has&flow.HasRule != 0 {
 				s |= shapeRule
 			}
 		}
@@ -202,7 +243,11 @@ func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
 	default:
 		s |= shapeUptime
 	}
-	// A width that no field has does not make another layout.
+	return plainWidths(s)
+}
+
+// plainWidths drops widths that no field has: they make no other layout.
+func plainWidths(s Shape) Shape {
 	if s&(shapePackets|shapeBytes) == 0 {
 		s &^= shapeCount32 | shapeCount64
 	}
@@ -273,7 +318,14 @@ const (
 	putRule
 	putFlowID
 	putIPVersion
+	putSrcPort
+	putDstPort
+	putPadding
 )
+
+// minRecord is the shortest record: padding of a set, up to 3 octets, must not look
+// like one.
+const minRecord = 4
 
 // NewLayout is the layout of a shape, as template id.
 func NewLayout(version uint8, s Shape, id uint16) *Layout {
@@ -309,11 +361,20 @@ func NewLayout(version uint8, s Shape, id uint16) *Layout {
 	}
 	ifs, as := wide(shapeIf32, 2), wide(shapeAS32, 2)
 
-	either(six, putSrc16, putSrc4, ie.IDSourceIPv6Address, ie.IDSourceIPv4Address, 16, 4)
-	either(six, putDst16, putDst4, ie.IDDestinationIPv6Address, ie.IDDestinationIPv4Address, 16, 4)
-	if s&shapePorts != 0 {
+	if s&shapeNoSrc == 0 {
+		either(six, putSrc16, putSrc4, ie.IDSourceIPv6Address, ie.IDSourceIPv4Address, 16, 4)
+	}
+	if s&shapeNoDst == 0 {
+		either(six, putDst16, putDst4, ie.IDDestinationIPv6Address, ie.IDDestinationIPv4Address, 16, 4)
+	}
+	switch {
+	case s&shapePorts == 0:
+	case s&(shapeNoSrcPort|shapeNoDstPort) == 0:
 		add(putPorts, ie.IDSourceTransportPort, 2)
 		add(putNothing, ie.IDDestinationTransportPort, 2)
+	default:
+		when(shapeNoDstPort, putSrcPort, ie.IDSourceTransportPort, 2)
+		when(shapeNoSrcPort, putDstPort, ie.IDDestinationTransportPort, 2)
 	}
 	if s&shapeICMP != 0 {
 		either(six, putICMP, putICMP, ie.IDIcmpTypeCodeIPv6, ie.IDIcmpTypeCodeIPv4, 2, 2)
@@ -329,10 +390,18 @@ func NewLayout(version uint8, s Shape, id uint16) *Layout {
 	when(shapeOutput, putOutput, ie.IDEgressInterface, ifs)
 	when(shapePackets, putPackets, ie.IDPacketDeltaCount, packets)
 	when(shapeBytes, putBytes, ie.IDOctetDeltaCount, octets)
-	when(shapeUptime, putFirstUp, ie.IDFlowStartSysUpTime, 4)
-	when(shapeUptime, putLastUp, ie.IDFlowEndSysUpTime, 4)
-	when(shapeAbsolute, putFirstMs, ie.IDFlowStartMilliseconds, 8)
-	when(shapeAbsolute, putLastMs, ie.IDFlowEndMilliseconds, 8)
+	if s&shapeNoFirst == 0 {
+		when(shapeUptime, putFirstUp, ie.IDFlowStartSysUpTime, 4)
+	}
+	if s&shapeNoLast == 0 {
+		when(shapeUptime, putLastUp, ie.IDFlowEndSysUpTime, 4)
+	}
+	if s&shapeNoFirst == 0 {
+		when(shapeAbsolute, putFirstMs, ie.IDFlowStartMilliseconds, 8)
+	}
+	if s&shapeNoLast == 0 {
+		when(shapeAbsolute, putLastMs, ie.IDFlowEndMilliseconds, 8)
+	}
 	when(shapeSrcAS, putSrcAS, ie.IDBgpSourceAsNumber, as)
 	when(shapeDstAS, putDstAS, ie.IDBgpDestinationAsNumber, as)
 	if s&shapeSrcMask != 0 {
@@ -364,28 +433,66 @@ func NewLayout(version uint8, s Shape, id uint16) *Layout {
 	when(shapeRule, putRule, ie.IDCommonPropertiesId, 4) // its options tell the rule (package export)
 	when(shapeIPVersion, putIPVersion, ie.IDIpVersion, 1)
 	when(shapeFlowID, putFlowID, ie.IDFlowId, 8)
+	if l.Size < minRecord {
+		add(putPadding, ie.IDPaddingOctets, uint16(minRecord-l.Size))
+	}
+	l.puts = join(l.puts)
 	return l
 }
 
 // TemplateSize is what AppendTemplate adds.
-func (l *Layout) TemplateSize() int { return 4 + 4*len(l.Fields) }
-
-// AppendTemplate writes l's template record (RFC 3954 section 5.2, RFC 7011
-// section 3.4.1).
-func (l *Layout) AppendTemplate(dst []byte) []byte {
-	dst = be.AppendUint16(dst, l.ID)
-	dst = be.AppendUint16(dst, uint16(len(l.Fields)))
+func (l *Layout) TemplateSize() int {
+	n := 4
 	for _, f := range l.Fields {
-		dst = appendSpec(dst, f)
+		n += f.size()
 	}
-	return dst
+	return n
 }
+
+// AppendTemplate writes l's template record.
+func (l *Layout) AppendTemplate(dst []byte) []byte { return AppendTemplate(dst, l.ID, l.Fields) }
 
 // Append writes r, which must be of l's shape: l.Size octets. boot is as in
 // Stamp; sampler is the id that the sampling options announced.
 func (l *Layout) Append(dst []byte, r *flow.Record, boot int64, sampler uint8) []byte {
 	for _, p := range l.puts {
 		switch p.what {
+		// Two fields and more, see join.
+		case putAddrs4:
+			dst = append(append(dst, r.Src[12:]...), r.Dst[12:]...)
+		case putAddrs16:
+			dst = append(append(dst, r.Src[:]...), r.Dst[:]...)
+		case putProtoTOS:
+			dst = append(dst, r.Proto, r.TOS)
+		case putProtoTOSFlags:
+			dst = append(dst, r.Proto, r.TOS, byte(r.TCPFlags))
+		case putProtoTOSFlags16:
+			dst = append(dst, r.Proto, r.TOS, byte(r.TCPFlags>>8), byte(r.TCPFlags))
+		case putInOut2:
+			dst = be.AppendUint32(dst, r.Input<<16|r.Output&0xffff)
+		case putInOut4:
+			dst = be.AppendUint64(dst, uint64(r.Input)<<32|uint64(r.Output))
+		case putCounts12:
+			dst = append(dst, byte(r.Packets), byte(r.Bytes>>8), byte(r.Bytes))
+		case putCounts4:
+			dst = be.AppendUint64(dst, r.Packets<<32|r.Bytes&0xffffffff)
+		case putCounts8:
+			dst = be.AppendUint64(be.AppendUint64(dst, r.Packets), r.Bytes)
+		case putUps:
+			dst = be.AppendUint64(dst, uint64(sinceBoot(r.First, boot))<<32|uint64(sinceBoot(r.Last, boot)))
+		case putMss:
+			dst = be.AppendUint64(be.AppendUint64(dst, uint64(floorMs(r.First))), uint64(floorMs(r.Last)))
+		case putAS2:
+			dst = be.AppendUint32(dst, r.SrcAS<<16|r.DstAS&0xffff)
+		case putAS4:
+			dst = be.AppendUint64(dst, uint64(r.SrcAS)<<32|uint64(r.DstAS))
+		case putMasks:
+			dst = append(dst, r.SrcMask, r.DstMask)
+		case putReasonStatus:
+			dst = append(dst, byte(r.EndReason), r.ForwardingStatus)
+		case putDropped:
+			dst = be.AppendUint64(be.AppendUint64(dst, r.DroppedPackets), r.DroppedBytes)
+		// One field.
 		case putSrc4:
 			dst = append(dst, r.Src[12:]...)
 		case putDst4:
@@ -398,6 +505,12 @@ func (l *Layout) Append(dst []byte, r *flow.Record, boot int64, sampler uint8) [
 			dst = be.AppendUint32(dst, uint32(r.SrcPort)<<16|uint32(r.DstPort))
 		case putICMP:
 			dst = append(dst, r.ICMPType, r.ICMPCode)
+		case putSrcPort:
+			dst = be.AppendUint16(dst, r.SrcPort)
+		case putDstPort:
+			dst = be.AppendUint16(dst, r.DstPort)
+		case putPadding:
+			dst = append(dst, make([]byte, p.n)...)
 		case putProto:
 			dst = append(dst, r.Proto)
 		case putTOS:

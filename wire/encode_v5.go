@@ -7,13 +7,13 @@ import (
 	"weir/flow"
 )
 
-// HeaderV5 is the header of v5 and v7; v1 uses Count and Stamp alone.
+// HeaderV5 is the header of v5, v7 and v8; v1 uses Count and Stamp alone.
 type HeaderV5 struct {
 	Count    uint16
 	Stamp    Stamp
 	Sequence uint32 // records sent before this datagram
 	Engine   uint16 // engine_type*256 + engine_id; v7: not sent
-	Sampling uint16 // SamplingV5; v7: not sent
+	Sampling uint16 // SamplingV5; v7, v8: not sent
 }
 
 // SamplingV5 is the header's sampling field: two bits of mode (1 every n-th,
@@ -105,6 +105,14 @@ func if16(index uint32) uint16 {
 	return uint16(index)
 }
 
+// ports are a record's, those of ICMP 0 and type*256+code.
+func ports(r *flow.Record) (src, dst uint16) {
+	if r.Has&flow.HasICMP != 0 && r.Proto == flow.ProtoICMP {
+		return 0, uint16(r.ICMPType)<<8 | uint16(r.ICMPCode)
+	}
+	return r.SrcPort, r.DstPort
+}
+
 // fixed is what v1, v5 and v7 records have in common, their first 36 octets.
 // The record is of IPv4, the counters are given apart (see Part), boot is as
 // in Stamp. Ports of ICMP: 0, and type*256+code.
@@ -143,6 +151,30 @@ func AppendRecordV5(dst []byte, r *flow.Record, packets, octets uint32, boot int
 // no router was bypassed.
 func AppendRecordV7(dst []byte, r *flow.Record, packets, octets uint32, boot int64) []byte {
 	return append(AppendRecordV5(dst, r, packets, octets, boot), 0, 0, 0, 0)
+}
+
+// ShortcutV7 is what a Catalyst says in v7 of a flow that it took over from a
+// router.
+type ShortcutV7 struct {
+	Invalid uint32    // which fields are not valid: octet 36, then 46 and 47
+	Router  flow.Addr // that was bypassed; zero: none
+}
+
+// ShortcutOf is what r says of itself beyond its columns, as read from v7: for
+// sending collected records on.
+func ShortcutOf(r *flow.Record) ShortcutV7 {
+	said, _ := legacyElementsOf(r)
+	return ShortcutV7{Invalid: said.Invalid, Router: flow.AddrFrom(said.Router)}
+}
+
+// AppendShortcutV7 writes a v7 record as a switch does.
+func AppendShortcutV7(dst []byte, r *flow.Record, s ShortcutV7, packets, octets uint32, boot int64) []byte {
+	dst = AppendRecordV7(dst, r, packets, octets, boot)
+	f := dst[len(dst)-RecordV7Len:]
+	f[36] = byte(s.Invalid >> 16)
+	be.PutUint16(f[46:], uint16(s.Invalid))
+	copy(f[48:], s.Router[12:])
+	return dst
 }
 
 // AppendRecordV1 writes a v1 record, 48 octets. Here protocol and ToS stand

@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"encoding/json"
+	"net/netip"
 	"slices"
 
 	"weir/flow"
@@ -132,4 +134,21 @@ func (d *Decoder) legacyElements(r *flow.Record, version uint8, f []byte) {
 		e.addr("ipv4RouterSc", f[48:52])
 	}
 	r.Elements = e.end()
+}
+
+// saidLegacy is what legacyElements and v8 keep without a column.
+type saidLegacy struct {
+	Flows   *uint32    `json:"deltaFlowCount"`
+	Marked  uint8      `json:"markedTos"`
+	Extra   uint32     `json:"extraPackets"`
+	Invalid uint32     `json:"invalidFieldFlags"`
+	Router  netip.Addr `json:"ipv4RouterSc"`
+}
+
+// legacyElementsOf reads them; false if there are none, or not of these types.
+func legacyElementsOf(r *flow.Record) (said saidLegacy, ok bool) {
+	if len(r.Elements) == 0 || json.Unmarshal(r.Elements, &said) != nil {
+		return saidLegacy{}, false
+	}
+	return said, true
 }

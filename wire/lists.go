@@ -71,7 +71,11 @@ func (d *Decoder) appendBasicList(dst, f []byte, s *session, depth int) ([]byte,
 	if r.bad || spec.Length == 0 {
 		return dst, false
 	}
-	e, _ := ie.Lookup(spec.PEN, spec.ID)
+	by := s
+	if s != nil {
+		by = d.typesOf(s)
+	}
+	e, _ := by.element(spec.PEN, spec.ID)
 	dst = append(dst, ',')
 	dst = append(appendKey(dst, nameOf(e, spec.PEN, spec.ID)), '[')
 	rest := f[r.off:]

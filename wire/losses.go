@@ -17,6 +17,7 @@ const (
 	EmptyTemplate
 	TemplateFields
 	TemplateLimit
+	TypeLimit
 	WithdrawalOverUDP
 	TemplateMissing
 	RecordOverrun
@@ -38,6 +39,7 @@ var reasonText = [reasons]struct{ name, help string }{
 	EmptyTemplate:     {"empty-template", "a template without fields, or whose records would have no octets, was refused: update the exporter"},
 	TemplateFields:    {"template-fields", "a template has more fields than the limit: its set was dropped"},
 	TemplateLimit:     {"template-limit", "the exporter, or all of them, hold as many templates as the limits allow"},
+	TypeLimit:         {"type-limit", "the exporter described more elements of its own than the limits allow (RFC 5610): further ones keep their numbers"},
 	WithdrawalOverUDP: {"withdrawal-over-udp", "a template withdrawal over UDP was ignored, as RFC 7011 section 8.4 asks"},
 	TemplateMissing:   {"template-missing", "data whose template did not come in time, or for which there was no room to wait: octets are counted, records are not known"},
 	RecordOverrun:     {"record-overrun", "a variable-length value runs beyond its set: the rest of the set was dropped"},

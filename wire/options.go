@@ -75,6 +75,7 @@ func (d *Decoder) learn(t *Template, rec []byte, spans []span, at int) {
 		old, random            uint64 // IE 34, 50
 		ifx                    uint64
 		nm                     name
+		typ                    typeInfo
 		hasIf, hasName, wanted bool
 	)
 	for i, f := range t.Fields {
@@ -126,6 +127,9 @@ func (d *Decoder) learn(t *Template, rec []byte, spans []span, at int) {
 				}
 			}
 		default:
+			if typ.take(f.ID, v) {
+				continue
+			}
 			if statistics[f.ID] && isInt {
 				if s.stats == nil {
 					s.stats = map[uint16]uint64{}
@@ -139,6 +143,7 @@ func (d *Decoder) learn(t *Template, rec []byte, spans []span, at int) {
 		d.refuse(BadOptions, len(rec), at, "options data record", ErrLength)
 		return
 	}
+	d.learnType(typ, len(rec), at)
 	if hasName && hasIf {
 		d.learnName(uint32(ifx), nm, at)
 	}
@@ -236,10 +241,5 @@ func (d *Decoder) samplers(s *session) *session {
 	if len(s.samplers) > 0 || s.key.domain == 0 || !d.wide {
 		return s
 	}
-	k := s.key
-	k.domain = 0
-	if whole := d.sessions[k]; whole != nil {
-		return whole
-	}
-	return s
+	return d.wholeExporter(s)
 }

@@ -205,6 +205,9 @@ func (c column) pair() bool {
 	return c == colSrc || c == colDst || c == colNextHop || c == colBGPNextHop || c == colSrcMask || c == colDstMask
 }
 
+// compile gives t its plan; then it needs nobody's types any more.
+func (t *Template) compile() { t.plan, t.types = compile(t), nil }
+
 // compile makes the plan of a template. The template was checked: its records
 // have at least one octet and at most 65535.
 func compile(t *Template) *plan {
@@ -423,7 +426,7 @@ func lookup(t *Template, i int) (ie.Element, bool) {
 	if t.v9 {
 		return ie.LookupV9(f.ID)
 	}
-	return ie.Lookup(f.PEN, f.ID)
+	return t.types.element(f.PEN, f.ID)
 }
 
 // ruleOf is the rule of field i. Scope fields have none.

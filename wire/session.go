@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"weir/flow"
+	"weir/ie"
 )
 
 // A session is one exporter's observation domain: the scope of template
@@ -23,7 +24,9 @@ type session struct {
 	newer     *session // ring of all sessions, by the time of the latest message
 	older     *session
 	templates map[uint16]*known
-	octets    int // of templates, about
+	types     map[typeKey]ie.Element // as the exporter described them
+	typed     uint32                 // how often types changed
+	octets    int                    // of templates and types, about
 
 	waiting       []waiting
 	waitingOctets int
@@ -54,7 +57,9 @@ type sessionKey struct {
 // known is a template and when it was last sent.
 type known struct {
 	*Template
-	seen int64
+	seen    int64
+	typed   uint32   // which state of types it is compiled with,
+	typedBy *session // and whose; nil: none
 }
 
 type name struct{ name, description string }

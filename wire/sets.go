@@ -86,7 +86,7 @@ func (d *Decoder) sets(msg []byte, off int) {
 			d.refuse(ReservedSet, n, off, "set ID", ErrReserved)
 		default:
 			if t := d.msg.s.templates[id]; t != nil {
-				d.data(t.Template, body, off+4)
+				d.data(d.current(t), body, off+4)
 			} else {
 				d.msg.Waiting++
 				d.wait(id, body)

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"weir/flow"
+	"weir/ie"
 )
 
 // The state of decoders as one file, so that a collector that starts again
@@ -18,21 +19,24 @@ import (
 // big-endian; n is a count of 4 octets before a list, blob is 4 octets of
 // length and so many octets:
 //
-//	magic 8 ("weirTPL" 1), length 8 of what follows save the checksum
+//	magic 8 ("weirTPL" 2), length 8 of what follows save the checksum
 //	n sessions:
 //	  address 16, port 2, domain 4, version 1
 //	  first 8, last 8 (Unix ns), exporter's start 8 (Unix ms)
 //	  sequence: started 1, next 4, vague 1, exported 4, uptime 4
+//	  n types of elements: enterprise 4, number 2, type 1, semantics 1, units 2, blob name
 //	  n templates: options 1, seen 8, blob as sent
 //	  n samplers: id 4, interface 4, rate 4, named 1
 //	  n interfaces: ifIndex 4, blob name, blob description
 //	  n waiting sets: template 2, exported 8, uptime 4, up 1, received 8, blob
 //	CRC-32C 4 of all before
 //
-// A reader refuses what does not fit; it never trusts a count further than the
+// Version 1 had no types; it is read too. A reader refuses what does not fit; it never trusts a count further than the
 // octets that are there.
 
-var stateMagic = [8]byte{'w', 'e', 'i', 'r', 'T', 'P', 'L', 1}
+var stateMagic = [8]byte{'w', 'e', 'i', 'r', 'T', 'P', 'L', stateVersion}
+
+const stateVersion = 2
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -74,6 +78,15 @@ func (s *session) appendState(b []byte) []byte {
 	b = appendBool(b, s.seq.vague)
 	b = be.AppendUint32(b, s.seq.exported)
 	b = be.AppendUint32(b, s.seq.uptime)
+	b = be.AppendUint32(b, uint32(len(s.types)))
+	for _, k := range slices.SortedFunc(maps.Keys(s.types), typeKey.compare) {
+		e := s.types[k]
+		b = be.AppendUint32(b, k.pen)
+		b = be.AppendUint16(b, k.id)
+		b = append(b, byte(e.Type), byte(e.Semantics))
+		b = be.AppendUint16(b, ie.UnitsNumber(e.Units))
+		b = appendBlob(b, []byte(e.Name))
+	}
 	b = be.AppendUint32(b, uint32(len(s.templates)))
 	for _, id := range slices.Sorted(maps.Keys(s.templates)) {
 		t := s.templates[id]
@@ -127,8 +140,9 @@ func LoadState(state []byte, pick func(flow.Addr) *Decoder) error {
 	if len(state) < len(stateMagic)+8+4+4 {
 		return fmt.Errorf("%w: %d octets are too few", ErrState, len(state))
 	}
-	if [8]byte(state) != stateMagic {
-		return fmt.Errorf("%w: it does not begin as version 1 does", ErrState)
+	version := state[7]
+	if [7]byte(state) != [7]byte(stateMagic[:]) || version < 1 || version > stateVersion {
+		return fmt.Errorf("%w: it does not begin as versions 1 and 2 do", ErrState)
 	}
 	if n := binary.BigEndian.Uint64(state[8:]); n != uint64(len(state)-20) {
 		return fmt.Errorf("%w: it should hold %d octets and holds %d", ErrState, n, len(state)-20)
@@ -140,7 +154,7 @@ func LoadState(state []byte, pick func(flow.Addr) *Decoder) error {
 	r := &reader{b: body, off: 16}
 	var all []*session
 	for range r.u32() {
-		s, err := readSession(r)
+		s, err := readSession(r, version)
 		if err != nil {
 			return fmt.Errorf("%w: session %d, octet %d: %w", ErrState, len(all), r.off, err)
 		}
@@ -157,20 +171,23 @@ func LoadState(state []byte, pick func(flow.Addr) *Decoder) error {
 
 // readSession reads one session. Its templates are not compiled yet: raw and
 // opts are all they have.
-func readSession(r *reader) (*session, error) {
+func readSession(r *reader, version uint8) (*session, error) {
 	s := &session{templates: map[uint16]*known{}}
 	copy(s.key.addr[:], r.take(16))
 	s.port, s.key.domain, s.key.version = r.u16(), r.u32(), r.u8()
 	s.first, s.last, s.init = int64(r.u64()), int64(r.u64()), int64(r.u64())
 	s.seq.started, s.seq.next, s.seq.vague = r.u8() == 1, r.u32(), r.u8() == 1
 	s.seq.exported, s.seq.uptime = r.u32(), r.u32()
+	if version >= 2 {
+		s.types = readTypes(r)
+	}
 	for n := r.u32(); n > 0 && !r.bad; n-- {
 		t := &Template{opts: r.u8() == 1, v9: s.key.version == flow.VersionV9}
 		seen := int64(r.u64())
 		if t.raw = slices.Clone(r.blob()); len(t.raw) >= 2 {
 			t.ID = be.Uint16(t.raw)
 		}
-		s.templates[t.ID] = &known{t, seen}
+		s.templates[t.ID] = &known{Template: t, seen: seen}
 	}
 	for n := r.u32(); n > 0 && !r.bad; n-- {
 		o := sampler{id: r.u32(), ifx: r.u32(), rate: r.u32(), named: r.u8() == 1}
@@ -202,6 +219,19 @@ func readSession(r *reader) (*session, error) {
 	return nil, ErrVersion
 }
 
+func readTypes(r *reader) map[typeKey]ie.Element {
+	var types map[typeKey]ie.Element
+	for n := r.u32(); n > 0 && !r.bad; n-- {
+		e := ie.Element{PEN: r.u32(), ID: r.u16(), Type: ie.Type(r.u8()), Semantics: ie.Semantics(r.u8())}
+		e.Units, e.Name = ie.UnitsName(r.u16()), string(r.blob())
+		if types == nil {
+			types = map[typeKey]ie.Element{}
+		}
+		types[typeKey{e.PEN, e.ID}] = e
+	}
+	return types
+}
+
 // restore takes a session in, under the limits that hold now. Templates come
 // in as they did from the exporter.
 func (d *Decoder) restore(from *session) {
@@ -225,6 +255,10 @@ func (d *Decoder) restore(from *session) {
 	}
 	d.ctx = context{src: Source{Addr: s.key.addr, Port: s.port}, version: s.key.version}
 	var b Batch
+	d.msg = message{b: &b, s: s}
+	for _, k := range slices.SortedFunc(maps.Keys(from.types), typeKey.compare) {
+		d.learnType(typeInfo{Element: from.types[k], hasPEN: true, hasID: true, hasType: true}, 0, 0)
+	}
 	for _, t := range from.templates {
 		d.msg = message{b: &b, s: s}
 		d.ctx.received = t.seen

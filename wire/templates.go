@@ -45,7 +45,7 @@ func (d *Decoder) templateSet(body []byte, at int, options bool) {
 			return // padding
 		}
 		start := r.off
-		t := &Template{ID: r.u16(), opts: options, v9: v9}
+		t := &Template{ID: r.u16(), opts: options, v9: v9, types: d.typesOf(d.msg.s)}
 		n := int(r.u16()) // IPFIX: fields in all
 		size := n
 		switch {
@@ -159,8 +159,9 @@ func (d *Decoder) define(t *Template, at int) {
 
 // keep compiles a template and holds it.
 func (d *Decoder) keep(s *session, t *Template, seen int64) {
-	t.plan = compile(t)
-	s.templates[t.ID] = &known{t, seen}
+	k := &known{Template: t, seen: seen, typed: t.types.typed, typedBy: t.types}
+	t.compile()
+	s.templates[t.ID] = k
 	s.octets += t.octets()
 	d.templateOctets += t.octets()
 }

@@ -42,7 +42,7 @@ func (d *Decoder) wait(id uint16, body []byte) {
 
 // release decodes what waited for a template that is now known.
 func (d *Decoder) release(id uint16) {
-	s, t := d.msg.s, d.msg.s.templates[id]
+	s, t := d.msg.s, d.current(d.msg.s.templates[id])
 	if !slices.ContainsFunc(s.waiting, func(w waiting) bool { return w.id == id }) {
 		return
 	}
@@ -60,7 +60,7 @@ func (d *Decoder) release(id uint16) {
 			d.ctx.uptime, d.ctx.up = uint32(w.clock.exported/1e6-s.init), true
 		}
 		before := d.msg.Message
-		d.data(t.Template, w.body, 0)
+		d.data(t, w.body, 0)
 		// Counted apart: these are not of the message at hand.
 		released := d.msg.Records - before.Records
 		s.n.options += uint64(d.msg.Options - before.Options)

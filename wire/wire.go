@@ -118,6 +118,8 @@ type Template struct {
 	opts bool   // options template
 	v9   bool
 	plan *plan
+
+	types *session // whose types name fields, until the plan is made
 }
 
 // Options says whether t describes options data.
