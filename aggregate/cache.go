@@ -47,7 +47,7 @@ func (c *Config) Validate() error {
 	case c.Idle < 0 || c.Active < 0:
 		return fmt.Errorf("aggregate: timeouts %v, %v: want 0 (never) or more", c.Idle, c.Active)
 	case c.Masks.Src4 > 32 || c.Masks.Dst4 > 32 || c.Masks.Src6 > 128 || c.Masks.Dst6 > 128:
-		return fmt.Errorf("aggregate: masks %+v: want at most 32 bits of IPv4, 128 of IPv6", c.Masks)
+		return fmt.Errorf("aggregate: masks /%d, /%d, of IPv6 /%d, /%d: accepted: 0 to 32, of IPv6 to 128", c.Masks.Src4, c.Masks.Dst4, c.Masks.Src6, c.Masks.Dst6)
 	}
 	return nil
 }
@@ -146,8 +146,13 @@ func New(cfg Config, sink flow.Sink) (*Cache, error) {
 	return c, nil
 }
 
-// Run lets go what is due, each second, until ctx ends. Not wanted with FollowRecords.
+// Run lets go what is due, each second, until ctx ends; with FollowRecords that is
+// decided as records come.
 func (c *Cache) Run(ctx context.Context) error {
+	if c.cfg.FollowRecords {
+		<-ctx.Done()
+		return nil
+	}
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	for {

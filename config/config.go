@@ -32,16 +32,18 @@ const DefaultPath = "/etc/weir/weir.yaml"
 type Config struct {
 	Interfaces map[string]Interface `yaml:"interfaces"`
 	Cache      Cache                `yaml:"cache"`
-	Export     []Destination        `yaml:"export"`
-	Collect    Collect              `yaml:"collect"`
-	Store      Store                `yaml:"store"`
-	Console    Console              `yaml:"console"`
-	ACL        ACL                  `yaml:"acl"`
-	Guard      any                  `yaml:"guard" reserved:"protection"`
-	Enrich     any                  `yaml:"enrich" reserved:"enrichment"`
-	Billing    any                  `yaml:"billing" reserved:"billing"`
-	Control    string               `yaml:"control"`
-	Log        Log                  `yaml:"log"`
+	// Aggregation are aggregation caches, by their scheme.
+	Aggregation map[string]Aggregation `yaml:"flow-aggregation"`
+	Export      []Destination          `yaml:"export"`
+	Collect     Collect                `yaml:"collect"`
+	Store       Store                  `yaml:"store"`
+	Console     Console                `yaml:"console"`
+	ACL         ACL                    `yaml:"acl"`
+	Guard       any                    `yaml:"guard" reserved:"protection"`
+	Enrich      any                    `yaml:"enrich" reserved:"enrichment"`
+	Billing     any                    `yaml:"billing" reserved:"billing"`
+	Control     string                 `yaml:"control"`
+	Log         Log                    `yaml:"log"`
 }
 
 // Interface says what is done at one interface. Naming any interface replaces
@@ -221,6 +223,7 @@ func (c *Config) check(report func(path, msg string)) {
 		report("cache.entries", strconv.FormatUint(uint64(c.Cache.Entries), 10)+": accepted: 1Ki to 256Mi entries of 128 octets")
 	}
 	c.Cache.check(func(key, msg string) { report("cache."+key, msg) })
+	c.checkAggregation(report)
 	rate := Sample(0)
 	for _, name := range slices.Sorted(maps.Keys(c.Interfaces)) {
 		i := c.Interfaces[name]

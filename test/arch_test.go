@@ -33,7 +33,7 @@ var mayImport = map[string]string{
 	"collect":   "flow ie wire packet capture", // capture and packet: export traffic in capture files
 	"store":     "flow",
 	"query":     "flow store",
-	"config":    "flow capture acl", // keys, filters, lists are checked as they are read
+	"config":    "flow capture acl aggregate", // keys, filters, lists are checked as they are read
 	"host":      "config",
 	"control":   "",
 	"metrics":   "flow",

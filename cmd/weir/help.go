@@ -101,7 +101,7 @@ func helpWithExamples(o kong.HelpOptions, k *kong.Context) error {
 var topics embed.FS
 
 type helpCmd struct {
-	Topic []string `arg:"" optional:"" help:"A verb, or one of the topics export, filter and keys."`
+	Topic []string `arg:"" optional:"" help:"A verb, or one of the topics export, filter, keys and aggregation."`
 }
 
 func (c *helpCmd) Run(a *app, k *kong.Kong) error {

@@ -41,15 +41,16 @@ type node struct {
 	serving sync.Once
 	served  *console.Server
 
-	mu        sync.Mutex // of what a reload exchanges
-	conf      *config.Config
-	collector *collect.Collector
-	meter     metering
-	exporter  *export.Exporter
-	metered   map[uint32][]capture.Source // the sources of each interface
-	past      []flow.Loss                 // of the rooms that a reload retired
-	reloaded  reload
-	proposal  *change // the last of access lists
+	mu         sync.Mutex // of what a reload exchanges
+	conf       *config.Config
+	collector  *collect.Collector
+	meter      metering
+	exporter   *export.Exporter
+	aggregates aggregations
+	metered    map[uint32][]capture.Source // the sources of each interface
+	past       []flow.Loss                 // of the rooms that a reload retired
+	reloaded   reload
+	proposal   *change // the last of access lists
 }
 
 // metering is a metering process as it is asked while it runs: in this
@@ -117,6 +118,13 @@ func (n *node) rooms() (metering, *export.Exporter, *collect.Collector) {
 	return n.meter, n.exporter, n.collector
 }
 
+// aggregations are the aggregation caches that exist at this moment.
+func (n *node) aggregations() aggregations {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.aggregates
+}
+
 // losses is the whole ledger, in the order of the data's way.
 func (n *node) losses() []flow.Loss {
 	m, e, c := n.rooms()
@@ -127,6 +135,7 @@ func (n *node) losses() []flow.Loss {
 	if e != nil {
 		list = append(list, e.Losses()...)
 	}
+	list = addLosses(list, n.aggregations().losses())
 	if c != nil {
 		list = append(list, c.Losses()...)
 	}
@@ -253,11 +262,17 @@ const exporterLate = 2 * time.Minute
 
 func (n *node) exports() []console.Destination {
 	_, e, _ := n.rooms()
-	if e == nil {
-		return nil
+	var stats []export.Stats
+	if e != nil {
+		stats = e.Stats()
+	}
+	for _, a := range n.aggregations() {
+		if a.exporter != nil {
+			stats = append(stats, a.exporter.Stats()...)
+		}
 	}
 	var list []console.Destination
-	for _, s := range e.Stats() {
+	for _, s := range stats {
 		d := console.Destination{Address: s.Destination, Version: fmt.Sprint(s.Version), Records: s.Records, Datagrams: s.Datagrams, Bytes: s.Octets}
 		for _, l := range s.Lost {
 			d.Failed += l.Records
