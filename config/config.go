@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"weir/capture"
+	"weir/flow"
 )
 
 // DefaultPath is read when it is there and no -c says otherwise.
@@ -31,16 +32,18 @@ const DefaultPath = "/etc/weir/weir.yaml"
 type Config struct {
 	Interfaces map[string]Interface `yaml:"interfaces"`
 	Cache      Cache                `yaml:"cache"`
-	Export     []Destination        `yaml:"export"`
-	Collect    Collect              `yaml:"collect"`
-	Store      Store                `yaml:"store"`
-	Console    Console              `yaml:"console"`
-	ACL        ACL                  `yaml:"acl"`
-	Guard      any                  `yaml:"guard" reserved:"protection"`
-	Enrich     any                  `yaml:"enrich" reserved:"enrichment"`
-	Billing    any                  `yaml:"billing" reserved:"billing"`
-	Control    string               `yaml:"control"`
-	Log        Log                  `yaml:"log"`
+	// Aggregation are aggregation caches, by their scheme.
+	Aggregation map[string]Aggregation `yaml:"flow-aggregation"`
+	Export      []Destination          `yaml:"export"`
+	Collect     Collect                `yaml:"collect"`
+	Store       Store                  `yaml:"store"`
+	Console     Console                `yaml:"console"`
+	ACL         ACL                    `yaml:"acl"`
+	Guard       any                    `yaml:"guard" reserved:"protection"`
+	Enrich      any                    `yaml:"enrich" reserved:"enrichment"`
+	Billing     any                    `yaml:"billing" reserved:"billing"`
+	Control     string                 `yaml:"control"`
+	Log         Log                    `yaml:"log"`
 }
 
 // Interface says what is done at one interface. Naming any interface replaces
@@ -65,7 +68,69 @@ type Cache struct {
 	Idle    Duration `yaml:"idle"`    // 0: never
 	Active  Duration `yaml:"active"`  // 0: never
 	TCPEnd  bool     `yaml:"tcp-end"` // FIN or RST ends a flow within 2 s
-	Key     string   `yaml:"key"`     // cisco, 5tuple
+	Key     string   `yaml:"key"`     // what makes a flow: names as flow.ParseKey reads them
+	Collect string   `yaml:"collect"` // what more is told of it: as flow.ParseCollect; empty: nothing
+	Biflow  bool     `yaml:"biflow"`  // both directions are one flow
+	Tunnel  string   `yaml:"tunnel"`  // outer, inner: which header is looked at
+	// SampleFlows takes one flow in so many.
+	SampleFlows Sample `yaml:"sample-flows"`
+}
+
+// Selection is what the cache's keys, facts, biflows and tunnels come to, as the meter
+// wants it, for a configuration that was checked. Zero where the key is one that the
+// kernel's programs know and nothing else is asked for.
+func (c *Cache) Selection() (s flow.Selection) {
+	key, _ := flow.ParseKey(c.Key)
+	s.Biflow, s.Inner = c.Biflow, c.Tunnel == "inner"
+	if c.Collect != "" {
+		s.Collect, _ = flow.ParseCollect(c.Collect)
+	}
+	if s.Plain() && (key == flow.FactsCisco || key == flow.Facts5Tuple) {
+		return s
+	}
+	s.Key = key
+	return s
+}
+
+// BeyondKernel says what of the configuration the kernel's programs do not have; empty:
+// nothing.
+func (c *Cache) BeyondKernel() string {
+	key, _ := flow.ParseKey(c.Key)
+	var list []string
+	if key != flow.FactsCisco && key != flow.Facts5Tuple {
+		list = append(list, "the key "+c.Key)
+	}
+	if c.Collect != "" {
+		list = append(list, "collected fields")
+	}
+	if c.Biflow {
+		list = append(list, "biflows")
+	}
+	if c.Tunnel == "inner" {
+		list = append(list, "looking into tunnels")
+	}
+	if c.SampleFlows.Rate() > 1 {
+		list = append(list, "sampling of flows")
+	}
+	return strings.Join(list, ", ")
+}
+
+func (c *Cache) check(report func(key, msg string)) {
+	if _, err := flow.ParseKey(c.Key); err != nil {
+		report("key", err.Error()+didYouMean(c.Key, flow.KeyNames()))
+		return
+	}
+	if c.Collect != "" {
+		if _, err := flow.ParseCollect(c.Collect); err != nil {
+			report("collect", err.Error()+didYouMean(c.Collect, flow.CollectNames()))
+			return
+		}
+	}
+	oneOf(func(key, msg string) { report(key, msg) }, "tunnel", c.Tunnel, "outer", "inner")
+	s := c.Selection()
+	if err := s.Validate(); err != nil {
+		report("key", c.Key+": "+err.Error()+"; accepted with tunnel: inner")
+	}
 }
 
 // Destination is where flow records are exported to. In the file it may be the
@@ -104,7 +169,7 @@ type Log struct {
 // Default is the configuration of a machine that has no file.
 func Default() *Config {
 	return &Config{
-		Cache: Cache{Entries: 1 << 20, Idle: Duration(15 * time.Second), Active: Duration(30 * time.Minute), TCPEnd: true, Key: "cisco"},
+		Cache: Cache{Entries: 1 << 20, Idle: Duration(15 * time.Second), Active: Duration(30 * time.Minute), TCPEnd: true, Key: "cisco", Tunnel: "outer"},
 		Collect: Collect{
 			Listen:        []string{"udp://127.0.0.1:2055", "udp://127.0.0.1:4739", "udp://127.0.0.1:6343", "udp://127.0.0.1:9995"},
 			ReceiveBuffer: 64 << 20,
@@ -158,7 +223,8 @@ func (c *Config) check(report func(path, msg string)) {
 	if c.Cache.Entries < 1024 || c.Cache.Entries > 1<<28 {
 		report("cache.entries", strconv.FormatUint(uint64(c.Cache.Entries), 10)+": accepted: 1Ki to 256Mi entries of 128 octets")
 	}
-	oneOf(report, "cache.key", c.Cache.Key, "cisco", "5tuple")
+	c.Cache.check(func(key, msg string) { report("cache."+key, msg) })
+	c.checkAggregation(report)
 	rate := Sample(0)
 	for _, name := range slices.Sorted(maps.Keys(c.Interfaces)) {
 		i := c.Interfaces[name]
@@ -179,6 +245,8 @@ func (c *Config) check(report func(path, msg string)) {
 		report("acl", err.Error())
 	} else if c.Filters() && c.Cache.Key != "cisco" {
 		report("cache.key", c.Cache.Key+": access lists need the key that has the input interface; accepted: cisco")
+	} else if what := c.Cache.BeyondKernel(); c.Filters() && what != "" {
+		report("cache", "access lists are judged in the kernel, which does not have "+what)
 	}
 	for i, l := range c.Collect.Listen {
 		if _, err := ParseListen(l); err != nil {

@@ -23,8 +23,10 @@ type Destination struct {
 	Host    string // name or address
 	Port    uint16
 
-	Version uint8  // flow.VersionV1, V5, V7, V9 or IPFIX; 0: DefaultVersion, IPFIX where there is a connection
-	Domain  uint32 // observation domain; v9 source ID; v5 engine_type*256+engine_id; 0 in the struct: 1
+	Version uint8       // flow.VersionV1, V5, V7, V8, V9 or IPFIX; 0: DefaultVersion, IPFIX where there is a connection
+	V8      wire.FormV8 // of V8: what its records are aggregates of
+	Apart   bool        // biflows go out as two records, also where IPFIX could join them
+	Domain  uint32      // observation domain; v9 source ID; v5 engine_type*256+engine_id; 0 in the struct: 1
 	Preset  wire.Preset
 	Fields  wire.Fields // instead of Preset, if any are chosen
 	Filter  string      // which records go there (Options.Filter reads it); empty: all
@@ -111,11 +113,11 @@ type param struct {
 
 var params = []param{
 	{
-		Param{"version", "5|9|10", "9; 10 over tcp, tls and dtls", "NetFlow v5, v9 or IPFIX; also 1 and 7"},
+		Param{"version", "5|9|10", "9; 10 over tcp, tls and dtls", "NetFlow v5, v9 or IPFIX; also 1 and 7, and of aggregation caches 8"},
 		func(d *Destination, v string) error {
 			n, ok := versions[strings.TrimPrefix(strings.ToLower(v), "v")]
 			if !ok {
-				return errors.New("accepted: 5, 9, 10 (also ipfix, 1, 7)")
+				return errors.New("accepted: 5, 9, 10 (also ipfix, 1, 7; 8 of an aggregation cache)")
 			}
 			d.Version = n
 			return nil
@@ -219,6 +221,34 @@ var params = []param{
 				return ""
 			}
 			return d.Flush.String()
+		},
+	},
+	{
+		Param{"biflow", "joined|apart", "joined", "of biflows over IPFIX: one record with the other direction's elements (RFC 5103), or two records, as other versions have them"},
+		func(d *Destination, v string) error {
+			if d.Apart = v == "apart"; !d.Apart && v != "joined" {
+				return errors.New("accepted: joined, apart")
+			}
+			return nil
+		}, func(d *Destination) string {
+			if d.Apart {
+				return "apart"
+			}
+			return ""
+		},
+	},
+	{
+		Param{"v8-masks", "source|destination", "source", "of version 8: which mask stands first in records with two; flow-tools has the destination's"},
+		func(d *Destination, v string) error {
+			if d.V8.DestinationMaskFirst = v == "destination"; !d.V8.DestinationMaskFirst && v != "source" {
+				return errors.New("accepted: source, destination")
+			}
+			return nil
+		}, func(d *Destination) string {
+			if d.V8.DestinationMaskFirst {
+				return "destination"
+			}
+			return ""
 		},
 	},
 	{
@@ -347,7 +377,7 @@ func nameParam(at func(*Destination) *string) func(*Destination, string) error {
 }
 
 var versions = map[string]uint8{
-	"1": flow.VersionV1, "5": flow.VersionV5, "7": flow.VersionV7,
+	"1": flow.VersionV1, "5": flow.VersionV5, "7": flow.VersionV7, "8": flow.VersionV8,
 	"9": flow.VersionV9, "10": flow.VersionIPFIX, "ipfix": flow.VersionIPFIX,
 }
 
@@ -390,6 +420,11 @@ func timeParam(lo, hi time.Duration, at func(*Destination) *time.Duration) func(
 		*at(d) = t
 		return nil
 	}
+}
+
+// joins says that records tell both directions of a biflow.
+func (d *Destination) joins() bool {
+	return d.Version == flow.VersionIPFIX && !d.Apart && !d.Fields.Chosen()
 }
 
 // Params lists what may stand behind the ? of a destination.
@@ -483,6 +518,8 @@ func (d *Destination) check(given map[string]bool) error {
 		only(d.FailOver != "", "failover", "priority", "hold"),
 		only(d.Spool != "", "spool", "spool-size"),
 		only(d.Version >= flow.VersionV9, "version 9 and 10", "fields", "template"),
+		only(d.Version == flow.VersionV8, "version 8", "v8-masks"),
+		only(d.Version == flow.VersionIPFIX, "version 10", "biflow"),
 		only(!d.stream(), "udp and dtls", "refresh-packets", "refresh-time", "mtu"),
 	)
 	a, addrErr := netip.ParseAddr(d.Host)

@@ -72,7 +72,7 @@ func TestParseDestinationErrors(t *testing.T) {
 		{"udp://h:1?versoin=9", `did you mean "version"?`},
 		{"udp://h:1?refresh_time=9", `did you mean "refresh-time"?`},
 		{"udp://h:1?refresh=9", `did you mean "refresh-packets"?`},
-		{"udp://h:1?version=8", `version: found "8"; accepted: 5, 9, 10`},
+		{"udp://h:1?version=6", `version: found "6"; accepted: 5, 9, 10`},
 		{"udp://h:1?version", "version: no value; accepted: version=5|9|10"},
 		{"udp://h:1?version=9&version=5", "version: given twice"},
 		{"udp://h:1?template=cysco", `template: found "cysco"; accepted: compact, cisco, full, minimal, security`},

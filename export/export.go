@@ -176,6 +176,9 @@ func New(opt Options) (*Exporter, error) {
 	e := &Exporter{opt: opt}
 	memory, twins := newMemory(opt.Memory), map[uint64]int{}
 	for _, d := range opt.Destinations {
+		if d.Version == flow.VersionV8 && !d.V8.Scheme.Valid() {
+			return nil, fmt.Errorf("%s: NetFlow v8 has aggregates, not flows: it is for the destinations of an aggregation cache", d)
+		}
 		s := newSender(d, &e.opt)
 		first := nameOf(s.dest, 0)
 		s.memory, s.name = memory, nameOf(s.dest, twins[first])

@@ -30,7 +30,7 @@ const (
 )
 
 var reasonText = [reasons]struct{ name, help string }{
-	v5IPv6:      {"v5-ipv6", "NetFlow v5, v1 and v7 have no room for IPv6 addresses: export v9 or IPFIX"},
+	v5IPv6:      {"v5-ipv6", "NetFlow v5, v1, v7 and v8 have no room for IPv6 addresses: export v9 or IPFIX"},
 	v5Counter:   {"v5-counter", "a flow of more than 17 TB cannot be split into v5 records sensibly: export v9 or IPFIX"},
 	refused:     {"refused", "the collector's machine said that nothing listens on the port: start the collector or correct the port"},
 	unreachable: {"unreachable", "no route to the collector, or a router said so: look at routes and addresses"},
@@ -76,8 +76,9 @@ type ledger [reasons]tally
 
 func (l *ledger) record(why reason, r *flow.Record) {
 	l[why].records++
-	l[why].packets += r.Packets
-	l[why].octets += r.Bytes
+	packets, octets := r.Total()
+	l[why].packets += packets
+	l[why].octets += octets
 }
 
 func (l *ledger) datagram(why reason, g *datagram) {

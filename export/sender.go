@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +28,8 @@ type sender struct {
 	begun     bool
 	waiting   time.Time // since when records wait in the stream
 	chosen    []flow.Record
+	apart     []flow.Record // biflows, direction by direction; with writing
+	apartTo   []uint8       // and to whom of a group
 	refreshed time.Time
 	told      time.Time
 
@@ -114,7 +117,7 @@ func newSender(d Destination, opt *Options) *sender {
 	s.stream = stream{
 		version: d.Version, domain: d.Domain, preset: d.Preset, refresh: uint64(d.RefreshPackets),
 		random: opt.SamplingRandom, follow: opt.FollowRecords, payload: payloadOf(d.MTU, netip.Addr{}),
-		session: d.Connected(), fields: d.Fields, preface: s.keepPreface,
+		session: d.Connected(), fields: d.Fields, v8: d.V8, preface: s.keepPreface,
 		get: s.get, free: s.free, emit: s.push, lose: s.lose, move: s.move, extra: s.statistics,
 		sampling: samplers{rate: max(opt.Sampling, 1)},
 	}
@@ -152,6 +155,9 @@ func payloadOf(mtu int, a netip.Addr) int {
 func (s *sender) write(batch []flow.Record, to []uint8, number uint8) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	if !s.dest.joins() {
+		batch, to = s.directions(batch, to)
+	}
 	if s.match == nil && to == nil {
 		if !s.accept(batch) {
 			return
@@ -172,6 +178,25 @@ func (s *sender) write(batch []flow.Record, to []uint8, number uint8) {
 	if s.over() {
 		s.stream.flush() // and what waited counts as lost
 	}
+}
+
+// directions takes biflows apart, for formats that have no other direction. writing
+// is held.
+func (s *sender) directions(batch []flow.Record, to []uint8) ([]flow.Record, []uint8) {
+	if !slices.ContainsFunc(batch, func(r flow.Record) bool { return r.Reverse != nil }) {
+		return batch, to
+	}
+	s.apart, s.apartTo = s.apart[:0], s.apartTo[:0]
+	for i := range batch {
+		s.apart = batch[i].AppendDirections(s.apart)
+		for to != nil && len(s.apartTo) < len(s.apart) {
+			s.apartTo = append(s.apartTo, to[i])
+		}
+	}
+	if to == nil {
+		return s.apart, nil
+	}
+	return s.apart, s.apartTo
 }
 
 // choose copies what is for here to chosen. writing is held.

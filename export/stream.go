@@ -66,8 +66,9 @@ type stream struct {
 	random  bool   // sampling by lot
 	session bool   // messages go over a link, which tells the templates
 	fields  wire.Fields
-	follow  bool // time is the records'
-	payload int  // longest datagram, octets
+	v8      wire.FormV8 // of version 8
+	follow  bool        // time is the records'
+	payload int         // longest datagram, octets
 
 	get  func() *datagram  // an empty datagram with room for payload octets
 	free func(g *datagram) // takes back what get gave
@@ -104,7 +105,7 @@ type stream struct {
 
 // open gathers the records of one layout.
 type open struct {
-	layout *wire.Layout // nil: v1, v5, v7
+	layout *wire.Layout // nil: v1, v5, v7, v8
 	size   int          // octets of a record
 	body   []byte
 	each   []sum
@@ -143,6 +144,8 @@ func (s *stream) header() int {
 		return wire.HeaderV9Len
 	case flow.VersionV1:
 		return wire.HeaderV1Len
+	case flow.VersionV8:
+		return wire.HeaderV8Len
 	}
 	return wire.HeaderV5Len
 }
@@ -163,6 +166,8 @@ func (s *stream) begin(now, boot int64) {
 		s.fixed.size = wire.RecordV5Len
 	case flow.VersionV7:
 		s.fixed.size = wire.RecordV7Len
+	case flow.VersionV8:
+		s.fixed.size = s.v8.Scheme.RecordLen()
 	}
 }
 
@@ -211,7 +216,8 @@ func (s *stream) add(r *flow.Record) {
 		s.rules.name(r.Rule)
 	}
 	o.body = o.layout.Append(o.body, r, s.boot, sampler)
-	s.put(o, r.Last, sum{records: 1, wire: 1, packets: r.Packets, octets: r.Bytes})
+	packets, octets := r.Total()
+	s.put(o, r.Last, sum{records: 1, wire: 1, packets: packets, octets: octets})
 }
 
 func (s *stream) put(o *open, last int64, one sum) {
@@ -276,7 +282,7 @@ func (s *stream) date(g *datagram) wire.Stamp {
 	switch s.version {
 	case flow.VersionV9:
 		unit = time.Second // the header has no fraction
-	case flow.VersionV1, flow.VersionV5, flow.VersionV7:
+	case flow.VersionV1, flow.VersionV5, flow.VersionV7, flow.VersionV8:
 		unit = time.Millisecond
 	}
 	t := s.clock()
@@ -364,7 +370,7 @@ func (s *stream) blank() *datagram {
 }
 
 // finish writes g's header and emits it. The sequence number is that before g:
-// of records for v5, v7 and IPFIX (options records too), of datagrams for v9.
+// of records for v5, v7, v8 and IPFIX (options records too), of datagrams for v9.
 func (s *stream) finish(g *datagram) {
 	g.seq = s.seq
 	stamp := s.date(g)
@@ -384,6 +390,8 @@ func (s *stream) finish(g *datagram) {
 			wire.PutHeaderV5(g.b, h)
 		case flow.VersionV7:
 			wire.PutHeaderV7(g.b, h)
+		case flow.VersionV8:
+			wire.PutHeaderV8(g.b, h, s.v8.Scheme)
 		}
 		s.seq += uint32(g.data)
 	}

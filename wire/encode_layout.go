@@ -233,6 +233,12 @@ func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
 			}
 		}
 	}
+	if has&flow.HasFlows != 0 || r.More != nil || r.Reverse != nil {
+		s |= shapeOfMore(version, has, r)
+	}
+	if has&(flow.HasSrc|flow.HasDst) != flow.HasSrc|flow.HasDst || s&shapePorts != 0 && has&(flow.HasSrcPort|flow.HasDstPort) != flow.HasSrcPort|flow.HasDstPort {
+		s |= unknownHalves(s, has)
+	}
 	switch {
 	case version == flow.VersionIPFIX:
 		s |= shapeAbsolute
@@ -244,6 +250,23 @@ func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
 		s |= shapeUptime
 	}
 	return plainWidths(s)
+}
+
+// unknownHalves leaves out what of a pair is not known.
+func unknownHalves(s Shape, has flow.Field) (leave Shape) {
+	if has&flow.HasSrc == 0 {
+		leave |= shapeNoSrc
+	}
+	if has&flow.HasDst == 0 {
+		leave |= shapeNoDst
+	}
+	if s&shapePorts != 0 && has&flow.HasSrcPort == 0 {
+		leave |= shapeNoSrcPort
+	}
+	if s&shapePorts != 0 && has&flow.HasDstPort == 0 {
+		leave |= shapeNoDstPort
+	}
+	return leave
 }
 
 // plainWidths drops widths that no field has: they make no other layout.
@@ -433,6 +456,9 @@ func NewLayout(version uint8, s Shape, id uint16) *Layout {
 	when(shapeRule, putRule, ie.IDCommonPropertiesId, 4) // its options tell the rule (package export)
 	when(shapeIPVersion, putIPVersion, ie.IDIpVersion, 1)
 	when(shapeFlowID, putFlowID, ie.IDFlowId, 8)
+	if s&shapeMore != 0 {
+		l.addMore(s)
+	}
 	if l.Size < minRecord {
 		add(putPadding, ie.IDPaddingOctets, uint16(minRecord-l.Size))
 	}
@@ -575,6 +601,8 @@ func (l *Layout) Append(dst []byte, r *flow.Record, boot int64, sampler uint8) [
 			} else {
 				dst = append(dst, 4)
 			}
+		default:
+			dst = moreFields[p.what-putMoreFirst].append(dst, r)
 		}
 	}
 	return dst

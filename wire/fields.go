@@ -50,6 +50,15 @@ var columnFields = map[string][]uint16{
 	"rule":              {ie.IDCommonPropertiesId},
 	"flow_id":           {ie.IDFlowId},
 	"ip_version":        {ie.IDIpVersion},
+	"flows":             {ie.IDDeltaFlowCount},
+	"mac":               {ie.IDSourceMacAddress, ie.IDDestinationMacAddress},
+	"inner_vlan":        {ie.IDDot1qCustomerVlanId},
+	"mpls":              {ie.IDMplsTopLabelStackSection, ie.IDMplsLabelStackSection2, ie.IDMplsLabelStackSection3},
+	"flow_label":        {ie.IDFlowLabelIPv6},
+	"ttl":               {ie.IDMinimumTTL, ie.IDMaximumTTL},
+	"length":            {ie.IDMinimumIpTotalLength, ie.IDMaximumIpTotalLength},
+	"tcp_options":       {ie.IDTcpOptions},
+	"fragment":          {ie.IDFragmentFlags, ie.IDFragmentOffset},
 }
 
 // halves are fields that a shape has in pairs, by the bit that leaves one out.

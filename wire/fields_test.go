@@ -59,7 +59,7 @@ func TestFieldsChosenByName(t *testing.T) {
 	if got := namesOf(NewLayout(10, f.Of(ShapeOf(10, Selected, &r, false)), 256)); got != "sourceIPv6Address,sourceTransportPort" {
 		t.Error(got)
 	}
-	for _, bad := range []string{"", "src,,dst", "srcip", "src,src", "tcpOptions"} {
+	for _, bad := range []string{"", "src,,dst", "srcip", "src,src", "tcpWindowSize"} {
 		if _, err := ParseFields(bad); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
@@ -71,14 +71,20 @@ func TestEveryFieldHasAName(t *testing.T) {
 	r := fieldsRecord()
 	icmp := r
 	icmp.Proto = flow.ProtoICMP
+	r.More = &flow.More{Known: flow.FactsMore, InnerVLAN: flow.KeyTagged | 7, Labels: [flow.MaxLabels]uint32{flow.LabelThere, flow.LabelThere, flow.LabelThere}}
+	six := r
+	six.IPVersion = 6
 	for _, name := range FieldNames() {
 		f, err := ParseFields(name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		of := &r
-		if name == "icmp" {
+		switch name {
+		case "icmp":
 			of = &icmp
+		case "flow_label":
+			of = &six
 		}
 		if l := NewLayout(10, f.Of(ShapeOf(10, Selected, of, true)), 256); l.Fields[0].Name == "paddingOctets" {
 			t.Errorf("%s selects nothing", name)

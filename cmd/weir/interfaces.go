@@ -52,7 +52,7 @@ func closeAll(sources []capture.Source) {
 // liveMeter is the meter's configuration for live sources: the table's hash
 // has a secret, and flow ids are unlike those of the last start.
 func liveMeter(conf *config.Config, sources int) meter.Config {
-	c := meter.Config{Cache: cacheConfig(conf.Cache, sources)}
+	c := meter.Config{Cache: cacheConfig(conf.Cache, sources), SampleFlows: conf.Cache.SampleFlows.Rate()}
 	var secret [10]byte
 	if _, err := rand.Read(secret[:]); err != nil {
 		panic(err) // crypto/rand does not fail
@@ -119,7 +119,7 @@ func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []
 func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*part, error) {
 	o := export.Options{
 		Interfaces: interfaceNames, Filter: exportFilter, Log: n.log.With("component", "export"),
-		Sampling: l.config.Sample.N, SamplingRandom: l.config.Sample.Random,
+		Sampling: l.config.Rate(), SamplingRandom: l.config.Sample.Random,
 		Ignored: func() (packets, octets uint64) {
 			for _, c := range l.Snapshot().Ignored {
 				packets, octets = packets+c.Packets, octets+c.Bytes
@@ -143,17 +143,21 @@ func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*pa
 	if err != nil {
 		return nil, err
 	}
-	own := &ownTraffic{exporter: e, kernel: l.setOwn, log: n.log}
+	aggregates, err := openAggregations(n.conf.Aggregation, l.aggregateOptions(), false, nil, n.log)
+	if err != nil {
+		return nil, err
+	}
+	own := &ownTraffic{exporter: e, aggregates: aggregates, kernel: l.setOwn, log: n.log}
 	l.config.Own = own.is
 	rings := len(l.sources) > 0
 	l.sources = n.outlived(l.sources)
-	run, err := l.into(n.tally.before(flow.Tee(e, &n.staging)))
+	run, err := l.into(n.tally.before(flow.Tee(append(aggregates.sinks(), e, &n.staging)...)))
 	if err != nil {
 		return nil, err
 	}
 	n.keepRings(l.socketed())
 	n.mu.Lock()
-	n.meter, n.exporter = l, e
+	n.meter, n.exporter, n.aggregates = l, e, aggregates
 	n.metered = map[uint32][]capture.Source{}
 	for _, i := range l.socketed() {
 		n.metered[i.Index] = n.rings[i.Index].sources
@@ -164,7 +168,7 @@ func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*pa
 		return withExporter(ctx, e, func(ctx context.Context) error {
 			own.look()
 			defer own.follow(ctx)()
-			err := run(ctx)
+			err := aggregates.run(ctx, run)
 			if err == nil && ctx.Err() == nil && rings {
 				n.log.Warn("no interface is left to meter; collecting and showing go on")
 				<-ctx.Done()
@@ -210,7 +214,7 @@ func ownCollector(addrs []net.Addr) (string, error) {
 		if at.Addr().IsUnspecified() {
 			at = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), at.Port())
 		}
-		return fmt.Sprintf("udp://%s?version=10&template=full", netip.AddrPortFrom(at.Addr().Unmap(), at.Port())), nil
+		return fmt.Sprintf("udp://%s?version=10&template=full&biflow=apart", netip.AddrPortFrom(at.Addr().Unmap(), at.Port())), nil
 	}
 	return "", errors.New("the collector listens at no UDP address: nowhere to send this machine's flows")
 }
@@ -218,10 +222,11 @@ func ownCollector(addrs []net.Addr) (string, error) {
 // ownTraffic knows the packets of our own exports. They are not metered: each
 // would make a flow to be exported.
 type ownTraffic struct {
-	exporter *export.Exporter
-	kernel   func([]export.Endpoint) error // tells the programs
-	log      slogger
-	now      atomic.Pointer[[]export.Endpoint]
+	exporter   *export.Exporter // nil: none
+	aggregates aggregations
+	kernel     func([]export.Endpoint) error // tells the programs
+	log        slogger
+	now        atomic.Pointer[[]export.Endpoint]
 }
 
 // is is asked for every packet.
@@ -237,8 +242,14 @@ func (o *ownTraffic) is(k *flow.Key) bool {
 	return false
 }
 
+// any says whether there is something to look for.
+func (o *ownTraffic) any() bool { return o.exporter != nil || exporting(o.aggregates) }
+
 func (o *ownTraffic) look() {
-	list := o.exporter.Endpoints()
+	list := o.aggregates.endpoints()
+	if o.exporter != nil {
+		list = append(list, o.exporter.Endpoints()...)
+	}
 	o.now.Store(&list)
 	if err := o.kernel(list); err != nil {
 		o.log.Warn("our own exports are metered", "error", err)

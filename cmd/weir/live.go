@@ -48,10 +48,17 @@ func openLive(list []host.Interface, conf *config.Config, open func([]host.Inter
 		return nil, usageError{err}
 	}
 	o.Filter = filterOptions(conf)
+	beyond := conf.Cache.BeyondKernel()
 	for _, i := range list {
 		in := datapath.Interface{Interface: i, Lists: listChoice(conf.Interfaces[i.Name].ACL), Prefixes: config.Netips(conf.Interfaces[i.Name].Prefixes)}
 		if in.Want, err = hook.ParseMode(conf.Interfaces[i.Name].Mode); err != nil {
 			return nil, usageError{err}
+		}
+		if beyond != "" {
+			if in.Want == hook.XDP || in.Want == hook.TC {
+				return nil, usagef("%s: mode %s: the kernel's programs do not have %s; accepted: mode auto or afpacket", i.Name, in.Want, beyond)
+			}
+			in.Want = hook.AFPacket
 		}
 		if in.Filter, err = kernelFilter(conf.Interfaces[i.Name].Filter); err != nil {
 			return nil, usageError{err}
@@ -66,6 +73,9 @@ func openLive(list []host.Interface, conf *config.Config, open func([]host.Inter
 		if p.Mode != hook.AFPacket {
 			log.Info("metering", "interface", p.Interface, "mode", p.Mode, "why", p.Why)
 			continue
+		}
+		if beyond != "" {
+			p.Why = "the kernel's programs do not have " + beyond
 		}
 		l.rest = append(l.rest, list[i])
 		if len(o.Interfaces[i].Prefixes) > 0 {

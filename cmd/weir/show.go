@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"weir/aggregate"
 	"weir/config"
 	"weir/control"
 	"weir/query"
@@ -18,7 +19,7 @@ import (
 )
 
 type showCmd struct {
-	What   string   `arg:"" help:"flows, top-talkers, cache, interfaces, loss, balance, export, exporters, templates, access-lists or store."`
+	What   string   `arg:"" help:"flows, top-talkers, cache, aggregation [SCHEME], interfaces, loss, balance, export, exporters, templates, access-lists or store."`
 	Filter []string `arg:"" optional:"" help:"Of flows, top-talkers and cache --cisco: which flows (see: weir help filter); all, if there is none."`
 
 	Number        *int   `short:"n" placeholder:"N" help:"Rows of flows and top-talkers; 0 for all flows (default: 10 for top-talkers, 100 for a table of flows, else all)."`
@@ -87,11 +88,17 @@ var views = map[string]view{
 		[]string{"kind", "bound", "last", "bytes", "family"},
 		"rule",
 	},
+	"aggregation": {
+		"/control/aggregation", "caches",
+		[]string{"cache", "entries", "capacity", "peak", "added", "packets", "bytes", "exported", "early", "active_seconds", "idle_seconds", "mask", "export"},
+		[]string{"export", "idle_seconds", "active_seconds", "peak", "mask", "bytes"},
+		"export",
+	},
 	"store": {"/control/store", "", []string{"dir", "records", "segments", "bytes", "durable", "buffered", "failing"}, nil, ""},
 }
 
 // showable lists what can be shown, in the order in which it is told.
-var showable = []string{"flows", "top-talkers", "cache", "interfaces", "loss", "balance", "export", "exporters", "templates", "access-lists", "store"}
+var showable = []string{"flows", "top-talkers", "cache", "aggregation", "interfaces", "loss", "balance", "export", "exporters", "templates", "access-lists", "store"}
 
 func (c *showCmd) Run(a *app) error {
 	format, err := rows.ParseFormat(c.Output)
@@ -119,6 +126,8 @@ func (c *showCmd) Run(a *app) error {
 	switch {
 	case c.aboutFlows():
 		return c.stream(a, client)
+	case c.What == "aggregation":
+		return c.showAggregation(a, client, format)
 	case c.Cisco:
 		return c.cisco(a, client)
 	case c.SendTemplates:
@@ -173,7 +182,7 @@ func (c *showCmd) aboutFlows() bool {
 
 // check refuses flags that what is shown does not know.
 func (c *showCmd) check() error {
-	layouts := []string{"cache", "flows", "top-talkers", "interfaces", "export", "access-lists"}
+	layouts := []string{"cache", "flows", "top-talkers", "aggregation", "interfaces", "export", "access-lists"}
 	switch {
 	case c.Cisco && !slices.Contains(layouts, c.What):
 		return usagef("--cisco: IOS has no layout of %s; accepted: %s", c.What, strings.Join(layouts, ", "))
@@ -187,6 +196,10 @@ func (c *showCmd) check() error {
 		return usagef("-s goes with show top-talkers")
 	case c.Number != nil && *c.Number < 0:
 		return usagef("-n %d: accepted: 0 (all) or more", *c.Number)
+	case c.What == "aggregation" && len(c.Filter) == 0 && c.Cisco:
+		return usagef("show aggregation --cisco: name the cache, one of %s", strings.Join(aggregate.Names(), ", "))
+	case c.What == "aggregation" && len(c.Filter) <= 1 && c.Number == nil && c.Order == "":
+		return nil
 	case !c.aboutFlows() && (len(c.Filter) > 0 || c.Number != nil || c.Order != ""):
 		return usagef("show %s takes no filter, -n or -O: they choose flows", c.What)
 	case c.What == "top-talkers" && c.Number != nil && *c.Number == 0, c.Number != nil && c.Order+c.Stat != "" && *c.Number == 0:

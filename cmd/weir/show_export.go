@@ -26,12 +26,8 @@ type destination struct {
 
 // destinations is what the control socket tells of exports.
 func (n *node) destinations() []destination {
-	_, e, _ := n.rooms()
-	if e == nil {
-		return nil
-	}
 	var list []destination
-	for _, s := range e.Stats() {
+	for _, s := range n.exportStats() {
 		d := destination{Address: s.Destination, Stats: s, Bytes: s.Octets, Flows: s.Bytes}
 		for _, l := range s.Lost {
 			d.Failed += l.Records
@@ -48,14 +44,16 @@ func (n *node) sendTemplates(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return
 	}
-	_, e, _ := n.rooms()
-	if e == nil {
+	exporters := n.exportersHere()
+	if len(exporters) == 0 {
 		w.WriteHeader(http.StatusNotFound)
 		json.NewEncoder(w).Encode(map[string]string{"error": "nothing is exported here"})
 		return
 	}
-	e.SendTemplates()
-	json.NewEncoder(w).Encode(map[string]int{"destinations": len(e.Stats())})
+	for _, e := range exporters {
+		e.SendTemplates()
+	}
+	json.NewEncoder(w).Encode(map[string]int{"destinations": len(n.exportStats())})
 }
 
 // askTemplates has the running weir send its templates.
@@ -176,6 +174,9 @@ func exportSamples(s export.Stats, counter func(name, help string, v uint64, lab
 		}
 		return 0
 	}
+	counter("weir_export_records_total", "Flow records sent.", s.Records, to...)
+	counter("weir_export_datagrams_total", "Datagrams, or messages, sent.", s.Datagrams, to...)
+	counter("weir_export_bytes_total", "Their payload.", s.Octets, to...)
 	counter("weir_export_given_records_total", "Flow records given to it: sent, lost or waiting.", s.GivenRecords, to...)
 	counter("weir_export_filtered_records_total", "Flow records that its filter kept back.", s.Filtered, to...)
 	counter("weir_export_templates_total", "Template records sent.", s.Templates, to...)

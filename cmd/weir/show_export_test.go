@@ -15,9 +15,9 @@ import (
 	"weir/flow"
 )
 
-// exporting is a node that exports to a collector that is there, filtered, and to one
+// exportingNode is a node that exports to a collector that is there, filtered, and to one
 // that is not.
-func exporting(t *testing.T) (socket string, n *node, e *export.Exporter) {
+func exportingNode(t *testing.T) (socket string, n *node, e *export.Exporter) {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -67,7 +67,7 @@ func exporting(t *testing.T) (socket string, n *node, e *export.Exporter) {
 // show export tells, for people, state, sums and every way to lose something at zero
 // too; for programs the same in columns.
 func TestShowExport(t *testing.T) {
-	socket, _, e := exporting(t)
+	socket, _, e := exportingNode(t)
 	out := mustShow(t, socket, "export")
 	for _, want := range []string{
 		"state       sending", "state       away", "format      v9, template security, domain 1", "sent        3 records in", "of flows: 6 packets, 300 octets",
@@ -97,7 +97,7 @@ func TestShowExport(t *testing.T) {
 
 // Templates go out on demand, by the verb.
 func TestShowExportSendTemplates(t *testing.T) {
-	socket, _, e := exporting(t)
+	socket, _, e := exportingNode(t)
 	before := e.Stats()[0].Templates
 	if status, out, errs := show(t, socket, "export", "--send-templates"); status != 0 || out != "" || !strings.Contains(errs, "to 2 destinations") {
 		t.Fatalf("%d %q %q", status, out, errs)
@@ -117,7 +117,7 @@ func TestShowExportSendTemplates(t *testing.T) {
 }
 
 func TestMetricsOfExports(t *testing.T) {
-	_, n, _ := exporting(t)
+	_, n, _ := exportingNode(t)
 	w := httptest.NewRecorder()
 	n.server().ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/metrics", nil))
 	for _, want := range []string{
