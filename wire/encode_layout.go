@@ -112,13 +112,14 @@ const (
 	shapeIPVersion
 	shapeUptime   // times in ms of sysUptime
 	shapeAbsolute // times in ms since 1970
-	shapeNoSrc    // records without addresses
-	shapeNoDst
 )
 
-// What a selection of fields leaves out of those that come in pairs.
+// What is left out of what every layout has, or what comes in pairs: by a selection of
+// fields, or because a record does not know it.
 const (
-	shapeNoSrcPort Shape = 1 << (63 - iota)
+	shapeNoSrc Shape = 1 << (63 - iota)
+	shapeNoDst
+	shapeNoSrcPort
 	shapeNoDstPort
 	shapeNoFirst
 	shapeNoLast

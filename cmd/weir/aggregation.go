@@ -60,9 +60,10 @@ func openAggregations(all map[string]config.Aggregation, o export.Options, follo
 }
 
 func aggregateExporter(all []config.Destination, scheme aggregate.Scheme, o export.Options, log slogger) (*export.Exporter, error) {
+	o.Filter = exportFilter
 	o.Log, o.Memory, o.Rules, o.Destinations = log.With("component", "aggregation"), nil, nil, nil
 	for _, to := range all {
-		d, err := export.ParseDestination(to.To)
+		d, err := destinationOf(to)
 		if err != nil {
 			return nil, usageError{err}
 		}
