@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -375,12 +376,19 @@ func TestConnectionsAndTheirEnd(t *testing.T) {
 	}
 }
 
-// A collector is killed while it does not read and the exporter is held up: every
-// record is where the ledger says. Those in the dead collector's own buffer are
-// nobody's to know but its machine's; here they are counted there.
+// A collector is killed while it does not read and the exporter is held up, and another
+// one takes its place: every record is where the ledger says. Those in the dead
+// collector's own buffer are nobody's to know but its machine's; here they are counted
+// there. With a spool nothing else is lost.
 func TestKillUnderLoad(t *testing.T) {
+	for _, spool := range []string{"", "&spool=" + t.TempDir()} {
+		t.Run("spool "+strconv.FormatBool(spool != ""), func(t *testing.T) { killUnderLoad(t, spool) })
+	}
+}
+
+func killUnderLoad(t *testing.T, spool string) {
 	s := newStation(t, "tcp", nil)
-	e, stop := running(t, Options{Destinations: []Destination{parse(t, "tcp://"+s.addr+"?flush=5ms&queue=64&rate=off&fields=src,dst,packets,bytes")}})
+	e, stop := opened(t, Options{Destinations: []Destination{parse(t, "tcp://"+s.addr+"?flush=5ms&queue=64&rate=off&fields=src,dst,packets,bytes"+spool)}})
 	all, _ := mixed(1000, time.Now().UnixNano())
 	var given sum
 	load := func(until func() bool) {
@@ -391,21 +399,24 @@ func TestKillUnderLoad(t *testing.T) {
 			}
 		}
 	}
+	full := func(why reason) func() bool {
+		if spool != "" {
+			at := e.Stats()[0].SpooledRecords
+			return func() bool { return e.Stats()[0].SpooledRecords > at+20_000 }
+		}
+		return func() bool { return lossOf(e.Losses(), why).Records > 0 }
+	}
 	load(func() bool { return given.records >= 20_000 })
 	s.until("all of the first", func() bool { return s.got.records == given.records })
 	s.mu.Lock()
 	s.paused = true
 	s.mu.Unlock()
-	// Until the queue is full: the window is shut, and nothing moves any more.
-	load(func() bool { return lossOf(e.Losses(), queueFull).Records > 0 })
-	moved := func() uint64 { st := e.Stats()[0]; return st.Records }
-	for last := moved(); ; {
+	// Until there is no room: the window is shut, and nothing moves any more.
+	load(full(queueFull))
+	for last, now := uint64(0), uint64(1); now != last; {
+		last = e.Stats()[0].Records
 		time.Sleep(300 * time.Millisecond)
-		if now := moved(); now == last {
-			break
-		} else {
-			last = now
-		}
+		now = e.Stats()[0].Records
 	}
 	dead := s.unread() // acknowledged by its machine, never read: dead with it
 	s.kill()
@@ -413,9 +424,12 @@ func TestKillUnderLoad(t *testing.T) {
 		t.Fatal("nothing was in the collector's buffer: the test shows nothing")
 	}
 	s.until("notice", func() bool { return e.Stats()[0].State == "away" })
-	load(func() bool { return lossOf(e.Losses(), away).Records > 0 })
+	load(full(away))
 	s.open()
-	s.until("an empty queue", func() bool { st := e.Stats()[0]; return st.Queued == 0 && st.Connections == 2 })
+	s.until("an empty queue", func() bool {
+		st := e.Stats()[0]
+		return st.Queued == 0 && st.Spooled == 0 && st.Connections == 2
+	})
 	stop()
 	st := e.Stats()[0]
 	checkSum(t, st, given)
@@ -425,8 +439,36 @@ func TestKillUnderLoad(t *testing.T) {
 	if s.got.records+dead != st.Records {
 		t.Errorf("received %d, dead with the collector %d; sent %d", s.got.records, dead, st.Records)
 	}
-	if lossOf(st.Lost, away).Records == 0 || lossOf(st.Lost, queueFull).Records == 0 {
-		t.Errorf("the queue was full twice; lost %+v", st.Lost)
+	for _, why := range []reason{away, queueFull} {
+		if lost := lossOf(st.Lost, why).Records; (lost == 0) != (spool != "") {
+			t.Errorf("%s: %d lost", reasonText[why].name, lost)
+		}
+	}
+	if spool != "" && st.Records != given.records {
+		t.Errorf("sent %d of %d", st.Records, given.records)
+	}
+}
+
+// A live exporter goes on without a collector that it can wait for; one of files, which
+// nobody would wait for, says so at once, and so does one that can never connect.
+func TestOpenWithoutCollector(t *testing.T) {
+	for _, c := range []struct {
+		to    string
+		block bool
+		want  string
+	}{
+		{"tcp://127.0.0.1:1", false, ""},
+		{"tcp://127.0.0.1:1", true, "refused"},
+		{"tls://127.0.0.1:1?cert=/no&key=/no", false, "no such file"},
+	} {
+		e, err := New(Options{Destinations: []Destination{parse(t, c.to)}, Block: c.block})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Open(t.Context()); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v; want %q", c.to, err, c.want)
+		}
+		run(t, e)()
 	}
 }
 
