@@ -138,7 +138,7 @@ func printDestination(w io.Writer, m map[string]any) error {
 		given += fmt.Sprintf(", beside %d that the filter kept back", n)
 	}
 	if n := num("restored"); n > 0 {
-		given += fmt.Sprintf(", and %d from the spool of a former process", n)
+		given += fmt.Sprintf(", and %d that were in the spool at the start", n)
 	}
 	line("given", "%s", given)
 	line("waiting", "%d of %d datagrams, %d of them sent and not acknowledged", num("queued"), num("queue_max"), num("in_flight"))
