@@ -81,7 +81,7 @@ func TestSelectionWide(t *testing.T) {
 			t.Errorf("%+v: wide %v, want %v", c.s, got, c.wide)
 		}
 	}
-	for _, bad := range []Selection{{Key: ByTCPOptions}, {Collect: BySrc}, {Key: FactsCisco | ByTunnel}} {
+	for _, bad := range []Selection{{Key: ByTCPOptions}, {Collect: BySrc}, {Key: FactsCisco | ByTunnel}, {Key: BySrc, Biflow: true}, {Key: Facts5Tuple | BySrcMAC, Biflow: true}} {
 		if bad.Validate() == nil {
 			t.Errorf("%+v is taken", bad)
 		}
