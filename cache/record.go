@@ -62,7 +62,7 @@ func NewRecorder(cfg *Config) Recorder {
 
 // know leaves what a key of fields tells.
 func (r *Recorder) know(key flow.Facts) {
-	r.icmp = key&flow.ByDstPort != 0 && key&flow.ByProto != 0
+	r.icmp = icmpTypes(&r.selection)
 	for _, f := range []struct {
 		fact flow.Facts
 		has  flow.Field

@@ -32,7 +32,7 @@ func (s *FlowSampler) Take(k *flow.Key) bool {
 		maskKey(&s.cfg, &key)
 	}
 	if s.cfg.Select.Biflow {
-		turn(&key)
+		turn(&key, icmpTypes(&s.cfg.Select))
 		key.Input &^= flow.KeyEgress
 	}
 	return pick(uint32(s.secret.hash(&key)>>32), s.n) == 0

@@ -73,12 +73,13 @@ func moreWords(m *flow.More) *[flow.MoreKeyWords]uint64 {
 type wide struct {
 	more, biflow bool
 	keyed        bool // some of More is in the key
+	types        bool // ICMP's types are in the key
 	mask         [flow.MoreKeyWords]uint64
 }
 
 func newWide(cfg *Config) *wide {
 	s := &cfg.Select
-	w := &wide{more: hasMore(s), biflow: s.Biflow}
+	w := &wide{more: hasMore(s), biflow: s.Biflow, types: icmpTypes(s)}
 	key := s.Key
 	if s.Inner {
 		key |= flow.ByTunnel
@@ -127,7 +128,7 @@ func (w *wide) prepare(cfg *Config, s *secret, k *flow.Key, x *flow.More) uint64
 		maskKey(cfg, k)
 	}
 	if w.biflow {
-		if turn(k) {
+		if turn(k, w.types) {
 			x.Reverse()
 		}
 		if k.Input&flow.KeyEgress != 0 {
@@ -165,13 +166,18 @@ func (c *Cache) sameMore(slot uint32, i int) bool {
 	return differ == 0
 }
 
+// icmpTypes says whether ICMP's types are in the key.
+func icmpTypes(s *flow.Selection) bool {
+	return s.Key == 0 || s.Key&(flow.ByProto|flow.ByDstPort) == flow.ByProto|flow.ByDstPort
+}
+
 // turn gives a biflow's key its one way round, and says whether it turned it: the
-// smaller address and port first. Of ICMP what asks and what answers belong together,
-// as the question has it; the rest has one direction.
-func turn(k *flow.Key) bool {
-	if k.Proto == flow.ProtoICMP || k.Proto == flow.ProtoICMPv6 {
+// smaller address and port first. Of ICMP, if types are in the key, what asks and what
+// answers belong together, as the question has it; the rest has one direction.
+func turn(k *flow.Key, types bool) bool {
+	if types && hasType(k) {
 		to, answer := flow.ICMPQuestion(k.Proto, uint8(k.DstPort>>8))
-		if !answer || k.VLAN&flow.KeyFragment != 0 {
+		if !answer {
 			return false
 		}
 		k.DstPort = uint16(to)<<8 | k.DstPort&0xff
@@ -185,9 +191,14 @@ func turn(k *flow.Key) bool {
 	return true
 }
 
+// hasType says whether the key is of ICMP, and of a packet that has a type.
+func hasType(k *flow.Key) bool {
+	return (k.Proto == flow.ProtoICMP || k.Proto == flow.ProtoICMPv6) && k.VLAN&flow.KeyFragment == 0
+}
+
 // turnBack undoes turn.
-func turnBack(k *flow.Key) {
-	if k.Proto == flow.ProtoICMP || k.Proto == flow.ProtoICMPv6 {
+func turnBack(k *flow.Key, types bool) {
+	if types && hasType(k) {
 		k.DstPort = uint16(flow.ICMPAnswer(k.Proto, uint8(k.DstPort>>8)))<<8 | k.DstPort&0xff
 		k.Src, k.Dst = k.Dst, k.Src
 		return
@@ -213,7 +224,7 @@ func (c *Cache) asSeen(i int, in *packet.Info) *packet.Info {
 	}
 	seen := *in
 	if c.more[i].Flags&flow.MoreReversed != 0 {
-		turnBack(&seen.Key)
+		turnBack(&seen.Key, c.wide.types)
 	}
 	if c.more[i].Flags&flow.MoreEgress != 0 {
 		seen.Key.Input |= flow.KeyEgress
@@ -389,7 +400,7 @@ func (r *Recorder) Tell(g *Gone, out *flow.Record, t *Told) {
 // turnBack gives out the direction of the first packet.
 func (r *Recorder) turnBack(k *flow.Key, out *flow.Record) {
 	key := *k
-	turnBack(&key)
+	turnBack(&key, icmpTypes(&r.selection))
 	out.Src, out.Dst, out.SrcPort, out.DstPort = key.Src, key.Dst, key.SrcPort, key.DstPort
 	if out.Has&flow.HasICMP != 0 {
 		out.ICMPType, out.ICMPCode = uint8(key.DstPort>>8), uint8(key.DstPort)

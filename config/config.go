@@ -129,7 +129,11 @@ func (c *Cache) check(report func(key, msg string)) {
 	oneOf(func(key, msg string) { report(key, msg) }, "tunnel", c.Tunnel, "outer", "inner")
 	s := c.Selection()
 	if err := s.Validate(); err != nil {
-		report("key", c.Key+": "+err.Error()+"; accepted with tunnel: inner")
+		msg := c.Key + ": " + err.Error()
+		if !s.Inner && s.Key&flow.ByTunnel != 0 {
+			msg += "; accepted with tunnel: inner"
+		}
+		report("key", msg)
 	}
 }
 

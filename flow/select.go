@@ -217,6 +217,11 @@ func (s *Selection) Validate() error {
 	if s.Collect&^factsCollect != 0 {
 		return fmt.Errorf("%s cannot be collected", s.Collect&^factsCollect)
 	}
+	for _, pair := range [...]Facts{BySrc | ByDst, BySrcPort | ByDstPort, BySrcMAC | ByDstMAC} {
+		if half := s.Key & pair; s.Biflow && half != 0 && half != pair {
+			return fmt.Errorf("%s alone has no other direction: biflows want %s", half, pair)
+		}
+	}
 	if s.Key&ByTunnel != 0 && !s.Inner {
 		return fmt.Errorf("tunnels are not looked into, so that they cannot be a part of the key")
 	}
