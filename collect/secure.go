@@ -114,8 +114,6 @@ func (e endpoint) listenDTLS() (net.Listener, error) {
 	}
 	at = net.UDPAddrFromAddrPort(netip.MustParseAddrPort(probe.LocalAddr().String()))
 	probe.Close()
-	return dtls.Listen("udp", at, &dtls.Config{
-		Certificates: []tls.Certificate{pair}, ClientCAs: clients, ClientAuth: dtls.RequireAndVerifyClientCert,
-		VerifyPeerCertificate: e.secure.verify, ExtendedMasterSecret: dtls.RequireExtendedMasterSecret,
-	})
+	return dtls.ListenWithOptions("udp", at, dtls.WithCertificates(pair), dtls.WithClientCAs(clients), dtls.WithClientAuth(dtls.RequireAndVerifyClientCert),
+		dtls.WithVerifyPeerCertificate(e.secure.verify), dtls.WithExtendedMasterSecret(dtls.RequireExtendedMasterSecret))
 }

@@ -243,7 +243,7 @@ func (e *Exporter) WriteRecords(batch []flow.Record) error {
 		s.write(batch, nil, 0)
 	}
 	for _, g := range e.groups {
-		g.write(batch, e.opt.Now())
+		g.write(batch, time.Now())
 	}
 	return nil
 }

@@ -189,10 +189,14 @@ func dial(ctx context.Context, d Destination) (*link, error) {
 			return fail(err)
 		}
 		l.records = &records{Conn: raw, sock: sock}
-		c, err := dtls.Client(l.records, raw.RemoteAddr(), &dtls.Config{
-			Certificates: cred.certs, RootCAs: cred.roots, ServerName: name, MTU: mtu,
-			ExtendedMasterSecret: dtls.RequireExtendedMasterSecret,
-		})
+		options := []dtls.ClientOption{dtls.WithServerName(name), dtls.WithMTU(mtu), dtls.WithExtendedMasterSecret(dtls.RequireExtendedMasterSecret)}
+		if cred.roots != nil {
+			options = append(options, dtls.WithRootCAs(cred.roots))
+		}
+		if len(cred.certs) > 0 {
+			options = append(options, dtls.WithCertificates(cred.certs...))
+		}
+		c, err := dtls.ClientWithOptions(l.records, raw.RemoteAddr(), options...)
 		if err != nil {
 			return fail(err)
 		}
@@ -470,7 +474,7 @@ func (l *link) addrs() (local, remote netip.AddrPort) {
 	return of(l.conn.LocalAddr()), of(l.conn.RemoteAddr())
 }
 
-// isVersion says whether b is a message whose header a link can complete.
+// isIPFIX says whether b is a message whose header a link can complete.
 func isIPFIX(b []byte) bool {
 	return len(b) >= wire.HeaderIPFIXLen && be.Uint16(b) == flow.VersionIPFIX
 }

@@ -36,7 +36,7 @@ type station struct {
 	network string
 	addr    string
 	tls     *tls.Config
-	dtls    *dtls.Config
+	dtls    []dtls.ServerOption
 
 	mu       sync.Mutex
 	ln       net.Listener
@@ -55,7 +55,10 @@ func newStation(t *testing.T, network string, c *authority) *station {
 	s := &station{t: t, network: network, addr: "127.0.0.1:0"}
 	if c != nil {
 		s.tls = &tls.Config{Certificates: []tls.Certificate{c.pair}, ClientCAs: c.pool, ClientAuth: tls.RequireAndVerifyClientCert}
-		s.dtls = &dtls.Config{Certificates: []tls.Certificate{c.pair}, ClientCAs: c.pool, ClientAuth: dtls.RequireAndVerifyClientCert, ExtendedMasterSecret: dtls.RequireExtendedMasterSecret}
+		s.dtls = []dtls.ServerOption{
+			dtls.WithCertificates(c.pair), dtls.WithClientCAs(c.pool), dtls.WithClientAuth(dtls.RequireAndVerifyClientCert),
+			dtls.WithExtendedMasterSecret(dtls.RequireExtendedMasterSecret),
+		}
 	}
 	s.open()
 	t.Cleanup(s.kill)
@@ -69,7 +72,7 @@ func (s *station) open() {
 	for range 100 { // the port may still be in use by what was killed
 		switch s.network {
 		case "dtls":
-			ln, err = dtls.Listen("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(s.addr)), s.dtls)
+			ln, err = dtls.ListenWithOptions("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(s.addr)), s.dtls...)
 		default:
 			ln, err = net.Listen("tcp", s.addr)
 		}
