@@ -287,3 +287,30 @@ func TestMulticast(t *testing.T) {
 }
 
 func first(records []flow.Record, _ sum) []flow.Record { return records }
+
+// Sharing and filtering cost no memory once everything has been seen.
+func TestGroupsDoNotAllocate(t *testing.T) {
+	o := Options{Filter: func(string) (func(*flow.Record) bool, error) {
+		return func(r *flow.Record) bool { return r.Proto == flow.ProtoTCP }, nil
+	}}
+	for _, to := range []string{
+		"udp://127.0.0.1:9?balance=b&queue=16&filter=tcp", "udp://127.0.0.1:10?balance=b&queue=16", "udp://127.0.0.1:11?failover=f&queue=16",
+		"tcp://127.0.0.1:9?failover=f&priority=1&queue=16", "tcp://127.0.0.1:9?fields=src,dst,bytes&queue=16",
+	} {
+		o.Destinations = append(o.Destinations, parse(t, to))
+	}
+	e, err := New(o) // nobody runs it: the queues fill, and what is lost is counted
+	if err != nil {
+		t.Fatal(err)
+	}
+	records, _ := mixed(256, time.Now().UnixNano())
+	for range 3000 {
+		e.WriteRecords(records)
+	}
+	if n := testing.AllocsPerRun(300, func() { e.WriteRecords(records) }); n >= 1 {
+		t.Errorf("%.1f allocations for a batch of 256 records and 5 destinations", n)
+	}
+	if lossOf(e.Losses(), away).Records == 0 || lossOf(e.Losses(), resolve).Records == 0 {
+		t.Error("the queues are not full: the test shows nothing")
+	}
+}
