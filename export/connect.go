@@ -19,6 +19,13 @@ const (
 // connect makes the link. run's own, or before it.
 func (s *sender) connect(ctx context.Context) error {
 	l, err := dial(ctx, s.dest)
+	if err == nil {
+		go l.listen()
+		if err = l.settle(ctx, s.dest); err != nil {
+			l.close()
+			<-l.ended
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tried = true
@@ -27,7 +34,6 @@ func (s *sender) connect(ctx context.Context) error {
 		s.space.Broadcast()
 		return err
 	}
-	go l.listen()
 	s.link, s.linked, s.flight = l, true, 0
 	s.links++
 	s.linkSeq = 0
@@ -45,13 +51,17 @@ func (s *sender) reconnect(ctx context.Context, now time.Time) bool {
 	err := s.connect(ctx)
 	if err == nil {
 		s.log.Info("connected", "local", s.local.String(), "remote", s.remote.String())
-		s.backoff = 0
 		return true
 	}
-	s.backoff = min(max(2*s.backoff, retryFirst), retryLast)
-	s.retryAt = now.Add(s.backoff)
+	s.later(now)
 	s.complainOf("the collector is away; its records wait", err)
 	return false
+}
+
+// later puts off the next attempt, each time for longer.
+func (s *sender) later(now time.Time) {
+	s.backoff = min(max(2*s.backoff, retryFirst), retryLast)
+	s.retryAt = now.Add(s.backoff)
 }
 
 func (s *sender) complainOf(what string, err error) {
@@ -84,14 +94,17 @@ func (s *sender) breakOff(err error) {
 	<-s.link.ended
 	s.pace.receiver.close()
 	s.pace.receiver = nil
+	lasted := s.link.since
 	s.mu.Lock()
-	again := s.flight
 	s.link, s.linked, s.flight = nil, false, 0
 	s.unwell(err)
 	s.space.Broadcast()
 	s.mu.Unlock()
-	s.retryAt = time.Now().Add(retryFirst)
-	s.log.Warn("the connection is lost", "error", err, "messages_to_send_again", again)
+	if time.Since(lasted) > retryLast {
+		s.backoff = 0
+	}
+	s.later(time.Now())
+	s.complainOf("the connection is lost; what was not acknowledged is sent again", err)
 }
 
 // post sends messages over the link.

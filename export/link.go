@@ -75,10 +75,11 @@ const (
 	// toldMax bounds the templates of a session: collectors do, too.
 	toldMax = 512
 
-	// dtlsPause is how long nothing follows a handshake: a collector that has sent the
-	// last of it may not have done with it, and some (pion/dtls is one) let go of what
-	// comes before. Nobody would send it again.
-	dtlsPause = 500 * time.Millisecond
+	// securePause is how long nothing follows a handshake. Over DTLS a collector that
+	// has sent the last of it may not have done with it, and some (pion/dtls is one) let
+	// go of what comes before; in TLS 1.3 the word that our certificate is refused comes
+	// after what is the end of the handshake for us. Nobody would send it again.
+	securePause = 500 * time.Millisecond
 
 	connectTime  = 10 * time.Second
 	writeTime    = 30 * time.Second
@@ -205,7 +206,6 @@ func dial(ctx context.Context, d Destination) (*link, error) {
 			return fail(err)
 		}
 		l.conn = c
-		sleep(ctx, dtlsPause)
 	}
 	l.since = time.Now()
 	return l, nil
@@ -268,6 +268,20 @@ func (l *link) listen() {
 			return
 		}
 	}
+}
+
+// settle waits, where there are certificates, for the collector to refuse ours.
+func (l *link) settle(ctx context.Context, d Destination) error {
+	if d.Network == "tcp" {
+		return nil
+	}
+	select {
+	case <-l.ended:
+		return fmt.Errorf("export to %s: after the handshake: %w", d.Host, l.why)
+	case <-time.After(securePause):
+	case <-ctx.Done():
+	}
+	return nil
 }
 
 // lost says that the collector has ended the connection, and how. run's own, as

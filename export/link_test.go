@@ -508,6 +508,9 @@ func TestMutualCertificates(t *testing.T) {
 			give(e, records)
 			s.until("refusal", func() bool { return e.Stats()[0].Error != "" })
 			stop()
+			if st := e.Stats()[0]; st.Records != 0 || lossOf(st.Lost, away).Records != 10 {
+				t.Errorf("%s %s: %d records are said to be sent, %+v lost", network, params, st.Records, lossOf(st.Lost, away))
+			}
 			s.mu.Lock()
 			if s.got.records != 0 {
 				t.Errorf("%s: %d records came without a certificate that is known", network, s.got.records)
