@@ -124,7 +124,7 @@ func biflow() flow.Record {
 		Src: flow.AddrFrom4([4]byte{10, 0, 0, 1}), Dst: flow.AddrFrom4([4]byte{10, 0, 0, 2}), SrcPort: 40000, DstPort: 443, Proto: 6, TCPFlags: 0x1b, Packets: 5, Bytes: 500,
 		First: boot, Last: boot + 3e9, IPVersion: 4, Reverse: &flow.Reverse{Packets: 7, Bytes: 7000, First: boot + 1e6, Last: boot + 2e9, TCPFlags: 0x1a},
 		More: &flow.More{Known: flow.BySrcMAC | flow.ByTTL | flow.ByMPLS, SrcMAC: [6]byte{2, 0, 0, 0, 0, 1}, DstMAC: [6]byte{2}, MinTTL: 60, MaxTTL: 64, Labels: [3]uint32{flow.LabelThere | 0x12345}},
-		Has: flow.HasSrc | flow.HasDst | flow.HasSrcPort | flow.HasDstPort | flow.HasProto | flow.HasTCPFlags | flow.HasPackets | flow.HasBytes | flow.HasFirst | flow.HasLast,
+		Has:  flow.HasSrc | flow.HasDst | flow.HasSrcPort | flow.HasDstPort | flow.HasProto | flow.HasTCPFlags | flow.HasPackets | flow.HasBytes | flow.HasFirst | flow.HasLast,
 	}
 }
 

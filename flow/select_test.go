@@ -124,7 +124,7 @@ func TestDirections(t *testing.T) {
 			Src: AddrFrom4([4]byte{10, 0, 0, 1}), Dst: AddrFrom4([4]byte{10, 0, 0, 2}), SrcPort: 1000, DstPort: 53, Proto: 17,
 			Input: 3, SrcMask: 24, SrcAS: 64500, First: 10, Last: 20, FlowID: 9,
 			Packets: rapid.Uint64Range(0, 2).Draw(t, "packets") * 7, Bytes: rapid.Uint64Range(0, 2).Draw(t, "bytes") * 100,
-			Has: HasSrc | HasDst | HasSrcPort | HasDstPort | HasProto | HasInput | HasDirection | HasSrcMask | HasSrcAS | HasFlowID | HasPackets | HasBytes,
+			Has:  HasSrc | HasDst | HasSrcPort | HasDstPort | HasProto | HasInput | HasDirection | HasSrcMask | HasSrcAS | HasFlowID | HasPackets | HasBytes,
 			More: drawMore(t), Reverse: &Reverse{Packets: rapid.Uint64Range(0, 2).Draw(t, "back"), Bytes: 11, First: 12, Last: 19, TCPFlags: 0x12},
 		}
 		if r.Packets == 0 {
