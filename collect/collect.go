@@ -55,6 +55,8 @@ type Options struct {
 
 	// MaxSkew > 0 moves the flow times of exporters whose clock is off by more.
 	MaxSkew time.Duration
+	// SplitBiflows: see wire.Options.
+	SplitBiflows bool
 	// Limits bound what exporters can make the collector hold, all loops of
 	// an address together.
 	Limits wire.Limits
@@ -320,4 +322,9 @@ func (c *Collector) hand(b *wire.Batch) *wire.Batch {
 	}
 	c.queue <- b
 	return <-c.free
+}
+
+// decoder is one for a listener's loop, one of so many.
+func (c *Collector) decoder(of int) *wire.Decoder {
+	return wire.NewDecoder(wire.Options{Limits: c.limits(of), MaxSkew: c.opt.MaxSkew, SplitBiflows: c.opt.SplitBiflows})
 }

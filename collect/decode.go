@@ -28,6 +28,7 @@ type DecodeOptions struct {
 	OnRecord  func(wire.RawRecord)
 
 	V8DestinationMaskFirst bool
+	SplitBiflows           bool // see wire.Options
 }
 
 // Summary tells what Decode read.
@@ -83,6 +84,7 @@ func Decode(ctx context.Context, files []string, opt DecodeOptions) (*Summary, e
 		dec: wire.NewDecoder(wire.Options{
 			Limits:                 wire.Limits{WaitingTime: -1},
 			V8DestinationMaskFirst: opt.V8DestinationMaskFirst,
+			SplitBiflows:           opt.SplitBiflows,
 			OnRecord:               opt.OnRecord,
 		}),
 		x:   newExtractor(opt.Ports),
@@ -232,9 +234,9 @@ func (f *fileDecoder) take(src wire.Source, _ uint16, time int64, msg []byte) {
 		v.Sets += uint64(m.Sets)
 		v.Templates += uint64(m.Templates)
 		v.Options += uint64(m.Options)
-		v.Records += uint64(m.Records + m.Released)
+		v.Records += uint64(m.Records + m.Released + m.Reversed)
 		f.sum.Versions[k] = v
-		f.sum.Records += uint64(m.Records + m.Released)
+		f.sum.Records += uint64(m.Records + m.Released + m.Reversed)
 	}
 	if f.opt.OnTemplate != nil {
 		for _, t := range f.batch.Templates {

@@ -44,7 +44,7 @@ func (c *Collector) newLoop(conn *net.UDPConn, where, index, of int) (*loop, err
 	}
 	return &loop{
 		c: c, conn: conn, rx: rx, where: where, index: index, of: of, granted: bufferOf(conn),
-		dec:     wire.NewDecoder(wire.Options{Limits: c.limits(of), MaxSkew: c.opt.MaxSkew}),
+		dec:     c.decoder(of),
 		repeats: newRepeats((maxWindows + of - 1) / of),
 	}, nil
 }

@@ -66,7 +66,7 @@ func (c *Collector) newTCP(e endpoint, ln net.Listener) (*tcpServer, error) {
 	}
 	return &tcpServer{
 		c: c, e: e, ln: ln, secure: secure, conns: map[net.Conn]bool{},
-		dec:     wire.NewDecoder(wire.Options{Limits: c.limits(1), MaxSkew: c.opt.MaxSkew}),
+		dec:     c.decoder(1),
 		repeats: newRepeats(maxWindows),
 	}, nil
 }

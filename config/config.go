@@ -148,6 +148,7 @@ type Destination struct {
 type Collect struct {
 	Listen        []string `yaml:"listen"`
 	ReceiveBuffer Size     `yaml:"receive-buffer"` // of each socket, octets
+	SplitBiflows  bool     `yaml:"split-biflows"`  // two records of one that tells of both directions
 }
 
 // Store is where records are kept.

@@ -181,6 +181,21 @@ func TestDecodeAllocates(t *testing.T) {
 		make func() (*Decoder, *Batch, []byte)
 	}{
 		{"v5", func() (*Decoder, *Batch, []byte) { return NewDecoder(Options{}), &Batch{}, v5Datagram(30) }},
+		{"v1", func() (*Decoder, *Batch, []byte) {
+			b := v5Datagram(30)
+			be.PutUint16(b, 1)
+			return NewDecoder(Options{}), &Batch{}, b
+		}},
+		{"v7", func() (*Decoder, *Batch, []byte) {
+			b := append(v5Datagram(0), make([]byte, 27*RecordV7Len)...)
+			b[1], b[3], b[HeaderV5Len+48] = 7, 27, 10 // a router that was bypassed
+			return NewDecoder(Options{}), &Batch{}, b
+		}},
+		{"v8", func() (*Decoder, *Batch, []byte) {
+			b := append(v5Datagram(0), make([]byte, 4+35*V8PrefixPort.RecordLen())...)
+			b[1], b[3], b[22] = 8, 35, byte(V8PrefixPort)
+			return NewDecoder(Options{}), &Batch{}, b
+		}},
 		{"v9 IPv4", func() (*Decoder, *Batch, []byte) { return steady(9, usual(false, false), 22) }},
 		{"v9 IPv6", func() (*Decoder, *Batch, []byte) { return steady(9, usual(false, true), 13) }},
 		{"IPFIX", func() (*Decoder, *Batch, []byte) { return steady(10, usual(true, false), 19) }},
@@ -203,5 +218,61 @@ func TestDecodeAllocates(t *testing.T) {
 		if allocs != 0 {
 			t.Errorf("%s: %v allocations a datagram, want 0", c.name, allocs)
 		}
+	}
+}
+
+// A minute of a storm of templates: 2,000 exporters send 100 templates each, as
+// they were a minute ago, or every one another than it was.
+func BenchmarkTemplateStorm(b *testing.B) {
+	const exporters, templates, perMessage = 2000, 100, 20
+	messages := func(turn int) (list [][]byte) {
+		for at := 0; at < templates; at += perMessage {
+			set := AppendSet(nil, TemplateSetIPFIX)
+			for i := range perMessage {
+				fields := make([]FieldSpec, 0, 20)
+				for j, f := range usual(true, i%2 == 1) {
+					fields = append(fields, FieldSpec{ID: f.id, Length: f.n})
+					if j == turn%19 {
+						fields = append(fields, FieldSpec{ID: 136, Length: 1})
+					}
+				}
+				set = AppendTemplate(set, uint16(256+at+i), fields)
+			}
+			list = append(list, datagram(10, 0, EndSet(set, 0)))
+		}
+		return list
+	}
+	for _, c := range []struct {
+		name  string
+		turns int
+	}{{"again", 1}, {"changed", 2}} {
+		b.Run(c.name, func(b *testing.B) {
+			d, batch := NewDecoder(Options{Limits: Limits{TemplateOctets: 2 << 30}}), &Batch{}
+			var load [][][]byte
+			for turn := range c.turns {
+				load = append(load, messages(turn))
+			}
+			minute := func(turn int) {
+				for e := range exporters {
+					src := Source{Addr: flow.AddrFrom4([4]byte{10, 0, byte(e >> 8), byte(e)}), Port: 4739}
+					for _, msg := range load[turn%c.turns] {
+						batch.Reset()
+						if m, err := d.Decode(batch, src, testTime, msg); err != nil || m.Templates != perMessage {
+							b.Fatal(m, err)
+						}
+					}
+				}
+			}
+			minute(0)
+			b.ReportAllocs()
+			b.ResetTimer()
+			turn := 1
+			for b.Loop() {
+				minute(turn)
+				turn++
+			}
+			b.ReportMetric(b.Elapsed().Seconds()/float64(b.N)/60*100, "%core")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/(exporters*templates), "ns/template")
+		})
 	}
 }

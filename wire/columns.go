@@ -111,6 +111,14 @@ var rules = map[uint16]rule{
 	ie.IDSamplingProbability: {colSampleP, 0},
 }
 
+// ruleByID is rules by number.
+var ruleByID = func() (t [512]rule) {
+	for id, r := range rules {
+		t[id] = r
+	}
+	return t
+}()
+
 // helps says whether the column only helps: its element is kept too.
 func (c column) helps() bool { return c >= colIPVersion }
 
@@ -162,9 +170,13 @@ func ntp(v uint64, perSecond uint64) int64 {
 const eraLength = int64(1) << 32 * 1e9
 
 // inEra moves t, read from such a count, by whole eras to where it is nearest to
-// ref, but not back. All are Unix ns.
+// ref, but not back. All are Unix ns. As long as the first era has not ended
+// (but for clocks that are a day ahead) there is nothing to move.
 func inEra(t, ref int64) int64 {
-	if n := (ref - t + eraLength/2) / eraLength; ref > t && n > 0 && t <= math.MaxInt64-n*eraLength {
+	if ref < eraLength-24*3600e9 {
+		return t
+	}
+	if n := (ref - t + eraLength/2) / eraLength; n > 0 && t <= math.MaxInt64-n*eraLength {
 		return t + n*eraLength
 	}
 	return t

@@ -25,7 +25,7 @@ func feedFrom(t testing.TB, d *Decoder, src Source, at int64, msg []byte) ([]flo
 	t.Helper()
 	var b Batch
 	m, err := d.Decode(&b, src, at, msg)
-	if len(b.Records) != m.Records+m.Released {
+	if len(b.Records) != m.Records+m.Released+m.Reversed {
 		t.Fatalf("%d records in the batch, the message counts %+v", len(b.Records), m)
 	}
 	check(t, d, &b, m, msg)
@@ -233,6 +233,7 @@ func TestRefusals(t *testing.T) {
 		{"options template without a scope", ipfixOf(set(3, 14, 1, 0, 0, 1, 0, 0, 0, 1, 0, 4)), BadTemplate, 24, "scope field count", ErrCount, 0},
 		{"options template with more scope than fields", ipfixOf(set(3, 14, 1, 0, 0, 1, 0, 2, 0, 1, 0, 4)), BadTemplate, 24, "scope field count", ErrCount, 0},
 		{"v9 options template of uneven lengths", datagram(9, 0, set(1, 14, 1, 0, 0, 3, 0, 3, 0, 1, 0, 4)), BadTemplate, 24, "options template length", ErrLength, 0},
+		{"v9 options template of uneven lengths whose sum is even", datagram(9, 0, set(1, 18, 1, 0, 0, 3, 0, 5, 0, 1, 0, 4, 0, 34, 0, 4)), BadTemplate, 24, "options template length", ErrLength, 0},
 		{"a data set shorter than its record", ipfixOf(tmpl, set(256, 9, 1, 2, 3, 4, 5)), RecordOverrun, 36, "data record", ErrShort, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {

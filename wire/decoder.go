@@ -13,12 +13,13 @@ type Limits struct {
 	Templates       int           // for one session
 	Types           int           // of elements that an exporter describes, of one session
 	Fields          int           // of one template
-	TemplateOctets  int           // of all templates and types together, about
+	TemplateOctets  int           // of all templates, types and applications together, about
 	WaitingOctets   int           // data that waits for its template, all sessions
 	WaitingTime     time.Duration // how long it may; negative: for ever
 	MessageRecords  int           // flow records of one message
 	MessageElements int           // octets of Elements of one message
 	Interfaces      int           // named interfaces of one session
+	Applications    int           // named applications of one session
 	Samplers        int           // of one session
 }
 
@@ -34,6 +35,7 @@ var DefaultLimits = Limits{
 	MessageRecords:  16384,
 	MessageElements: 4 << 20,
 	Interfaces:      4096,
+	Applications:    8192,
 	Samplers:        1024,
 }
 
@@ -48,6 +50,10 @@ type Options struct {
 	// MaxSkew > 0 moves the flow times of an exporter whose clock is off by
 	// more than this to the receiver's clock. The skew is measured anyway.
 	MaxSkew time.Duration
+
+	// SplitBiflows makes two records of one that tells of both directions (RFC
+	// 5103), if the other one was seen, so that sums are of all the traffic.
+	SplitBiflows bool
 
 	// OnRecord, if set, is called with the octets of every v9 and IPFIX data
 	// and options record, before it is decoded.
@@ -86,9 +92,10 @@ type Decoder struct {
 	ctx  context
 	msg  message
 
-	arenaStart int    // where the message's elements begin in the batch's arena
-	spans      []span // of the record being read
-	moves      []move // with the offsets of the record being read
+	arenaStart int           // where the message's elements begin in the batch's arena
+	spans      []span        // of the record being read
+	reversed   []flow.Record // the other directions of the set being read
+	moves      []move        // with the offsets of the record being read
 }
 
 // NewDecoder makes a Decoder.
@@ -108,6 +115,7 @@ func NewDecoder(opt Options) *Decoder {
 		{&l.MessageRecords, def.MessageRecords},
 		{&l.MessageElements, def.MessageElements},
 		{&l.Interfaces, def.Interfaces},
+		{&l.Applications, def.Applications},
 		{&l.Samplers, def.Samplers},
 	} {
 		if *v.have <= 0 {

@@ -76,6 +76,7 @@ func (d *Decoder) learn(t *Template, rec []byte, spans []span, at int) {
 		ifx                    uint64
 		nm                     name
 		typ                    typeInfo
+		application, called    []byte // number and name
 		hasIf, hasName, wanted bool
 	)
 	for i, f := range t.Fields {
@@ -99,6 +100,10 @@ func (d *Decoder) learn(t *Template, rec []byte, spans []span, at int) {
 			nm.name, hasName = string(text(v)), true
 		case ie.IDInterfaceDescription:
 			nm.description, hasName = string(text(v)), true
+		case ie.IDApplicationId:
+			application = v
+		case ie.IDApplicationName:
+			called = v
 		case ie.IDSamplerId, ie.IDSelectorId:
 			if isInt && n <= math.MaxUint32 {
 				smp.sampler, smp.named = uint32(n), true
@@ -144,6 +149,9 @@ func (d *Decoder) learn(t *Template, rec []byte, spans []span, at int) {
 		return
 	}
 	d.learnType(typ, len(rec), at)
+	if len(application) > 0 {
+		d.learnApplication(application, called, at)
+	}
 	if hasName && hasIf {
 		d.learnName(uint32(ifx), nm, at)
 	}

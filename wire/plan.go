@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"slices"
+
 	"weir/flow"
 	"weir/ie"
 )
@@ -16,6 +18,8 @@ type plan struct {
 	length   int         // octets of a record; the least, if variable
 	variable bool        // some field brings its own length
 	finish   finish      // what is left to do after the moves
+
+	application int // the field of an application's number; -1: none, or its name is there
 }
 
 // field is a template's field, resolved.
@@ -199,19 +203,38 @@ var native = map[opKey]op{
 	{colVLAN, 2}: opVLAN2,
 }
 
+// nativeOp is native by column and length.
+var nativeOp = func() (t [columns][17]op) {
+	for k, o := range native {
+		t[k.col][k.n] = o
+	}
+	return t
+}()
+
 // pair says that a column may be filled by IPv4's or IPv6's element, whichever
 // is not zero.
 func (c column) pair() bool {
 	return c == colSrc || c == colDst || c == colNextHop || c == colBGPNextHop || c == colSrcMask || c == colDstMask
 }
 
-// compile gives t its plan; then it needs nobody's types any more.
-func (t *Template) compile() { t.plan, t.types = compile(t), nil }
+// compile gives t its plan, or two if biflows are split; then it needs nobody's
+// types any more.
+func (t *Template) compile(split bool) {
+	forward, reverse := t, (*Template)(nil)
+	if split {
+		forward, reverse = t.split()
+	}
+	t.plan, t.reverse = compile(forward), reverse
+	if reverse != nil {
+		reverse.plan, reverse.types = compile(reverse), nil
+	}
+	t.types = nil
+}
 
 // compile makes the plan of a template. The template was checked: its records
 // have at least one octet and at most 65535.
 func compile(t *Template) *plan {
-	p := &plan{}
+	p := &plan{specs: make([]field, 0, len(t.Fields)), moves: make([]move, 0, len(t.Fields))}
 	used := 0 // left bits given away
 	leftBit := func() uint8 {
 		if used == maxLefts {
@@ -228,7 +251,7 @@ func compile(t *Template) *plan {
 	for i, f := range t.Fields {
 		e, known := lookup(t, i)
 		s := field{
-			typ: e.Type, n: f.Length, off: uint16(min(off, 65535)), key: appendKey(nil, f.Name),
+			typ: e.Type, n: f.Length, off: uint16(min(off, 65535)), key: keyOf(e, f.Name),
 			skip: known && e.PEN == 0 && e.ID == ie.IDPaddingOctets,
 		}
 		if i < t.Scope && t.v9 {
@@ -247,16 +270,14 @@ func compile(t *Template) *plan {
 		}
 	}
 
-	last := map[FieldSpec]int{}
+	names := newIndex(len(t.Fields))
 	for i, f := range t.Fields {
-		name := FieldSpec{Name: f.Name}
-		if i < t.Scope {
-			name.ID = 1
+		if i == t.Scope && i > 0 {
+			names = newIndex(len(t.Fields) - i) // the scope's names are its own
 		}
-		if j, ok := last[name]; ok {
+		if j := names.last(f.Name, i); j >= 0 {
 			p.specs[j].again, p.specs[i].dup = i, true
 		}
-		last[name] = i
 	}
 
 	// Moves. Elements that no column takes follow in the template's order.
@@ -332,8 +353,9 @@ func compile(t *Template) *plan {
 	}
 	p.order()
 	p.base.IPVersion = t.ipVersion()
+	p.application = t.applicationField()
 
-	byName := map[string]int{}
+	kept := newIndex(len(t.Fields))
 	for i := range t.Fields {
 		if keep[i] == 0 {
 			continue
@@ -345,29 +367,94 @@ func compile(t *Template) *plan {
 		} else {
 			p.finish |= finishElements
 		}
-		if j, ok := byName[t.Fields[i].Name]; ok {
+		if j := kept.first(t.Fields[i].Name, len(p.elems)); j < len(p.elems) {
 			p.elems[j].member = append(p.elems[j].member, mb)
 			continue
 		}
-		byName[t.Fields[i].Name] = len(p.elems)
 		p.elems = append(p.elems, elem{key: s.key, member: []member{mb}})
 	}
 	return p
 }
 
+// index finds names again: few by looking at each, many by a map.
+type index struct {
+	names  []string
+	values []int
+	many   map[string]int
+}
+
+const fewNames = 64
+
+func newIndex(n int) index {
+	if n > fewNames {
+		return index{many: make(map[string]int, n)}
+	}
+	return index{names: make([]string, 0, n), values: make([]int, 0, n)}
+}
+
+// at is where name's value is, which is v if it had none.
+func (x *index) at(name string, v int) (have int, found bool) {
+	if x.many != nil {
+		if have, found = x.many[name]; !found {
+			x.many[name] = v
+		}
+		return have, found
+	}
+	if i := slices.Index(x.names, name); i >= 0 {
+		return x.values[i], true
+	}
+	x.names, x.values = append(x.names, name), append(x.values, v)
+	return v, false
+}
+
+// first is name's first value: v, if it had none.
+func (x *index) first(name string, v int) int {
+	have, found := x.at(name, v)
+	if !found {
+		return v
+	}
+	return have
+}
+
+// last is name's latest value, -1 if it had none, which is v from now on.
+func (x *index) last(name string, v int) int {
+	have, found := x.at(name, v)
+	switch {
+	case !found:
+		return -1
+	case x.many != nil:
+		x.many[name] = v
+	default:
+		x.values[slices.Index(x.names, name)] = v
+	}
+	return have
+}
+
+// keyOf is an element's name as a JSON object's key. Those of the registry are
+// made once.
+func keyOf(e ie.Element, name string) []byte {
+	if e.PEN == ie.IANA && e.Name == name && int(e.ID) < len(ianaKeys) && ianaKeys[e.ID] != nil {
+		return ianaKeys[e.ID]
+	}
+	return appendKey(nil, name) // also of numbers that the registry does not have, and the exporter described
+}
+
+var ianaKeys = func() (keys [][]byte) {
+	for e := range ie.All {
+		for len(keys) <= int(e.ID) {
+			keys = append(keys, nil)
+		}
+		keys[e.ID] = slices.Clip(appendKey(nil, e.Name))
+	}
+	return keys
+}()
+
 // order puts the start of the exporter's clock before stamps that count from
 // it, and joins moves of fields that stand side by side.
 func (p *plan) order() {
-	moves := make([]move, 0, len(p.moves))
+	slices.SortStableFunc(p.moves, func(a, b move) int { return a.col.turn() - b.col.turn() })
+	moves := p.moves[:0]
 	for _, m := range p.moves {
-		if m.col == colInit {
-			moves = append(moves, m)
-		}
-	}
-	for _, m := range p.moves {
-		if m.col == colInit {
-			continue
-		}
 		if n := len(moves); n > 0 && !p.variable {
 			last := &moves[n-1]
 			if both, ok := joined[[2]op{last.op, m.op}]; ok && last.off+last.n == m.off {
@@ -378,6 +465,14 @@ func (p *plan) order() {
 		moves = append(moves, m)
 	}
 	p.moves = moves
+}
+
+// turn is 0 for what other columns need, else 1.
+func (c column) turn() int {
+	if c == colInit {
+		return 0
+	}
+	return 1
 }
 
 // fits says whether a move in native length always succeeds.
@@ -414,7 +509,10 @@ func (p *plan) native(c column, t *Template, i int) op {
 	case variable, c.pair() && !p.fits(c, t, i):
 		return opGeneral
 	}
-	return native[opKey{c, f.Length}]
+	if f.Length > 16 {
+		return opGeneral
+	}
+	return nativeOp[c][f.Length]
 }
 
 // lookup names field i.
@@ -435,8 +533,11 @@ func ruleOf(t *Template, i int) (rule, bool) {
 	if f.PEN != 0 || i < t.Scope || t.opts || f.Length == 0 {
 		return rule{}, false
 	}
-	r, ok := rules[f.ID]
-	return r, ok
+	if int(f.ID) >= len(ruleByID) {
+		return rule{}, false
+	}
+	r := ruleByID[f.ID]
+	return r, r.col != noColumn
 }
 
 // family is IPv4Address or IPv6Address if field i is of that version, also for

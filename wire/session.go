@@ -26,7 +26,7 @@ type session struct {
 	templates map[uint16]*known
 	types     map[typeKey]ie.Element // as the exporter described them
 	typed     uint32                 // how often types changed
-	octets    int                    // of templates and types, about
+	octets    int                    // of templates, types and applications, about
 
 	waiting       []waiting
 	waitingOctets int
@@ -38,7 +38,9 @@ type session struct {
 	rate       uint32 // for records that name no sampler; 0: unknown
 	perPort    bool   // some sampler is an interface's
 	interfaces map[uint32]name
-	stats      map[uint16]uint64 // what the exporter counts of itself, by element
+
+	applications map[string]string // names by the octets of their number
+	stats        map[uint16]uint64 // what the exporter counts of itself, by element
 
 	first, last int64
 	skew        int64
@@ -87,7 +89,7 @@ func (s *session) note(m *Message, received int64, octets int) {
 	s.n.datagrams++
 	s.n.octets += uint64(octets)
 	s.n.sets += uint64(m.Sets)
-	s.n.records += uint64(m.Records + m.Released)
+	s.n.records += uint64(m.Records + m.Released + m.Reversed)
 	s.n.options += uint64(m.Options)
 	s.n.templates += uint64(m.Templates)
 }

@@ -106,6 +106,9 @@ func (d *Decoder) data(t *Template, body []byte, at int) {
 	default:
 		d.fixedData(t, body, at)
 	}
+	if len(d.reversed) > 0 {
+		d.giveReversed()
+	}
 }
 
 // room is how many of n records the message may still have.
@@ -138,7 +141,7 @@ func (d *Decoder) fixedData(t *Template, body []byte, at int) {
 	first := len(b.Records)
 	b.Records = slices.Grow(b.Records, n)[:first+n]
 	recs := b.Records[first:]
-	slow := p.finish != 0 || c.shift != 0 || s.perPort
+	slow := p.finish != 0 || c.shift != 0 || s.perPort || t.reverse != nil
 	c.begin()
 	for i := range recs {
 		r, rec := &recs[i], body[i*p.length:(i+1)*p.length]
@@ -160,6 +163,9 @@ func (d *Decoder) fixedData(t *Template, body []byte, at int) {
 			c.move(r, p.moves, rec)
 		}
 		d.finish(r, t, rec, nil, s)
+		if t.reverse != nil {
+			d.reverseOf(t.reverse, rec, nil, s)
+		}
 	}
 }
 
@@ -190,6 +196,9 @@ func (d *Decoder) variableData(t *Template, body []byte, at int) {
 		r := &b.Records[len(b.Records)-1]
 		c.move(r, d.place(p, spans), rec)
 		d.finish(r, t, rec, spans, s)
+		if t.reverse != nil {
+			d.reverseOf(t.reverse, rec, spans, s)
+		}
 		body = body[size:] // size >= p.length >= 1
 		at += size
 	}
@@ -254,6 +263,13 @@ func (d *Decoder) finish(r *flow.Record, t *Template, rec []byte, spans []span, 
 	}
 	start := len(b.arena)
 	b.arena = d.appendElements(b.arena, p, spans, rec, c.left, s)
+	if i := p.application; i >= 0 && s.applications != nil {
+		sp := span{int(p.specs[i].off), int(p.specs[i].n)}
+		if spans != nil {
+			sp = spans[i]
+		}
+		b.arena = s.nameApplication(b.arena, start, rec[sp.off:sp.off+sp.n])
+	}
 	if len(b.arena) > start {
 		r.Elements = b.arena[start:len(b.arena):len(b.arena)]
 	}

@@ -45,13 +45,20 @@ func (d *Decoder) templateSet(body []byte, at int, options bool) {
 			return // padding
 		}
 		start := r.off
+		if old := d.msg.s.templates[be.Uint16(body[start:])]; old != nil && old.opts == options && bytes.HasPrefix(body[start:], old.raw) {
+			// As it was: its length is in its octets, so no more need be read.
+			r.off += len(old.raw)
+			d.msg.Templates++
+			d.refreshed(old)
+			continue
+		}
 		t := &Template{ID: r.u16(), opts: options, v9: v9, types: d.typesOf(d.msg.s)}
 		n := int(r.u16()) // IPFIX: fields in all
 		size := n
 		switch {
 		case options && v9:
 			n += int(r.u16()) // octets of scope, then of options fields
-			if n%4 != 0 {
+			if size%4 != 0 || n%4 != 0 {
 				d.refuse(BadTemplate, len(body)-start, at+start, "options template length", ErrLength)
 				return
 			}
@@ -136,9 +143,6 @@ func (d *Decoder) define(t *Template, at int) {
 	event := TemplateEvent{Source: d.ctx.src, Version: d.ctx.version, Domain: s.key.domain, Template: t}
 	old := s.templates[t.ID]
 	switch {
-	case old != nil && old.opts == t.opts && bytes.Equal(old.raw, t.raw):
-		old.seen = d.ctx.received
-		event.Action, event.Template = Refreshed, old.Template
 	case old == nil && len(s.templates) >= d.opt.Limits.Templates, !d.roomFor(t.octets()):
 		d.refuse(TemplateLimit, len(t.raw), at, "template", ErrLimit)
 		return
@@ -157,10 +161,18 @@ func (d *Decoder) define(t *Template, at int) {
 	}
 }
 
+// refreshed notes that a template was sent again.
+func (d *Decoder) refreshed(k *known) {
+	k.seen = d.ctx.received
+	d.msg.b.Templates = append(d.msg.b.Templates, TemplateEvent{
+		Source: d.ctx.src, Version: d.ctx.version, Domain: d.msg.s.key.domain, Action: Refreshed, Template: k.Template,
+	})
+}
+
 // keep compiles a template and holds it.
 func (d *Decoder) keep(s *session, t *Template, seen int64) {
 	k := &known{Template: t, seen: seen, typed: t.types.typed, typedBy: t.types}
-	t.compile()
+	t.compile(d.opt.SplitBiflows)
 	s.templates[t.ID] = k
 	s.octets += t.octets()
 	d.templateOctets += t.octets()

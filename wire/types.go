@@ -154,7 +154,7 @@ func (d *Decoder) current(k *known) *Template {
 	}
 	if changed {
 		d.msg.retyped++
-		t.compile()
+		t.compile(d.opt.SplitBiflows)
 		k.Template = &t
 	}
 	return k.Template

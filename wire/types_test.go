@@ -103,6 +103,18 @@ func TestTypeInformationRefused(t *testing.T) {
 	}
 }
 
+// IANA's numbers that the registry here does not have yet may be described, too.
+func TestTypeInformationOfNewElements(t *testing.T) {
+	d := NewDecoder(Options{})
+	feed(t, d, datagram(10, 0, typesSets(400, ie.Element{ID: 65, Type: ie.Unsigned8, Name: "gap"}, ie.Element{ID: 9999, Type: ie.Unsigned8, Name: "beyond"})))
+	template := EndSet(AppendTemplate(AppendSet(nil, TemplateSetIPFIX), 256, []FieldSpec{{ID: 65, Length: 1}, {ID: 9999, Length: 1}, {ID: 4, Length: 2}}), 0)
+	recs, _, err := feed(t, d, datagram(10, 2, template, EndSet(append(AppendSet(nil, 256), 1, 2, 0, 6), 0)))
+	const want = `proto=6 {"gap":1,"beyond":2}`
+	if err != nil || len(recs) != 1 || show(&recs[0]) != want {
+		t.Errorf("%s, %v; want %s", show(&recs[0]), err, want)
+	}
+}
+
 // What domain 0 tells counts for the whole exporter; another exporter's does not.
 func TestTypeInformationScope(t *testing.T) {
 	template, data := tastes()

@@ -46,7 +46,7 @@ func (d *Decoder) release(id uint16) {
 	if !slices.ContainsFunc(s.waiting, func(w waiting) bool { return w.id == id }) {
 		return
 	}
-	saved, now := d.ctx, d.msg.Message
+	saved, now, reversed := d.ctx, d.msg.Message, 0
 	kept := s.waiting[:0]
 	for _, w := range s.waiting {
 		if w.id != id {
@@ -63,6 +63,7 @@ func (d *Decoder) release(id uint16) {
 		d.data(t, w.body, 0)
 		// Counted apart: these are not of the message at hand.
 		released := d.msg.Records - before.Records
+		reversed += d.msg.Reversed - before.Reversed
 		s.n.options += uint64(d.msg.Options - before.Options)
 		d.msg.Message = before
 		d.msg.Released += released
@@ -72,6 +73,7 @@ func (d *Decoder) release(id uint16) {
 	released := d.msg.Released
 	d.ctx, d.msg.Message = saved, now
 	d.msg.Released = released
+	d.msg.Reversed += reversed
 }
 
 // dropWaiting gives up the n oldest sets of a session.

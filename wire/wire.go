@@ -76,6 +76,7 @@ type Message struct {
 	Options   int // options data records
 	Records   int // flow records
 	Waiting   int // data sets whose template is not known (yet)
+	Reversed  int // flow records of the other direction, where biflows are split
 	Released  int // flow records that had waited for this message's templates
 	Refused   int // things refused, each counted by its Reason
 }
@@ -119,7 +120,8 @@ type Template struct {
 	v9   bool
 	plan *plan
 
-	types *session // whose types name fields, until the plan is made
+	reverse *Template // the other direction's fields, where biflows are split; nil: none
+	types   *session  // whose types name fields, until the plan is made
 }
 
 // Options says whether t describes options data.

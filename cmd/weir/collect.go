@@ -22,6 +22,7 @@ type collectCmd struct {
 	Listen []string `sep:"none" placeholder:"URL" help:"Where to receive: udp://[HOST]:PORT, every version on each, or tcp://[HOST]:PORT, IPFIX, also tls:// and dtls:// with ?cert=FILE&key=FILE&ca=FILE; without HOST at every address. Repeatable (default: as configured, loopback's ports 2055, 4739, 6343 and 9995)."`
 	Store  string   `placeholder:"DIR" help:"Keep the records there (default: as configured, /var/lib/weir; with -o, -w or --to none, unless named)."`
 	To     []string `sep:"none" placeholder:"URL" help:"Write the records to jsonl:FILE, one JSON object a line, or to ipfix:FILE, an IPFIX file. Repeatable."`
+	Split  bool     `name:"split-biflows" help:"Make two records of one that tells of both directions (RFC 5103), so that sums are of all traffic."`
 	Output string   `short:"o" placeholder:"FORMAT" help:"Print the records: table, csv, json, ndjson, ipfix."`
 	Write  string   `short:"w" placeholder:"FILE" help:"Print to this file instead of to stdout."`
 }
@@ -34,6 +35,7 @@ func (c *collectCmd) Run(a *app) (err error) {
 	if len(c.Listen) > 0 {
 		conf.Collect.Listen = c.Listen
 	}
+	conf.Collect.SplitBiflows = conf.Collect.SplitBiflows || c.Split
 	if err := checkListen(conf.Collect.Listen); err != nil {
 		return err
 	}
@@ -123,7 +125,7 @@ func collectOptions(conf *config.Config, sink flow.Sink, state string, log slogg
 	}
 	return collect.Options{
 		Listen: listen, Sink: sink, State: state,
-		SocketBytes: int(conf.Collect.ReceiveBuffer), Log: log.With("component", "collect"),
+		SocketBytes: int(conf.Collect.ReceiveBuffer), SplitBiflows: conf.Collect.SplitBiflows, Log: log.With("component", "collect"),
 	}
 }
 
@@ -165,6 +167,7 @@ type decodeCmd struct {
 
 	Port      []string `placeholder:"N" help:"Destination ports that carry exports (default: whatever looks like exports)."`
 	Templates bool     `help:"List templates and options instead of data."`
+	Split     bool     `name:"split-biflows" help:"Make two records of one that tells of both directions (RFC 5103)."`
 	Explain   bool     `hidden:""`
 	Summary   bool     `help:"At the end, one JSON object on stderr: messages, sets, records, losses."`
 	Output    string   `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json, ndjson, or ipfix, an IPFIX file (default ${default})."`
@@ -178,7 +181,7 @@ func (c *decodeCmd) Run(a *app) (err error) {
 	if c.Templates && c.Output == ipfixFile {
 		return usagef("-o ipfix is for records; with --templates accepted: table, csv, json, ndjson")
 	}
-	o := collect.DecodeOptions{}
+	o := collect.DecodeOptions{SplitBiflows: c.Split}
 	for _, p := range c.Port {
 		var n uint16
 		if _, err := fmt.Sscanf(p, "%d", &n); err != nil || n == 0 {
