@@ -18,7 +18,9 @@ type Cache struct {
 	secret secret
 
 	// The table: this cache's regions of it.
-	entries    []Entry
+	entries    []Entry // an entry's slot is its place divided by places
+	places     uint32  // 1; of wide flows more, see wide.go
+	wide       *wide   // nil: an entry says all
 	heads      []head
 	pages      []uint32 // for each page the second before which nothing is due
 	groups     []uint32 // for each group of pages
@@ -44,6 +46,7 @@ type Cache struct {
 	ageAgain           int64  // live: when pressure may be looked at again
 
 	idle, active, tcpEnd int64
+	closers              uint8 // TCP flags that end a connection at once: of a biflow, RST alone
 	mask                 bool
 	live                 uint64
 
@@ -52,6 +55,7 @@ type Cache struct {
 
 	// A chunk of a batch on its way through the passes of Add.
 	infos   [chunk]*packet.Info
+	more    []*flow.More // wide: of the same packets
 	hashes  [chunk]uint64
 	where   [chunk]candidates
 	choices [chunk]place // of packets whose key was not there
@@ -97,12 +101,20 @@ func NewShare(cfg Config, sink flow.Sink, i, n int) (*Cache, error) {
 		idle:       int64(cfg.Idle),
 		active:     int64(cfg.Active),
 		tcpEnd:     int64(cfg.TCPEnd),
-		mask:       cfg.Key != flow.KeyCisco,
+		mask:       masks(&cfg),
+		places:     placesOf(&cfg.Select),
 		newest:     math.MinInt64,
+		closers:    flow.FIN | flow.RST,
 		found:      make([]uint32, 0, pageSets*ways),
 	}
 	if c.idle == 0 {
 		c.far, c.farBits = true, math.MaxUint32
+	}
+	if c.places > 1 {
+		if c.wide = newWide(&cfg); cfg.Select.Biflow {
+			c.closers = flow.RST // one direction's FIN leaves the other
+		}
+		c.more = make([]*flow.More, chunk)
 	}
 	for i := range c.regions {
 		c.regions[i] = newRegion(sh.regionSets)
@@ -122,11 +134,11 @@ func NewShare(cfg Config, sink flow.Sink, i, n int) (*Cache, error) {
 	}
 	c.out.init(&c.cfg, sink)
 	var err error
-	if c.entries, c.mapping, err = memory(sets * ways); err != nil {
+	if c.entries, c.mapping, err = memory(sets * ways * int(c.places)); err != nil {
 		return nil, err
 	}
 	c.cleanup = runtime.AddCleanup(c, func(m []byte) { unix.Munmap(m) }, c.mapping)
-	c.stats.Capacity = uint64(len(c.entries))
+	c.stats.Capacity = uint64(sets * ways)
 	return c, nil
 }
 
@@ -145,7 +157,9 @@ func (c *Cache) Close() error {
 // to hand packets to them.
 type Sharer struct {
 	secret secret
+	cfg    Config
 	mask   bool
+	wide   *wide
 	share  [maxRegions]uint8
 	last   uint64
 }
@@ -153,7 +167,10 @@ type Sharer struct {
 // NewSharer divides cfg's table among n caches.
 func NewSharer(cfg Config, n int) *Sharer {
 	r := shapeOf(cfg.Entries).regions
-	s := &Sharer{secret: newSecret(cfg.Seed), mask: cfg.Key != flow.KeyCisco, last: uint64(r) - 1}
+	s := &Sharer{secret: newSecret(cfg.Seed), cfg: cfg, mask: masks(&cfg), last: uint64(r) - 1}
+	if placesOf(&cfg.Select) > 1 {
+		s.wide = newWide(&cfg)
+	}
 	for i := range n {
 		lo, hi := shareBounds(r, i, n)
 		for j := lo; j < hi; j++ {
@@ -166,9 +183,15 @@ func NewSharer(cfg Config, n int) *Sharer {
 // Share zeroes what the key mask leaves out, and gives the key's hash and share.
 func (s *Sharer) Share(k *flow.Key) (hash uint64, share int) {
 	if s.mask {
-		maskKey(k)
+		maskKey(&s.cfg, k)
 	}
 	h := s.secret.hash(k)
+	return h, int(s.share[h&s.last])
+}
+
+// ShareMore is Share for wide flows: a biflow's key is turned its one way round.
+func (s *Sharer) ShareMore(k *flow.Key, x *flow.More) (hash uint64, share int) {
+	h := s.wide.prepare(&s.cfg, &s.secret, k, x)
 	return h, int(s.share[h&s.last])
 }
 
@@ -176,8 +199,21 @@ func shareBounds(regions uint32, i, n int) (lo, hi uint32) {
 	return regions * uint32(i) / uint32(n), regions * uint32(i+1) / uint32(n)
 }
 
-// maskKey leaves the 5-tuple. What says how the addresses are to be read stays.
-func maskKey(k *flow.Key) {
+// masks says whether keys lose anything.
+func masks(cfg *Config) bool {
+	if k := cfg.Select.Key; k != 0 {
+		return k&flow.FactsCisco != flow.FactsCisco
+	}
+	return cfg.Key != flow.KeyCisco
+}
+
+// maskKey leaves what is among the key's fields. What says how the addresses are to
+// be read stays.
+func maskKey(cfg *Config, k *flow.Key) {
+	if cfg.Select.Key != 0 {
+		cfg.Select.Mask(k)
+		return
+	}
 	k.Input, k.TOS = 0, 0
 	k.VLAN &= flow.KeyIPv6 | flow.KeyFragment | flow.KeyInner
 }
@@ -192,13 +228,45 @@ func (c *Cache) Add(batch []packet.Info) {
 		for i := range batch[:n] {
 			in := &batch[i]
 			if c.mask {
-				maskKey(&in.Key)
+				maskKey(&c.cfg, &in.Key)
 			}
 			c.infos[i] = in
 			c.hashes[i] = c.secret.hash(&in.Key)
 		}
 		c.addChunk(n)
 		batch = batch[n:]
+	}
+}
+
+// AddMore is Add for wide flows: more is of the same packets, and is changed as well.
+func (c *Cache) AddMore(batch []packet.Info, more []flow.More) {
+	if !c.started && len(batch) > 0 {
+		c.Tick(batch[0].Time)
+	}
+	for len(batch) > 0 {
+		n := min(len(batch), chunk)
+		for i := range batch[:n] {
+			c.infos[i], c.more[i] = &batch[i], &more[i]
+			c.hashes[i] = c.wide.prepare(&c.cfg, &c.secret, &batch[i].Key, &more[i])
+		}
+		c.addChunk(n)
+		batch, more = batch[n:], more[n:]
+	}
+}
+
+// AddSomeMore is AddSome for wide flows, with what ShareMore gave.
+func (c *Cache) AddSomeMore(batch []packet.Info, more []flow.More, hashes []uint64, index []uint16) {
+	if !c.started && len(index) > 0 {
+		c.Tick(batch[index[0]].Time)
+	}
+	for len(index) > 0 {
+		n := min(len(index), chunk)
+		for i, j := range index[:n] {
+			c.infos[i], c.more[i] = &batch[j], &more[j]
+			c.hashes[i] = hashes[j]
+		}
+		c.addChunk(n)
+		index = index[n:]
 	}
 }
 
@@ -248,7 +316,7 @@ func (c *Cache) addChunk(n int) {
 		c.slots[i] = slot
 	}
 	for _, slot := range c.slots[:n] {
-		e := &c.entries[slot]
+		e := c.at(slot)
 		touch ^= e.Packets ^ uint64(e.Last)
 	}
 	c.touch ^= touch
@@ -263,13 +331,17 @@ func (c *Cache) addChunk(n int) {
 		}
 		bytes += uint64(in.Length)
 		slot := c.slots[i]
-		e := &c.entries[slot]
-		if c.heads[slot/ways].tags[slot%ways] == 0 || !equal(&e.Key, &in.Key) {
+		e := c.at(slot)
+		if c.heads[slot/ways].tags[slot%ways] == 0 || !equal(&e.Key, &in.Key) || c.wide != nil && !c.sameMore(slot, i) {
 			if slot = c.find(i, &in.Key); slot == none {
 				c.create(i, in)
 				continue
 			}
-			e = &c.entries[slot]
+			e = c.at(slot)
+		}
+		if c.wide != nil {
+			c.hitWide(slot, e, in, c.more[i])
+			continue
 		}
 		// A hit. Whatever is out of the ordinary is handled apart.
 		e.Bytes += uint64(in.Length)
@@ -279,7 +351,7 @@ func (c *Cache) addChunk(n int) {
 		e.MinLength, e.MaxLength = min(e.MinLength, l), max(e.MaxLength, l)
 		e.MinTTL, e.MaxTTL = min(e.MinTTL, in.TTL), max(e.MaxTTL, in.TTL)
 		if e.Packets == 1 || t < e.Last || in.TCPFlags&(flow.FIN|flow.RST) != 0 || e.Mark != 0 {
-			c.hit(slot, e, in)
+			c.hit(slot, e, t, in.TCPFlags&(flow.FIN|flow.RST) != 0)
 			continue
 		}
 		e.Last = t
@@ -296,6 +368,9 @@ func (c *Cache) addChunk(n int) {
 
 const none = math.MaxUint32
 
+// at is the entry in a slot.
+func (c *Cache) at(slot uint32) *Entry { return &c.entries[slot*c.places] }
+
 // candidates finds where a key of hash h may be.
 func (c *Cache) candidates(h uint64) candidates {
 	r := uint32(h)&c.regionMask - c.base
@@ -309,7 +384,7 @@ func (c *Cache) find(i int, k *flow.Key) uint32 {
 	for _, s := range [2]uint32{c.where[i].s1, c.where[i].s2} {
 		for m := like(c.heads[s].tagLanes(), tag); m != 0; m &= m - 1 {
 			slot := s*ways + lane(m)
-			if c.heads[s].tags[slot%ways] != 0 && equal(&c.entries[slot].Key, k) {
+			if c.heads[s].tags[slot%ways] != 0 && equal(&c.at(slot).Key, k) && (c.wide == nil || c.sameMore(slot, i)) {
 				return slot
 			}
 		}
@@ -366,10 +441,10 @@ func (c *Cache) create(i int, in *packet.Info) {
 		r.refused++
 		c.stats.Refused++
 		c.nextDue = min(c.nextDue, c.tick+1)
-		c.overflow.add(c, in)
+		c.overflow.add(c, c.asSeen(i, in))
 		return
 	}
-	e := &c.entries[p.slot]
+	e := c.at(p.slot)
 	if p.evict {
 		c.retire(p.slot, e, c.tick+1, flow.EndResource, r)
 	}
@@ -387,7 +462,10 @@ func (c *Cache) create(i int, in *packet.Info) {
 	e.MinLength, e.MaxLength, e.MinTTL, e.MaxTTL = l, l, in.TTL, in.TTL
 	e.Until = c.activeDue
 	due := c.activeDue
-	if in.TCPFlags&(flow.FIN|flow.RST) != 0 && c.tcpEnd != 0 {
+	if c.wide != nil {
+		c.createWide(e, in, c.more[i])
+	}
+	if in.TCPFlags&c.closers != 0 && c.tcpEnd != 0 {
 		e.Mark = markClosing
 		e.Until = max(c.due(t, c.tcpEnd), c.tick+1)
 		due = min(due, e.Until)
@@ -407,19 +485,28 @@ func (c *Cache) create(i int, in *packet.Info) {
 	c.stats.Peak = max(c.stats.Peak, c.live)
 }
 
-// hit is what is left to do for a packet that is out of the ordinary: the first
-// after an active timeout, one that came late, a FIN or RST or one after it.
-func (c *Cache) hit(slot uint32, e *Entry, in *packet.Info) {
-	if e.Packets == 1 || in.Time < e.First {
-		e.First = in.Time
+// stampHit says in the set's head when a flow is due whose newest packet is of time t.
+func (c *Cache) stampHit(slot uint32, e *Entry, t int64) {
+	if t <= c.stampFrom || t > c.stampTo {
+		c.newStampDue(t)
+	}
+	c.heads[slot/ways].stamps[slot%ways] = manyPackets | uint8(min(c.stampDue, e.Until|c.farBits)>>c.shift)&0x7f
+}
+
+// hit is what is left to do for a packet of time t that is out of the ordinary: the
+// first after an active timeout, one that came late, one that ends the connection
+// (a FIN or RST) or one after it.
+func (c *Cache) hit(slot uint32, e *Entry, t int64, ends bool) {
+	if e.Packets == 1 || t < e.First {
+		e.First = t
 		if e.Mark&markClosing == 0 {
 			e.Until = max(c.due(e.First, c.active), c.tick+1)
 		}
 	}
-	e.Last = max(e.Last, in.Time)
-	if in.TCPFlags&(flow.FIN|flow.RST) != 0 && e.Mark&markClosing == 0 && c.tcpEnd != 0 {
+	e.Last = max(e.Last, t)
+	if ends && e.Mark&markClosing == 0 && c.tcpEnd != 0 {
 		e.Mark |= markClosing
-		e.Until = max(c.due(in.Time, c.tcpEnd), c.tick+1)
+		e.Until = max(c.due(t, c.tcpEnd), c.tick+1)
 	}
 	c.restamp(slot, e, manyPackets)
 }

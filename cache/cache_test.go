@@ -139,8 +139,8 @@ type pair struct {
 func newPair(t interface{ Fatal(...any) }, cfg Config, begin func(uint32) uint32) *pair {
 	p := &pair{next: math.MinInt64}
 	cfg.Gone = func(b *Batch) *Batch {
-		for i := range b.Gone() {
-			g := &b.Gone()[i]
+		for i := range b.Len() {
+			g := b.At(i)
 			if g.Verdict != 0 || g.Route != 0 || g.Rate != [2]uint64{} {
 				t.Fatal("words of the rooms to come are not zero")
 			}

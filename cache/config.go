@@ -27,8 +27,11 @@ type Config struct {
 	Active time.Duration // a flow that goes on is reported this often; 0: never
 	TCPEnd time.Duration // a flow ends so long after its FIN or RST; 0: never
 
-	Key  flow.KeyMask
-	Seed uint64 // of the keyed hash; offline 0, so that runs are equal; live a secret
+	Key flow.KeyMask
+	// Select is what more makes a flow, or is told of it. Where that does not fit an
+	// entry (Select.Wide), packets come by AddMore.
+	Select flow.Selection
+	Seed   uint64 // of the keyed hash; offline 0, so that runs are equal; live a secret
 
 	// Offline time is a capture's: nothing is refused, the longest-idle entry
 	// of the sets leaves early. Live, what cannot be entered is counted in
@@ -65,6 +68,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Key > flow.Key5Tuple {
 		return fmt.Errorf("cache: unknown key %d", c.Key)
+	}
+	if err := c.Select.Validate(); err != nil {
+		return fmt.Errorf("cache: %w", err)
 	}
 	return nil
 }

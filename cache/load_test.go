@@ -184,8 +184,8 @@ func TestLateness(t *testing.T) {
 	var c *Cache
 	counts := map[flow.EndReason]int{}
 	cfg.Gone = func(b *Batch) *Batch {
-		for i := range b.Gone() {
-			g := &b.Gone()[i]
+		for i := range b.Len() {
+			g := b.At(i)
 			end := c.unix(g.End())
 			var due int64
 			switch g.Reason() {

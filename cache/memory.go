@@ -31,8 +31,9 @@ func (c *Cache) onHugePages(from, to uint32) {
 	if len(c.entries)*EntrySize < hugePage {
 		return
 	}
-	lo := int(from) * EntrySize / hugePage * hugePage
-	hi := min((int(to)*EntrySize+hugePage-1)/hugePage*hugePage, len(c.entries)*EntrySize/hugePage*hugePage)
+	size := EntrySize * int(c.places)
+	lo := int(from) * size / hugePage * hugePage
+	hi := min((int(to)*size+hugePage-1)/hugePage*hugePage, len(c.entries)*EntrySize/hugePage*hugePage)
 	if lo >= hi {
 		return
 	}

@@ -12,6 +12,7 @@ type out struct {
 	sink     flow.Sink
 	recorder Recorder
 	records  []flow.Record
+	told     Told
 	given    uint64
 	err      error
 	lost     Lost
@@ -19,18 +20,36 @@ type out struct {
 
 // Batch holds entries that left, in the order in which they did.
 type Batch struct {
-	gone [batchSize]Gone
-	n    int
+	gone   [batchSize]Gone // places of each, of which the first is the entry's
+	places int
+	n      int // entries
 }
 
-// Gone is what the batch holds.
-func (b *Batch) Gone() []Gone { return b.gone[:b.n] }
+// NewBatch is an empty batch for what leaves a cache of c.
+func (c *Config) NewBatch() *Batch { return &Batch{places: int(placesOf(&c.Select))} }
+
+// Len is how many entries the batch holds.
+func (b *Batch) Len() int { return b.n }
+
+// At is entry i.
+func (b *Batch) At(i int) *Gone { return &b.gone[i*b.places] }
+
+// Full says that there is no room for another.
+func (b *Batch) Full() bool { return (b.n+1)*b.places > batchSize }
+
+// next is room for another, if the batch is not full.
+func (b *Batch) next() *Gone {
+	b.n++
+	return b.At(b.n - 1)
+}
 
 // Append copies g to the batch, which has room, and says where it is now.
 func (b *Batch) Append(g *Gone) *Gone {
-	to := &b.gone[b.n]
+	to := b.next()
 	*to = *g
-	b.n++
+	if b.places > 1 && g.Mark&(goneAggregate|goneCatchAll) == 0 {
+		copyWide(&to.Entry, &g.Entry, uint32(b.places))
+	}
 	return to
 }
 
@@ -39,7 +58,7 @@ func (b *Batch) Reset() { b.n = 0 }
 
 func (o *out) init(cfg *Config, sink flow.Sink) {
 	o.hook, o.sink, o.recorder = cfg.Gone, sink, NewRecorder(cfg)
-	o.batch = new(Batch)
+	o.batch = cfg.NewBatch()
 	if o.hook == nil {
 		o.records = make([]flow.Record, batchSize)
 	}
@@ -47,39 +66,49 @@ func (o *out) init(cfg *Config, sink flow.Sink) {
 
 // next is room for one more.
 func (o *out) next() *Gone {
-	if o.batch.n == batchSize {
+	if o.batch.Full() {
 		o.flush()
 	}
-	o.batch.n++
-	return &o.batch.gone[o.batch.n-1]
+	return o.batch.next()
+}
+
+// take hands on what has left.
+func (o *out) take(g *Gone) {
+	if o.batch.Full() {
+		o.flush()
+	}
+	o.batch.Append(g)
 }
 
 func (o *out) flush() {
-	gone := o.batch.Gone()
-	if len(gone) == 0 {
+	b := o.batch
+	if b.Len() == 0 {
 		return
 	}
 	if o.hook != nil {
-		o.given += uint64(len(gone))
-		o.batch = o.hook(o.batch)
-		o.batch.n = 0
+		o.given += uint64(b.Len())
+		o.batch = o.hook(b)
+		o.batch.Reset()
 		return
 	}
-	o.batch.n = 0
-	records := o.records[:len(gone)]
-	for i := range gone {
-		o.recorder.Fill(&gone[i], &records[i])
+	records := o.records[:b.Len()]
+	o.recorder.Begin(&o.told, len(records))
+	for i := range records {
+		o.recorder.Fill(b.At(i), &records[i])
+		o.recorder.Tell(b.At(i), &records[i], &o.told)
 	}
+	defer b.Reset()
 	if o.err == nil {
 		if o.err = o.sink.WriteRecords(records); o.err == nil {
 			o.given += uint64(len(records))
 			return
 		}
 	}
-	for i := range gone {
+	for i := range records {
+		g := b.At(i)
 		o.lost.Records++
-		o.lost.Packets += gone[i].Packets
-		o.lost.Bytes += gone[i].Bytes
+		o.lost.Packets += g.Packets
+		o.lost.Bytes += g.Bytes
 	}
 }
 
@@ -88,6 +117,9 @@ func (c *Cache) emit(slot uint32, e *Entry, end uint32, why flow.EndReason) {
 	e.Incarnation++
 	g := c.out.next()
 	g.Entry = *e
+	if c.wide != nil {
+		copyWide(&g.Entry, e, c.places)
+	}
 	c.gone(g, slot, end, uint8(why))
 }
 
@@ -163,7 +195,7 @@ func (c *Cache) Stats() Stats {
 	s := c.stats
 	s.Records = c.out.given
 	if c.out.hook != nil {
-		s.Records += uint64(c.out.batch.n)
+		s.Records += uint64(c.out.batch.Len())
 	}
 	s.Entries = c.live
 	s.Memory = c.memory()

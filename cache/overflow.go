@@ -116,7 +116,7 @@ func (o *overflow) sweep(c *Cache) uint32 {
 		}
 		e.Incarnation++
 		g := c.out.next()
-		g.Entry = *e
+		g.Entry = *e // an aggregate is an entry alone: its mark says so
 		c.gone(g, slot, c.tick, mark|uint8(flow.EndResource))
 		o.free(e)
 		return true

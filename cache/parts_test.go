@@ -289,7 +289,9 @@ func TestShares(t *testing.T) {
 		n := rapid.IntRange(1, Regions(cfg.Entries)).Draw(t, "shares")
 		keep := func(to *[]Gone) func(*Batch) *Batch {
 			return func(b *Batch) *Batch {
-				*to = append(*to, b.Gone()...)
+				for i := range b.Len() {
+					*to = append(*to, *b.At(i))
+				}
 				return b
 			}
 		}

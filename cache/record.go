@@ -32,9 +32,14 @@ type Recorder struct {
 	id       uint64
 	sampling uint32
 	known    flow.Field
+
+	selection flow.Selection
+	places    uint32
+	tells     bool
+	icmp      bool // ICMP's type and code are known
 }
 
-// NewRecorder takes Boot, Number, Sampling and Key from cfg.
+// NewRecorder takes Boot, Number, Sampling, Key and Select from cfg.
 func NewRecorder(cfg *Config) Recorder {
 	r := Recorder{
 		id:       (uint64(cfg.Boot)&0xfff<<6 | uint64(cfg.Number)&0x3f) << (slotBits + incarnationBits),
@@ -46,7 +51,33 @@ func NewRecorder(cfg *Config) Recorder {
 	if cfg.Key == flow.Key5Tuple {
 		r.known &^= flow.HasTOS
 	}
+	r.selection, r.places = cfg.Select, placesOf(&cfg.Select)
+	r.tells = cfg.Select.Biflow || cfg.Select.Facts()&flow.FactsMore != 0
+	r.icmp = true
+	if key := cfg.Select.Key; key != 0 {
+		r.know(key)
+	}
 	return r
+}
+
+// know leaves what a key of fields tells.
+func (r *Recorder) know(key flow.Facts) {
+	r.icmp = icmpTypes(&r.selection)
+	for _, f := range []struct {
+		fact flow.Facts
+		has  flow.Field
+	}{
+		{flow.BySrc, flow.HasSrc},
+		{flow.ByDst, flow.HasDst},
+		{flow.BySrcPort, flow.HasSrcPort},
+		{flow.ByDstPort, flow.HasDstPort},
+		{flow.ByProto, flow.HasProto},
+		{flow.ByTOS | flow.ByDSCP, flow.HasTOS},
+	} {
+		if r.known |= f.has; key&f.fact == 0 {
+			r.known &^= f.has
+		}
+	}
 }
 
 // Fill makes out the record of g.
@@ -78,7 +109,7 @@ func (r *Recorder) Fill(g *Gone, out *flow.Record) {
 	}
 	if k.VLAN&flow.KeyFragment != 0 {
 		out.Fragment = true
-	} else if k.Proto == flow.ProtoICMP || k.Proto == flow.ProtoICMPv6 {
+	} else if r.icmp && (k.Proto == flow.ProtoICMP || k.Proto == flow.ProtoICMPv6) {
 		out.ICMPType, out.ICMPCode = uint8(k.DstPort>>8), uint8(k.DstPort)
 		has |= flow.HasICMP
 	}

@@ -106,7 +106,7 @@ func (c *Cache) sweepPage(p uint32) uint32 {
 	c.pages[p] = never
 	r := &c.regions[first/c.regionSets]
 	for _, slot := range found {
-		c.look(slot, &c.entries[slot], r)
+		c.look(slot, c.at(slot), r)
 	}
 	return min(due, c.pages[p]) // restamp has lowered it
 }
@@ -115,7 +115,7 @@ func (c *Cache) sweepPage(p uint32) uint32 {
 func (c *Cache) fetch(slots []uint32) {
 	var touch uint64
 	for _, slot := range slots {
-		e := &c.entries[slot]
+		e := c.at(slot)
 		touch ^= e.Packets ^ uint64(e.Last)
 	}
 	c.touch ^= touch
@@ -144,6 +144,9 @@ func (c *Cache) look(slot uint32, e *Entry, r *region) {
 		c.stats.Expired[flow.EndActive]++
 		e.Packets, e.Bytes, e.First, e.TCPFlags = 0, 0, 0, 0
 		e.MinLength, e.MaxLength, e.MinTTL, e.MaxTTL = math.MaxUint16, 0, math.MaxUint8, 0
+		if c.wide != nil {
+			c.clearWide(e)
+		}
 		if !closing {
 			e.Until = never
 		}
@@ -213,7 +216,7 @@ func (c *Cache) age(i uint32, r *region) {
 		}
 		c.fetch(found)
 		for _, slot := range found {
-			e := &c.entries[slot]
+			e := c.at(slot)
 			if e.Mark&markClosing == 0 && !c.far && e.Until < c.due(e.Last, c.idle) {
 				continue // about to be reported, not idle
 			}
@@ -225,7 +228,7 @@ func (c *Cache) age(i uint32, r *region) {
 // Drain ends all flows for the given reason and hands on every record.
 func (c *Cache) Drain(why flow.EndReason) {
 	for g := range c.Leave(why) {
-		*c.out.next() = *g
+		c.out.take(g)
 	}
 	c.out.flush()
 }
@@ -241,7 +244,7 @@ func (c *Cache) Leave(why flow.EndReason) iter.Seq[*Gone] {
 			h := &c.heads[i]
 			for used := nonzero(h.tagLanes()); used != 0; used &= used - 1 {
 				slot := uint32(i)*ways + lane(used)
-				e := &c.entries[slot]
+				e := c.at(slot)
 				h.tags[slot%ways] = 0
 				c.regions[uint32(i)/c.regionSets].live--
 				c.live--

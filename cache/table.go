@@ -184,8 +184,8 @@ func (c *Cache) grow(i uint32) {
 		var next [2]uint32 // lanes taken
 		for used := nonzero(old.tagLanes()); used != 0; used &= used - 1 {
 			way := lane(used)
-			from := &c.entries[(base+s)*ways+way]
-			h := c.secret.hash(&from.Key)
+			from := c.at((base+s)*ways + way)
+			h := c.hashOf(from)
 			half := pick(uint32(h>>32), 2*n)
 			if half/2 != s {
 				half = pick(uint32(h), 2*n)
@@ -194,7 +194,7 @@ func (c *Cache) grow(i uint32) {
 			at := next[half]
 			next[half]++
 			to[half].tags[at], to[half].stamps[at] = old.tags[way], old.stamps[way]
-			if e := &c.entries[(base+2*s+half)*ways+at]; e != from {
+			if e := c.at((base+2*s+half)*ways + at); e != from {
 				c.move(from, e)
 			}
 		}
@@ -221,15 +221,15 @@ func (c *Cache) makeRoom(w *candidates) (slot uint32, ok bool) {
 	for _, s := range [2]uint32{w.s1, w.s2} {
 		for way := range uint32(ways) {
 			from := s*ways + way
-			e := &c.entries[from]
-			o := c.candidates(c.secret.hash(&e.Key))
+			e := c.at(from)
+			o := c.candidates(c.hashOf(e))
 			to := o.s1 ^ o.s2 ^ s
 			free := nonzero(c.heads[to].tagLanes()) ^ lanes80
 			if free == 0 {
 				continue
 			}
 			l := lane(free)
-			c.move(e, &c.entries[to*ways+l])
+			c.move(e, c.at(to*ways+l))
 			c.heads[to].tags[l], c.heads[to].stamps[l] = c.heads[s].tags[way], c.heads[s].stamps[way]
 			c.heads[s].tags[way] = 0
 			c.lowerPage(to*ways, c.pages[s/pageSets])
@@ -245,6 +245,17 @@ func (c *Cache) move(from, to *Entry) {
 	incarnation := to.Incarnation
 	*to = *from
 	to.Incarnation = incarnation
+	if c.wide != nil {
+		copyWide(to, from, c.places)
+	}
+}
+
+// hashOf is the hash of an entry's key.
+func (c *Cache) hashOf(e *Entry) uint64 {
+	if c.wide != nil {
+		return c.wide.hash(&c.secret, &e.Key, e.more())
+	}
+	return c.secret.hash(&e.Key)
 }
 
 // lowerPage notes that the slot's page has something due.

@@ -22,14 +22,21 @@ func (c *Cache) Entries(yield func(*flow.Record) bool) {
 // EntriesOf is Entries for one part of the table, which is a moment's work
 // however large the table is.
 func (c *Cache) EntriesOf(part int, yield func(*flow.Record) bool) {
-	var g Gone
+	var room [maxPlaces]Gone
 	var r flow.Record
+	var told Told
+	g := &room[0]
 	show := func(e *Entry, slot uint32, mark uint8) bool {
 		if e.Packets == 0 {
 			return true
 		}
 		g.Entry = *e
-		c.out.recorder.Fill(c.gone(&g, slot, 0, mark), &r)
+		if mark == 0 && c.wide != nil {
+			copyWide(&g.Entry, e, c.places)
+		}
+		c.out.recorder.Fill(c.gone(g, slot, 0, mark), &r)
+		c.out.recorder.Begin(&told, 1)
+		c.out.recorder.Tell(g, &r, &told)
 		r.Has &^= flow.HasEndReason
 		return yield(&r)
 	}
@@ -43,7 +50,7 @@ func (c *Cache) EntriesOf(part int, yield func(*flow.Record) bool) {
 	for i := from; i < from+c.regions[part].sets; i++ {
 		for used := nonzero(c.heads[i].tagLanes()); used != 0; used &= used - 1 {
 			slot := i*ways + lane(used)
-			if !show(&c.entries[slot], slot, 0) {
+			if !show(c.at(slot), slot, 0) {
 				return
 			}
 		}

@@ -1,7 +1,7 @@
 // Package collect receives export datagrams and hands on flow records.
 //
-// In: NetFlow v1 to v9, IPFIX and sFlow on UDP sockets, IPFIX on TCP connections, or
-// captures and message files (Decode). Out: flow.Record in batches to a
+// In: NetFlow v1 to v9, IPFIX and sFlow on UDP sockets, IPFIX on TCP, TLS and DTLS
+// connections, or captures and message files (Decode). Out: flow.Record in batches to a
 // flow.Sink, called from one goroutine at a time. Every datagram that the kernel
 // delivered is read, decoded and handed on, or is counted in the loss ledger
 // (Losses). Units are those of package flow.
@@ -35,7 +35,8 @@ import (
 // Options of a Collector.
 type Options struct {
 	// Listen are the places to receive at: "udp://:2055", "udp://[::1]:4739",
-	// "tcp://:4739" (IPFIX). One port takes every version.
+	// "tcp://:4739" (IPFIX), "tls://:4740?cert=FILE&key=FILE&ca=FILE&allow=NAME,…"
+	// and the same for dtls. One UDP port takes every version.
 	Listen []string
 
 	// Sink takes the records. Calls never overlap.
@@ -106,7 +107,10 @@ type Collector struct {
 	badState atomic.Uint64   // state files that could not be used or written
 }
 
-type endpoint struct{ url, network, address string }
+type endpoint struct {
+	url, network, address string
+	secure                secure
+}
 
 // New makes a Collector and checks the options. It opens nothing.
 func New(opt Options) (*Collector, error) {
@@ -130,11 +134,11 @@ func New(opt Options) (*Collector, error) {
 		c.log = slog.Default()
 	}
 	for _, url := range opt.Listen {
-		network, address, err := parseListen(url)
+		e, err := parseListen(url)
 		if err != nil {
 			return nil, err
 		}
-		c.where = append(c.where, endpoint{url, network, address})
+		c.where = append(c.where, e)
 	}
 	if len(c.where) == 0 {
 		return nil, errors.New("collect: nowhere to listen; give at least one address, such as udp://:2055")
@@ -171,8 +175,8 @@ func (c *Collector) Listen() (err error) {
 // open opens the i-th place to receive at.
 func (c *Collector) open(i int) error {
 	e := c.where[i]
-	if e.network == "tcp" {
-		s, err := c.newTCP(e)
+	if e.network != "udp" {
+		s, err := c.newTCP(e, nil)
 		if err != nil {
 			return listenError(e.url, err)
 		}

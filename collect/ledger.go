@@ -57,7 +57,7 @@ func (c *Collector) Interfaces() []wire.InterfaceName {
 
 // Losses is the ledger: all reasons, zeros included, always in the same order.
 func (c *Collector) Losses() []flow.Loss {
-	var drops, truncated, panics, refused, misframed uint64
+	var drops, truncated, panics, refused, misframed, strangers uint64
 	var again flow.Loss
 	repeated := func(r *repeats) {
 		again.Records += r.records.Load()
@@ -74,6 +74,7 @@ func (c *Collector) Losses() []flow.Loss {
 	for _, s := range c.tcp {
 		refused += s.refused.Load()
 		misframed += s.misframed.Load()
+		strangers += s.strangers.Load()
 		repeated(s.repeats)
 	}
 	var records, datagrams wire.SequenceInfo
@@ -92,6 +93,7 @@ func (c *Collector) Losses() []flow.Loss {
 		{Reason: "panic", Datagrams: panics, Help: "datagrams that a defect of the decoder kept from being read: please report them"},
 		{Reason: "connections", Datagrams: refused, Help: "TCP connections refused for there were too many"},
 		{Reason: "framing", Datagrams: misframed, Help: "TCP connections that ended within a message, or carried something that is no IPFIX"},
+		{Reason: "handshake", Datagrams: strangers, Help: "TLS and DTLS connections that were not let in: no certificate, one of an unknown authority, or a name that is not allowed; the log has each"},
 		{Reason: "repeated", Records: again.Records, Packets: again.Packets, Bytes: again.Bytes, Help: "not a loss: records that a weir sent again after it was killed, told by their flow ids, and that were here already"},
 	}
 	for i := range all {
@@ -102,7 +104,7 @@ func (c *Collector) Losses() []flow.Loss {
 
 // ListenerInfo is one address listened at.
 type ListenerInfo struct {
-	Network     string `json:"network"` // udp, tcp
+	Network     string `json:"network"` // udp, tcp, tls, dtls
 	Address     string `json:"address"`
 	Loops       int    `json:"loops"`
 	SocketBytes int    `json:"socket_bytes"` // receive buffer of each loop as granted
@@ -128,7 +130,7 @@ func (c *Collector) Listeners() []ListenerInfo {
 	for _, s := range c.tcp {
 		s.mu.Lock()
 		all = append(all, ListenerInfo{
-			Network: "tcp", Address: s.ln.Addr().String(), Loops: 1,
+			Network: s.e.network, Address: s.ln.Addr().String(), Loops: 1,
 			Datagrams: s.messages.Load(), Bytes: s.octets.Load(), Connections: len(s.conns),
 		})
 		s.mu.Unlock()

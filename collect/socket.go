@@ -288,16 +288,27 @@ func errno(err error) error {
 }
 
 // parseListen reads "udp://host:port".
-func parseListen(url string) (network, address string, err error) {
+func parseListen(url string) (e endpoint, err error) {
 	network, address, ok := strings.Cut(url, "://")
-	bad := func(why string) (string, string, error) {
-		return "", "", fmt.Errorf("listen %q: %s; expected udp://HOST:PORT or tcp://HOST:PORT, HOST empty for all addresses", url, why)
+	bad := func(why string) (endpoint, error) {
+		return e, fmt.Errorf("listen %q: %s; expected udp://HOST:PORT, tcp://HOST:PORT, tls://HOST:PORT?cert=…&key=…&ca=… or dtls://…, HOST empty for all addresses", url, why)
 	}
 	if !ok {
 		return bad("no scheme")
 	}
-	if network != "udp" && network != "tcp" {
-		return bad("scheme " + strconv.Quote(network) + " is not received yet")
+	e = endpoint{url: url, network: network}
+	address, query, found := strings.Cut(address, "?")
+	switch network {
+	case "udp", "tcp":
+		if found {
+			return bad("nothing may follow the port")
+		}
+	case "tls", "dtls":
+		if e.secure, err = parseSecure(query); err != nil {
+			return bad(err.Error())
+		}
+	default:
+		return bad("scheme " + strconv.Quote(network) + " is not received")
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -311,5 +322,6 @@ func parseListen(url string) (network, address string, err error) {
 			return bad("host " + strconv.Quote(host) + " is not an address")
 		}
 	}
-	return network, address, nil
+	e.address = address
+	return e, nil
 }

@@ -1,6 +1,9 @@
 package collect
 
-import "fmt"
+import (
+	"fmt"
+	"net"
+)
 
 // ListenAfter is Listen for a Collector that takes the place of another one in
 // the same process, without a datagram lost: addresses that both listen at (the
@@ -21,6 +24,14 @@ func (c *Collector) ListenAfter(old *Collector) (err error) {
 		if shared[e.url] {
 			continue
 		}
+		if ln := old.listener(e.url); ln != nil {
+			s, err := c.newTCP(e, ln)
+			if err != nil {
+				return listenError(e.url, err)
+			}
+			c.tcp = append(c.tcp, s)
+			continue
+		}
 		if err := c.open(i); err != nil {
 			return err
 		}
@@ -38,6 +49,28 @@ func (c *Collector) ListenAfter(old *Collector) (err error) {
 		delete(old.passedOn, url)
 	}
 	c.listening = true
+	return nil
+}
+
+// listener is another descriptor of the socket that a URL's connections are
+// accepted at: who waits there is accepted by whoever comes first. Nil: none.
+func (c *Collector) listener(url string) net.Listener {
+	for _, s := range c.tcp {
+		ln, ok := s.ln.(*net.TCPListener)
+		if !ok || s.e.url != url {
+			continue
+		}
+		f, err := ln.File()
+		if err != nil {
+			return nil
+		}
+		defer f.Close()
+		again, err := net.FileListener(f)
+		if err != nil {
+			return nil
+		}
+		return again
+	}
 	return nil
 }
 

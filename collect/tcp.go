@@ -3,6 +3,7 @@ package collect
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -16,12 +17,14 @@ import (
 )
 
 // tcpServer takes IPFIX over TCP (RFC 7011 section 10.4): messages back to back,
-// each telling its length. Connections share one decoder; messages are few and
-// large, and TCP pushes back.
+// each telling its length; also within TLS, and over DTLS, where each record is a
+// message (section 11). Connections share one decoder; messages are few and large,
+// and TCP pushes back.
 type tcpServer struct {
-	c  *Collector
-	e  endpoint
-	ln net.Listener
+	c      *Collector
+	e      endpoint
+	ln     net.Listener
+	secure *tls.Config // of TLS
 
 	mu      sync.Mutex
 	dec     *wire.Decoder
@@ -31,21 +34,38 @@ type tcpServer struct {
 
 	messages, octets   atomic.Uint64
 	refused, misframed atomic.Uint64
+	strangers          atomic.Uint64 // who were not let in
 }
 
 const (
 	maxConns = 1024
 	tcpIdle  = 30 * time.Minute       // a connection silent for longer is closed
 	tcpQuiet = 100 * time.Millisecond // once the end was asked for
+
+	handshakeTime = 10 * time.Second
 )
 
-func (c *Collector) newTCP(e endpoint) (*tcpServer, error) {
-	ln, err := net.Listen("tcp", e.address)
+// newTCP listens; at ln, if there is one.
+func (c *Collector) newTCP(e endpoint, ln net.Listener) (*tcpServer, error) {
+	var secure *tls.Config
+	var err error
+	switch {
+	case e.network == "dtls":
+		ln, err = e.listenDTLS()
+	case ln == nil:
+		ln, err = net.Listen("tcp", e.address)
+	}
+	if err == nil && e.network == "tls" {
+		secure, err = e.secure.tls()
+	}
 	if err != nil {
+		if ln != nil {
+			ln.Close()
+		}
 		return nil, err
 	}
 	return &tcpServer{
-		c: c, e: e, ln: ln, conns: map[net.Conn]bool{},
+		c: c, e: e, ln: ln, secure: secure, conns: map[net.Conn]bool{},
 		dec:     c.decoder(1),
 		repeats: newRepeats(maxWindows),
 	}, nil
@@ -58,7 +78,11 @@ func (s *tcpServer) run(ctx context.Context) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.end = time.Now().Add(drainTime)
-		s.ln.(*net.TCPListener).SetDeadline(time.Now().Add(tcpQuiet))
+		if ln, ok := s.ln.(*net.TCPListener); ok {
+			ln.SetDeadline(time.Now().Add(tcpQuiet))
+		} else {
+			s.ln.Close()
+		}
 		for c := range s.conns {
 			c.SetReadDeadline(time.Now().Add(tcpQuiet))
 		}
@@ -82,6 +106,9 @@ func (s *tcpServer) run(ctx context.Context) error {
 			}
 			continue
 		}
+		if s.secure != nil {
+			conn = tls.Server(conn, s.secure)
+		}
 		s.mu.Lock()
 		full := len(s.conns) >= maxConns
 		if !full {
@@ -94,13 +121,31 @@ func (s *tcpServer) run(ctx context.Context) error {
 			continue
 		}
 		wg.Go(func() {
-			s.serve(conn)
+			if s.greet(ctx, conn) {
+				s.serve(conn)
+			}
 			s.mu.Lock()
 			delete(s.conns, conn)
 			s.mu.Unlock()
 			conn.Close()
 		})
 	}
+}
+
+// greet lets in who has a certificate that is known, if one is asked for.
+func (s *tcpServer) greet(ctx context.Context, conn net.Conn) bool {
+	c, ok := conn.(interface{ HandshakeContext(context.Context) error })
+	if !ok {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	if err := c.HandshakeContext(ctx); err != nil {
+		s.strangers.Add(1)
+		s.c.log.Warn("not let in", "listen", s.e.url, "exporter", conn.RemoteAddr().String(), "error", err)
+		return false
+	}
+	return true
 }
 
 // serve reads one connection to its end. A message that is no IPFIX ends it:
@@ -110,13 +155,13 @@ func (s *tcpServer) serve(conn net.Conn) {
 	if err != nil {
 		return
 	}
-	src := wire.Source{Addr: flow.AddrFrom(remote.Addr()), Port: remote.Port(), Reliable: true}
+	src := wire.Source{Addr: flow.AddrFrom(remote.Addr()), Port: remote.Port(), Reliable: s.e.network != "dtls"}
 	defer func() {
 		s.mu.Lock()
 		s.dec.Close(src)
 		s.mu.Unlock()
 	}()
-	r := bufio.NewReaderSize(conn, 1<<17)
+	r := bufio.NewReaderSize(conn, 1<<17) // over DTLS, too: a message is read whole, and is as long as it says
 	batch := &wire.Batch{}
 	defer func() {
 		if len(batch.Records)+len(batch.Options) > 0 {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"weir/capture"
+	"weir/flow"
 )
 
 // DefaultPath is read when it is there and no -c says otherwise.
@@ -31,17 +32,19 @@ const DefaultPath = "/etc/weir/weir.yaml"
 type Config struct {
 	Interfaces map[string]Interface `yaml:"interfaces"`
 	Cache      Cache                `yaml:"cache"`
-	Export     []Destination        `yaml:"export"`
-	Collect    Collect              `yaml:"collect"`
-	Store      Store                `yaml:"store"`
-	Console    Console              `yaml:"console"`
-	ACL        ACL                  `yaml:"acl"`
-	Forward    Forward              `yaml:"forward"`
-	Guard      any                  `yaml:"guard" reserved:"protection"`
-	Enrich     any                  `yaml:"enrich" reserved:"enrichment"`
-	Billing    any                  `yaml:"billing" reserved:"billing"`
-	Control    string               `yaml:"control"`
-	Log        Log                  `yaml:"log"`
+	// Aggregation are aggregation caches, by their scheme.
+	Aggregation map[string]Aggregation `yaml:"flow-aggregation"`
+	Export      []Destination          `yaml:"export"`
+	Collect     Collect                `yaml:"collect"`
+	Store       Store                  `yaml:"store"`
+	Console     Console                `yaml:"console"`
+	ACL         ACL                    `yaml:"acl"`
+	Forward     Forward                `yaml:"forward"`
+	Guard       any                    `yaml:"guard" reserved:"protection"`
+	Enrich      any                    `yaml:"enrich" reserved:"enrichment"`
+	Billing     any                    `yaml:"billing" reserved:"billing"`
+	Control     string                 `yaml:"control"`
+	Log         Log                    `yaml:"log"`
 }
 
 // Interface says what is done at one interface. Naming any interface replaces
@@ -69,13 +72,80 @@ type Cache struct {
 	Idle    Duration `yaml:"idle"`    // 0: never
 	Active  Duration `yaml:"active"`  // 0: never
 	TCPEnd  bool     `yaml:"tcp-end"` // FIN or RST ends a flow within 2 s
-	Key     string   `yaml:"key"`     // cisco, 5tuple
+	Key     string   `yaml:"key"`     // what makes a flow: names as flow.ParseKey reads them
+	Collect string   `yaml:"collect"` // what more is told of it: as flow.ParseCollect; empty: nothing
+	Biflow  bool     `yaml:"biflow"`  // both directions are one flow
+	Tunnel  string   `yaml:"tunnel"`  // outer, inner: which header is looked at
+	// SampleFlows takes one flow in so many.
+	SampleFlows Sample `yaml:"sample-flows"`
+}
+
+// Selection is what the cache's keys, facts, biflows and tunnels come to, as the meter
+// wants it, for a configuration that was checked. Zero where the key is one that the
+// kernel's programs know and nothing else is asked for.
+func (c *Cache) Selection() (s flow.Selection) {
+	key, _ := flow.ParseKey(c.Key)
+	s.Biflow, s.Inner = c.Biflow, c.Tunnel == "inner"
+	if c.Collect != "" {
+		s.Collect, _ = flow.ParseCollect(c.Collect)
+	}
+	if s.Plain() && (key == flow.FactsCisco || key == flow.Facts5Tuple) {
+		return s
+	}
+	s.Key = key
+	return s
+}
+
+// BeyondKernel says what of the configuration the kernel's programs do not have; empty:
+// nothing.
+func (c *Cache) BeyondKernel() string {
+	key, _ := flow.ParseKey(c.Key)
+	var list []string
+	if key != flow.FactsCisco && key != flow.Facts5Tuple {
+		list = append(list, "the key "+c.Key)
+	}
+	if c.Collect != "" {
+		list = append(list, "collected fields")
+	}
+	if c.Biflow {
+		list = append(list, "biflows")
+	}
+	if c.Tunnel == "inner" {
+		list = append(list, "looking into tunnels")
+	}
+	if c.SampleFlows.Rate() > 1 {
+		list = append(list, "sampling of flows")
+	}
+	return strings.Join(list, ", ")
+}
+
+func (c *Cache) check(report func(key, msg string)) {
+	if _, err := flow.ParseKey(c.Key); err != nil {
+		report("key", err.Error()+didYouMean(c.Key, flow.KeyNames()))
+		return
+	}
+	if c.Collect != "" {
+		if _, err := flow.ParseCollect(c.Collect); err != nil {
+			report("collect", err.Error()+didYouMean(c.Collect, flow.CollectNames()))
+			return
+		}
+	}
+	oneOf(func(key, msg string) { report(key, msg) }, "tunnel", c.Tunnel, "outer", "inner")
+	s := c.Selection()
+	if err := s.Validate(); err != nil {
+		msg := c.Key + ": " + err.Error()
+		if !s.Inner && s.Key&flow.ByTunnel != 0 {
+			msg += "; accepted with tunnel: inner"
+		}
+		report("key", msg)
+	}
 }
 
 // Destination is where flow records are exported to. In the file it may be the
 // bare URL, as on the command line.
 type Destination struct {
-	To string `yaml:"to"` // udp://HOST:PORT?version=5|9|10&…
+	To     string `yaml:"to"`     // udp://HOST:PORT?version=5|9|10&…
+	Filter string `yaml:"filter"` // which flows go there, in weir query's language; empty: all, or what To says
 }
 
 // Collect is the collecting process.
@@ -108,7 +178,7 @@ type Log struct {
 // Default is the configuration of a machine that has no file.
 func Default() *Config {
 	return &Config{
-		Cache: Cache{Entries: 1 << 20, Idle: Duration(15 * time.Second), Active: Duration(30 * time.Minute), TCPEnd: true, Key: "cisco"},
+		Cache: Cache{Entries: 1 << 20, Idle: Duration(15 * time.Second), Active: Duration(30 * time.Minute), TCPEnd: true, Key: "cisco", Tunnel: "outer", SampleFlows: 1},
 		Collect: Collect{
 			Listen:        []string{"udp://127.0.0.1:2055", "udp://127.0.0.1:4739", "udp://127.0.0.1:6343", "udp://127.0.0.1:9995"},
 			ReceiveBuffer: 64 << 20,
@@ -163,7 +233,8 @@ func (c *Config) check(report func(path, msg string)) {
 	if c.Cache.Entries < 1024 || c.Cache.Entries > 1<<28 {
 		report("cache.entries", strconv.FormatUint(uint64(c.Cache.Entries), 10)+": accepted: 1Ki to 256Mi entries of 128 octets")
 	}
-	oneOf(report, "cache.key", c.Cache.Key, "cisco", "5tuple")
+	c.Cache.check(func(key, msg string) { report("cache."+key, msg) })
+	c.checkAggregation(report)
 	rate := Sample(0)
 	for _, name := range slices.Sorted(maps.Keys(c.Interfaces)) {
 		i := c.Interfaces[name]
@@ -185,6 +256,8 @@ func (c *Config) check(report func(path, msg string)) {
 		report("acl", err.Error())
 	} else if c.Filters() && c.Cache.Key != "cisco" {
 		report("cache.key", c.Cache.Key+": access lists need the key that has the input interface; accepted: cisco")
+	} else if what := c.Cache.BeyondKernel(); c.Filters() && what != "" {
+		report("cache", "access lists are judged in the kernel, which does not have "+what)
 	}
 	for i, l := range c.Collect.Listen {
 		if _, err := ParseListen(l); err != nil {
@@ -193,7 +266,7 @@ func (c *Config) check(report func(path, msg string)) {
 	}
 	for i, d := range c.Export {
 		if u, err := url.Parse(d.To); err != nil || u.Scheme == "" || u.Host == "" {
-			report("export["+strconv.Itoa(i)+"]", strconv.Quote(d.To)+": accepted: udp://HOST:PORT?version=5|9|10")
+			report("export["+strconv.Itoa(i)+"]", strconv.Quote(d.To)+": accepted: udp://HOST:PORT?version=5|9|10, tcp://…, tls://…, dtls://…")
 		}
 	}
 	if c.Console.Listen != "" {
@@ -230,11 +303,20 @@ func oneOf(report func(path, msg string), path, got string, accepted ...string) 
 
 // Listen is where a collector listens.
 type Listen struct {
-	Network string // udp, tcp (IPFIX)
+	Network string // udp; tcp, tls, dtls (IPFIX)
 	Addr    netip.AddrPort
+	Query   string // of tls and dtls: cert=FILE&key=FILE&ca=FILE&allow=NAME,…
 }
 
-func (l Listen) String() string { return l.Network + "://" + l.Addr.String() }
+func (l Listen) String() string {
+	s := l.Network + "://" + l.Addr.String()
+	if l.Query != "" {
+		s += "?" + l.Query
+	}
+	return s
+}
+
+const listenForms = "udp://[HOST]:PORT, tcp://[HOST]:PORT, tls://[HOST]:PORT?cert=FILE&key=FILE&ca=FILE, dtls://…"
 
 // ParseListen reads SCHEME://[HOST]:PORT; no host is every address.
 func ParseListen(s string) (Listen, error) {
@@ -242,16 +324,24 @@ func ParseListen(s string) (Listen, error) {
 	if !ok {
 		scheme, rest = "udp", s
 	}
+	rest, query, found := strings.Cut(rest, "?")
 	switch scheme {
 	case "udp", "tcp":
-	case "tls", "dtls", "kafka":
-		return Listen{}, errorf("%q: %s is not supported by this version; accepted: udp://[HOST]:PORT, tcp://[HOST]:PORT", s, scheme)
+		if found {
+			return Listen{}, errorf("%q: nothing may follow the port; accepted: %s", s, listenForms)
+		}
+	case "tls", "dtls":
+		if err := checkSecure(query); err != nil {
+			return Listen{}, errorf("%q: %v; accepted: %s", s, err, listenForms)
+		}
+	case "kafka":
+		return Listen{}, errorf("%q: %s is not supported by this version; accepted: %s", s, scheme, listenForms)
 	default:
-		return Listen{}, errorf("%q: unknown scheme %q; accepted: udp://[HOST]:PORT, tcp://[HOST]:PORT%s", s, scheme, didYouMean(scheme, []string{"udp", "tcp"}))
+		return Listen{}, errorf("%q: unknown scheme %q; accepted: %s%s", s, scheme, listenForms, didYouMean(scheme, []string{"udp", "tcp", "tls", "dtls"}))
 	}
 	host, port, err := net.SplitHostPort(rest)
 	if err != nil {
-		return Listen{}, errorf("%q: accepted: udp://[HOST]:PORT, tcp://[HOST]:PORT", s)
+		return Listen{}, errorf("%q: accepted: %s", s, listenForms)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
@@ -266,5 +356,27 @@ func ParseListen(s string) (Listen, error) {
 			return Listen{}, errorf("%q: %q is not an IP address of this machine", s, host)
 		}
 	}
-	return Listen{Network: scheme, Addr: netip.AddrPortFrom(addr, uint16(n))}, nil
+	return Listen{Network: scheme, Addr: netip.AddrPortFrom(addr, uint16(n)), Query: query}, nil
+}
+
+// checkSecure tests what follows an address of TLS or DTLS.
+func checkSecure(query string) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return err
+	}
+	for name, v := range values {
+		if !slices.Contains([]string{"cert", "key", "ca", "allow"}, name) {
+			return fmt.Errorf("unknown parameter %s", name)
+		}
+		if len(v) > 1 || v[0] == "" {
+			return fmt.Errorf("%s: one value", name)
+		}
+	}
+	for _, name := range []string{"cert", "key", "ca"} {
+		if !values.Has(name) {
+			return fmt.Errorf("no %s", name)
+		}
+	}
+	return nil
 }

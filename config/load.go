@@ -252,6 +252,8 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 		e := reflect.New(v.Type().Elem()).Elem()
 		if e.Type() == reflect.TypeFor[Interface]() {
 			e.Set(reflect.ValueOf(Interface{Meter: true, Mode: "auto"})) // naming it is wanting it
+		} else if e.Type() == reflect.TypeFor[Aggregation]() {
+			e.Set(reflect.ValueOf(defaultAggregation()))
 		}
 		d.value(val, e, at)
 		m.SetMapIndex(reflect.ValueOf(key.Value), e)
@@ -303,18 +305,19 @@ func kindName(n *yaml.Node) string {
 // Show writes the configuration as YAML, every value with it.
 func (c *Config) Show(w io.Writer) error {
 	type plain struct {
-		Interfaces map[string]shownInterface `yaml:"interfaces,omitempty"`
-		Cache      Cache                     `yaml:"cache"`
-		Export     []Destination             `yaml:"export"`
-		Collect    Collect                   `yaml:"collect"`
-		Store      Store                     `yaml:"store"`
-		Console    Console                   `yaml:"console"`
-		ACL        ACL                       `yaml:"acl"`
-		Forward    Forward                   `yaml:"forward"`
-		Control    string                    `yaml:"control"`
-		Log        Log                       `yaml:"log"`
+		Interfaces  map[string]shownInterface `yaml:"interfaces,omitempty"`
+		Cache       Cache                     `yaml:"cache"`
+		Aggregation map[string]Aggregation    `yaml:"flow-aggregation,omitempty"`
+		Export      []Destination             `yaml:"export"`
+		Collect     Collect                   `yaml:"collect"`
+		Store       Store                     `yaml:"store"`
+		Console     Console                   `yaml:"console"`
+		ACL         ACL                       `yaml:"acl"`
+		Forward     Forward                   `yaml:"forward"`
+		Control     string                    `yaml:"control"`
+		Log         Log                       `yaml:"log"`
 	}
-	p := plain{nil, c.Cache, c.Export, c.Collect, c.Store, c.Console, c.ACL, c.Forward, c.Control, c.Log}
+	p := plain{nil, c.Cache, c.Aggregation, c.Export, c.Collect, c.Store, c.Console, c.ACL, c.Forward, c.Control, c.Log}
 	for name, i := range c.Interfaces {
 		if p.Interfaces == nil {
 			p.Interfaces = map[string]shownInterface{}

@@ -36,6 +36,9 @@ func (d *Duration) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
+// Seconds is d as a number.
+func (d Duration) Seconds() float64 { return time.Duration(d).Seconds() }
+
 func (d Duration) String() string {
 	const day = 24 * time.Hour
 	if v := time.Duration(d); v >= day && v%day == 0 {

@@ -47,7 +47,22 @@ func TestDestinationString(t *testing.T) {
 func TestParseDestinationErrors(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{"192.0.2.1:2055", "no scheme; accepted: udp://HOST:PORT?version=5|9|10"},
-		{"tcp://h:1", `scheme "tcp"; accepted: udp`},
+		{"sctp://h:1", `scheme "sctp"; accepted: udp, tcp, tls, dtls`},
+		{"tcp://h:1?version=9", "over tcp goes IPFIX: accepted: 10"},
+		{"tcp://h:1?mtu=1400", "mtu: accepted with udp and dtls only"},
+		{"tcp://h:1?cert=a&key=b", "cert: accepted with tls and dtls only"},
+		{"tls://h:1?cert=a", "cert and key: accepted: both"},
+		{"tls://h:1?ttl=3", "ttl: accepted with udp only"},
+		{"udp://h:1?spool=/x", "spool: accepted with tcp, tls and dtls only"},
+		{"tcp://h:1?spool=/x&spool-size=3", `spool-size: found "3"; accepted: 1MiB or more`},
+		{"tcp://h:1?spool-size=3GiB", "spool-size: accepted with spool only"},
+		{"udp://h:1?priority=1", "priority: accepted with failover only"},
+		{"udp://h:1?balance=a&failover=b", "balance and failover: accepted: one of them"},
+		{"udp://h:1?failover=a+b", "failover: found"},
+		{"udp://h:1?version=5&fields=src", "fields: accepted with version 9 and 10 only"},
+		{"udp://h:1?fields=src&template=full", "fields and template: accepted: one of them"},
+		{"udp://h:1?fields=src,srcport", `no field "srcport"; accepted: bgp_next_hop, bytes`},
+		{"udp://h:1?version=10&fields=src,flowStartSysUpTime", "times in sysUptime are v9's"},
 		{"udp://h", `"h" is not HOST:PORT`},
 		{"udp://2001:db8::1:4739", "stands in brackets"},
 		{"udp://:2055", `host ""`},
@@ -57,10 +72,10 @@ func TestParseDestinationErrors(t *testing.T) {
 		{"udp://h:1?versoin=9", `did you mean "version"?`},
 		{"udp://h:1?refresh_time=9", `did you mean "refresh-time"?`},
 		{"udp://h:1?refresh=9", `did you mean "refresh-packets"?`},
-		{"udp://h:1?version=8", `version: found "8"; accepted: 5, 9, 10`},
+		{"udp://h:1?version=6", `version: found "6"; accepted: 5, 9, 10`},
 		{"udp://h:1?version", "version: no value; accepted: version=5|9|10"},
 		{"udp://h:1?version=9&version=5", "version: given twice"},
-		{"udp://h:1?template=cysco", `template: found "cysco"; accepted: compact, cisco, full`},
+		{"udp://h:1?template=cysco", `template: found "cysco"; accepted: compact, cisco, full, minimal, security`},
 		{"udp://h:1?mtu=100", "accepted: 400 to 65535"},
 		{"udp://h:1?mtu=%zz", "invalid URL escape"},
 		{"udp://h:1?refresh-time=10", "accepted: a duration"},
@@ -81,6 +96,8 @@ func TestParseDestinationErrors(t *testing.T) {
 func FuzzParseDestination(f *testing.F) {
 	f.Add("udp://192.0.2.1:2055?version=9")
 	f.Add("udp://[::1]:1?mtu=1500&rate=off&source=::1")
+	f.Add("tls://h:4740?cert=c&key=k&ca=a&name=n&spool=/s&spool-size=2GiB&failover=x&priority=2&hold=5s&filter=dst+port+53")
+	f.Add("udp://239.1.1.1:2055?fields=src,dst,bytes&ttl=4&interface=eth0&balance=y")
 	f.Fuzz(func(t *testing.T, s string) {
 		d, err := ParseDestination(s)
 		if err != nil {

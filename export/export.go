@@ -15,6 +15,7 @@ package export
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -46,6 +47,8 @@ type Options struct {
 	// Interfaces names the interfaces; asked before each announcement. Nil: no
 	// names are sent.
 	Interfaces func() []Interface
+	// Filter reads a Destination's Filter. Nil: there must be none.
+	Filter func(text string) (match func(*flow.Record) bool, err error)
 	// Rules names the rules of access lists that records name: those alone, before
 	// the record does, and again with the interfaces' names. Nil: none is told.
 	Rules Rules
@@ -85,11 +88,16 @@ type Interface struct {
 	Index       uint32
 	Name        string
 	Description string
+	// VRF is the routing table of the interface and VRFName its name: the VRF
+	// device's, or the network namespace's. Empty: it is not told.
+	VRF     uint32
+	VRFName string
 }
 
-// Endpoint is one destination's UDP flow, for who must not meter it.
+// Endpoint is one destination's flow, for who must not meter it.
 type Endpoint struct {
 	Local, Remote netip.AddrPort
+	TCP           bool // else UDP
 }
 
 // Stats is what one destination has done since New.
@@ -99,7 +107,18 @@ type Stats struct {
 	Remote      string `json:"remote"`
 	Version     uint8  `json:"version"`
 	Template    string `json:"template"` // preset; empty for fixed formats
-	Payload     int    `json:"payload"`  // longest UDP payload at present, octets
+	Domain      uint32 `json:"domain"`
+	Payload     int    `json:"payload"` // longest message at present, octets
+
+	// State is sending, standby (of a fail-over group), connecting, away (not
+	// connected) or failing (datagrams come back, or there is no socket).
+	State       string    `json:"state"`
+	Group       string    `json:"group"`
+	Standby     bool      `json:"standby"`
+	Error       string    `json:"error"` // the last thing that went wrong
+	ErrorAt     time.Time `json:"error_at"`
+	Connections uint64    `json:"connections"` // made, of TCP, TLS and DTLS
+	Sequence    uint32    `json:"sequence"`    // number of the next message
 
 	// Given by WriteRecords, and of those what was handed to the network.
 	GivenRecords uint64 `json:"given_records"`
@@ -114,6 +133,15 @@ type Stats struct {
 	Templates   uint64 `json:"templates"` // template records sent
 	Options     uint64 `json:"options"`   // options data records sent
 
+	Filtered uint64 `json:"filtered"` // records that the filter kept back: not given
+	Restored uint64 `json:"restored"` // records that a former process left in the spool: not given
+
+	InFlight       int    `json:"in_flight"` // of Queued: sent and not acknowledged yet
+	Spooled        int    `json:"spooled"`   // messages in the spool's folder
+	SpooledRecords uint64 `json:"spooled_records"`
+	SpoolOctets    int64  `json:"spool_octets"`
+	SpoolMax       int64  `json:"spool_max"` // 0: there is no spool
+
 	Queued   int           `json:"queued"`    // datagrams that wait
 	QueueMax int           `json:"queue_max"` // how many may
 	Paced    time.Duration `json:"paced"`     // time waited for the sake of the collector
@@ -125,6 +153,8 @@ type Stats struct {
 type Exporter struct {
 	opt     Options
 	senders []*sender
+	single  []*sender // in no group
+	groups  []*group
 }
 
 var _ flow.Syncer = (*Exporter)(nil)
@@ -146,11 +176,30 @@ func New(opt Options) (*Exporter, error) {
 	e := &Exporter{opt: opt}
 	memory, twins := newMemory(opt.Memory), map[uint64]int{}
 	for _, d := range opt.Destinations {
+		if d.Version == flow.VersionV8 && !d.V8.Scheme.Valid() {
+			return nil, fmt.Errorf("%s: NetFlow v8 has aggregates, not flows: it is for the destinations of an aggregation cache", d)
+		}
 		s := newSender(d, &e.opt)
 		first := nameOf(s.dest, 0)
 		s.memory, s.name = memory, nameOf(s.dest, twins[first])
 		twins[first]++
+		if d.Filter != "" {
+			if opt.Filter == nil {
+				return nil, fmt.Errorf("export to %s: filters are not available here", d.Host)
+			}
+			match, err := opt.Filter(d.Filter)
+			if err != nil {
+				return nil, fmt.Errorf("export to %s: filter %q: %w", d.Host, d.Filter, err)
+			}
+			s.match = match
+		}
 		e.senders = append(e.senders, s)
+	}
+	e.single, e.groups = newGroups(e.senders)
+	for _, g := range e.groups {
+		if len(g.senders) > maxGroup {
+			return nil, fmt.Errorf("export: group %s has %d destinations; accepted: up to %d", g.name, len(g.senders), maxGroup)
+		}
 	}
 	return e, nil
 }
@@ -160,7 +209,15 @@ func New(opt Options) (*Exporter, error) {
 // trying. It is called once, before Run.
 func (e *Exporter) Open(ctx context.Context) error {
 	for _, s := range e.senders {
-		if err := s.open(ctx); err != nil {
+		if err := s.openSpool(); err != nil {
+			return err
+		}
+		err := s.open(ctx)
+		if err != nil && s.dest.Connected() && !e.opt.Block && !fatal(err) {
+			s.log.Warn("the collector is away; its records wait", "error", err)
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -182,8 +239,11 @@ func (e *Exporter) Run(ctx context.Context) error {
 // go out is counted. With Options.Block, or after Linger, it waits while a queue is
 // full, so Run must be running.
 func (e *Exporter) WriteRecords(batch []flow.Record) error {
-	for _, s := range e.senders {
-		s.write(batch)
+	for _, s := range e.single {
+		s.write(batch, nil, 0)
+	}
+	for _, g := range e.groups {
+		g.write(batch, time.Now())
 	}
 	return nil
 }
@@ -215,13 +275,24 @@ func (e *Exporter) Linger(d time.Duration) {
 	}
 }
 
-// Endpoints are the destinations' UDP flows, those whose socket is open.
+// SendTemplates makes every destination send its templates, and the options that
+// go with them, at once rather than when they are due.
+func (e *Exporter) SendTemplates() {
+	for _, s := range e.senders {
+		s.mu.Lock()
+		s.sendNow = true
+		s.mu.Unlock()
+		s.awaken()
+	}
+}
+
+// Endpoints are the destinations' flows, those whose socket is open.
 func (e *Exporter) Endpoints() []Endpoint {
 	var list []Endpoint
 	for _, s := range e.senders {
 		s.mu.Lock()
 		if s.local.IsValid() {
-			list = append(list, Endpoint{s.local, s.remote})
+			list = append(list, Endpoint{s.local, s.remote, s.dest.stream()})
 		}
 		s.mu.Unlock()
 	}

@@ -132,6 +132,12 @@ func running(t *testing.T, o Options) (e *Exporter, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return e, run(t, e)
+}
+
+// run runs e; stop ends it.
+func run(t *testing.T, e *Exporter) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
@@ -142,7 +148,20 @@ func running(t *testing.T, o Options) (e *Exporter, stop func()) {
 		}
 	})
 	t.Cleanup(stop)
-	return e, stop
+	return stop
+}
+
+// opened is running with the sockets, and spools, open before it begins.
+func opened(t *testing.T, o Options) (e *Exporter, stop func()) {
+	t.Helper()
+	e, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return e, run(t, e)
 }
 
 func mixed(n int, last int64) (records []flow.Record, total sum) {
@@ -175,7 +194,9 @@ func TestSeveralDestinations(t *testing.T) {
 	}
 	list = append(list, parse(t, fmt.Sprintf("udp://%s?version=9", six.addr())))
 	e, stop := running(t, Options{
-		Destinations: list, Block: true, Interfaces: func() []Interface { return []Interface{{1, "eth0", "wan"}} },
+		Destinations: list, Block: true, Interfaces: func() []Interface {
+			return []Interface{{Index: 1, Name: "eth0", Description: "wan", VRF: 10, VRFName: "blue"}}
+		},
 		Ignored: func() (uint64, uint64) { return 7, 700 },
 	})
 	records, total := mixed(20_000, time.Now().UnixNano())
@@ -226,7 +247,7 @@ func TestSeveralDestinations(t *testing.T) {
 		told = append(told, string(o.Scope)+string(o.Fields))
 	}
 	all := strings.Join(told, "\n")
-	for _, want := range []string{`"interfaceName":"eth0"`, `"interfaceDescription":"wan"`, `"ignoredPacketTotalCount":7`, `"exportedFlowRecordTotalCount":20000`, `"notSentFlowTotalCount":0`, "systemInitTimeMilliseconds"} {
+	for _, want := range []string{`"VRFname":"blue"`, `"interfaceName":"eth0"`, `"interfaceDescription":"wan"`, `"ignoredPacketTotalCount":7`, `"exportedFlowRecordTotalCount":20000`, `"notSentFlowTotalCount":0`, "systemInitTimeMilliseconds"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no options record says %s:\n%s", want, all)
 		}

@@ -1,6 +1,8 @@
 package export
 
 import (
+	"math"
+
 	"weir/flow"
 	"weir/wire"
 )
@@ -8,7 +10,7 @@ import (
 // maxParts bounds into how many v5 records one flow may be split: 17 TB.
 const maxParts = 4096
 
-// addFixed gives one record to a v1, v5 or v7 stream.
+// addFixed gives one record to a v1, v5, v7 or v8 stream.
 func (s *stream) addFixed(r *flow.Record) {
 	if wire.IPv6(r) {
 		s.lose(v5IPv6, r)
@@ -42,6 +44,12 @@ func (s *stream) addFixed(r *flow.Record) {
 			o.body = wire.AppendRecordV5(o.body, r, packets, octets, s.boot)
 		case flow.VersionV7:
 			o.body = wire.AppendRecordV7(o.body, r, packets, octets, s.boot)
+		case flow.VersionV8:
+			a := wire.AggregateV8{Packets: packets, Octets: octets}
+			if i == 0 {
+				a.Flows = flowsOf(r)
+			}
+			o.body = wire.AppendRecordV8(o.body, s.v8, r, a, s.boot)
 		}
 		one := sum{wire: 1, packets: uint64(packets), octets: uint64(octets)}
 		if i == 0 {
@@ -49,6 +57,14 @@ func (s *stream) addFixed(r *flow.Record) {
 		}
 		s.put(o, r.Last, one)
 	}
+}
+
+// flowsOf is how many flows were merged into r, as far as v8 can say it.
+func flowsOf(r *flow.Record) uint32 {
+	if r.Has&flow.HasFlows == 0 {
+		return 1
+	}
+	return uint32(min(r.Flows, math.MaxUint32))
 }
 
 // mostFixed is how many records a datagram may hold.
@@ -59,6 +75,8 @@ func (s *stream) mostFixed() int {
 		custom = wire.MaxRecordsV1
 	case flow.VersionV7:
 		custom = wire.MaxRecordsV7
+	case flow.VersionV8:
+		custom = s.v8.Scheme.MaxRecords()
 	}
 	return min(custom, (s.payload-s.header())/s.fixed.size)
 }

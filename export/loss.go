@@ -23,11 +23,14 @@ const (
 	sendError
 	shutdown
 	closed
+	away
+	spoolFull
+	spoolError
 	reasons
 )
 
 var reasonText = [reasons]struct{ name, help string }{
-	v5IPv6:      {"v5-ipv6", "NetFlow v5, v1 and v7 have no room for IPv6 addresses: export v9 or IPFIX"},
+	v5IPv6:      {"v5-ipv6", "NetFlow v5, v1, v7 and v8 have no room for IPv6 addresses: export v9 or IPFIX"},
 	v5Counter:   {"v5-counter", "a flow of more than 17 TB cannot be split into v5 records sensibly: export v9 or IPFIX"},
 	refused:     {"refused", "the collector's machine said that nothing listens on the port: start the collector or correct the port"},
 	unreachable: {"unreachable", "no route to the collector, or a router said so: look at routes and addresses"},
@@ -39,6 +42,9 @@ var reasonText = [reasons]struct{ name, help string }{
 	sendError:   {"send-error", "sending failed for another reason; the log has it"},
 	shutdown:    {"shutdown", "datagrams still waited when the time for stopping was over"},
 	closed:      {"closed", "records came after the exporter had stopped"},
+	away:        {"away", "the collector was not connected and the queue was full: raise queue= or give it a spool="},
+	spoolFull:   {"spool-full", "the collector was away or too slow for so long that the spool was full: raise spool-size="},
+	spoolError:  {"spool-error", "the spool's folder could not be written or read; the log has it"},
 }
 
 // causeOf is the reason that stands for an error of the socket.
@@ -70,8 +76,9 @@ type ledger [reasons]tally
 
 func (l *ledger) record(why reason, r *flow.Record) {
 	l[why].records++
-	l[why].packets += r.Packets
-	l[why].octets += r.Bytes
+	packets, octets := r.Total()
+	l[why].packets += packets
+	l[why].octets += octets
 }
 
 func (l *ledger) datagram(why reason, g *datagram) {
@@ -79,6 +86,14 @@ func (l *ledger) datagram(why reason, g *datagram) {
 	l[why].packets += g.sum.packets
 	l[why].octets += g.sum.octets
 	l[why].datagrams++
+}
+
+// messages counts what a spool lost.
+func (l *ledger) messages(why reason, o datagramLoss) {
+	l[why].records += o.sum.records
+	l[why].packets += o.sum.packets
+	l[why].octets += o.sum.octets
+	l[why].datagrams += uint64(o.messages)
 }
 
 func (l *ledger) add(o *ledger) {

@@ -64,7 +64,11 @@ func newMemory(words []uint64) *memory {
 // nameOf is never 0. twin tells destinations apart that are otherwise the same.
 func nameOf(d Destination, twin int) uint64 {
 	h := fnv.New64a()
-	for _, part := range []string{net.JoinHostPort(d.Host, strconv.Itoa(int(d.Port))), strconv.Itoa(int(d.Version)), strconv.FormatUint(uint64(d.Domain), 10), strconv.Itoa(twin)} {
+	parts := []string{net.JoinHostPort(d.Host, strconv.Itoa(int(d.Port))), strconv.Itoa(int(d.Version)), strconv.FormatUint(uint64(d.Domain), 10), strconv.Itoa(twin)}
+	if d.Connected() {
+		parts = append(parts, d.Network)
+	}
+	for _, part := range parts {
 		h.Write([]byte(part))
 		h.Write([]byte{0})
 	}

@@ -171,7 +171,7 @@ func TestSequenceOverRestarts(t *testing.T) {
 	for _, form := range []string{"version=5", "version=7", "version=9", "version=9&template=full", "version=10", "version=10&template=cisco"} {
 		t.Run(form, func(t *testing.T) {
 			l := newLives(t, form)
-			l.o.Interfaces = func() []Interface { return []Interface{{1, "eth0", ""}} }
+			l.o.Interfaces = func() []Interface { return []Interface{{Index: 1, Name: "eth0"}} }
 			rng := rand.New(rand.NewPCG(20, 20))
 			datagrams := 0
 			var started time.Time

@@ -104,6 +104,18 @@ var (
 		{ID: ie.IDInterfaceDescription, Length: 64},
 	}}
 
+	// Routing tables, by interface.
+	vrfsV9 = optionsTemplate{264, 1, []wire.FieldSpec{
+		{ID: scopeInterface, Length: 4},
+		{ID: ie.IDIngressVRFID, Length: 4},
+		{ID: ie.IDVRFname, Length: 32},
+	}}
+	vrfsIPFIX = optionsTemplate{264, 1, []wire.FieldSpec{
+		{ID: ie.IDIngressInterface, Length: 4},
+		{ID: ie.IDIngressVRFID, Length: 4},
+		{ID: ie.IDVRFname, Length: 32},
+	}}
+
 	// Statistics (RFC 7011 sections 4.1 to 4.3).
 	meteringV9    = optionsTemplate{260, 1, append([]wire.FieldSpec{{ID: scopeSystem, Length: 4}}, meteringFields...)}
 	meteringIPFIX = optionsTemplate{260, 1, append([]wire.FieldSpec{{ID: ie.IDObservationDomainId, Length: 4}}, meteringFields...)}
@@ -111,6 +123,12 @@ var (
 	ignoredIPFIX  = optionsTemplate{261, 1, append([]wire.FieldSpec{{ID: ie.IDObservationDomainId, Length: 4}}, ignoredFields...)}
 	notSentV9     = optionsTemplate{262, 1, append([]wire.FieldSpec{{ID: scopeSystem, Length: 4}}, notSentFields...)}
 	notSentIPFIX  = optionsTemplate{262, 1, append([]wire.FieldSpec{{ID: ie.IDExportingProcessId, Length: 4}}, notSentFields...)}
+
+	// The same once something was lost: with when it was first, and last.
+	notSentTimesV9    = optionsTemplate{265, 1, append(append([]wire.FieldSpec{{ID: scopeSystem, Length: 4}}, notSentFields...), timeFields...)}
+	notSentTimesIPFIX = optionsTemplate{265, 1, append(append([]wire.FieldSpec{{ID: ie.IDExportingProcessId, Length: 4}}, notSentFields...), timeFields...)}
+
+	timeFields = []wire.FieldSpec{{ID: ie.IDObservationTimeMilliseconds, Length: 8}, {ID: ie.IDObservationTimeMilliseconds, Length: 8}}
 
 	meteringFields = []wire.FieldSpec{
 		{ID: ie.IDExportedOctetTotalCount, Length: 8},
@@ -132,6 +150,8 @@ type optionsWriter struct {
 	g  *datagram
 	t  *optionsTemplate // of the set that is open
 	at int              // where that set begins
+
+	preface bool // what is written is what a link's reader needs before data
 }
 
 // pick is the v9 or the IPFIX form.
@@ -148,6 +168,15 @@ func (w *optionsWriter) put(t *optionsTemplate, rec []byte) {
 	if w.t != t {
 		need += 2*wire.SetHeaderLen + 12 + 4*len(t.fields)
 	}
+	w.openSet(t, need)
+	w.g.b = append(w.g.b, rec...)
+	w.g.count++
+	w.g.data++
+	w.g.options++
+}
+
+// openSet opens a set of t where there is room for so many octets.
+func (w *optionsWriter) openSet(t *optionsTemplate, need int) {
 	if w.g != nil && len(w.g.b)+need > w.s.payload {
 		w.close()
 	}
@@ -156,20 +185,33 @@ func (w *optionsWriter) put(t *optionsTemplate, rec []byte) {
 	}
 	if w.t != t {
 		w.endSet()
-		at := len(w.g.b)
-		w.g.b = wire.AppendSet(w.g.b, wire.OptionsSet(w.s.version))
-		w.g.b = wire.AppendOptionsTemplate(w.g.b, w.s.version, t.id, t.scope, t.fields)
-		w.g.b = wire.EndSet(w.g.b, at)
+		if w.s.session {
+			w.g.need(w.s.definition(t))
+		} else {
+			at := len(w.g.b)
+			w.g.b = wire.AppendSet(w.g.b, wire.OptionsSet(w.s.version))
+			w.g.b = wire.AppendOptionsTemplate(w.g.b, w.s.version, t.id, t.scope, t.fields)
+			w.g.b = wire.EndSet(w.g.b, at)
+			w.g.count++
+			w.g.templates++
+		}
 		w.at = len(w.g.b)
 		w.g.b = wire.AppendSet(w.g.b, t.id)
-		w.g.count++
-		w.g.templates++
 		w.t = t
 	}
-	w.g.b = append(w.g.b, rec...)
-	w.g.count++
-	w.g.data++
-	w.g.options++
+}
+
+// definition is t's, of a session.
+func (s *stream) definition(t *optionsTemplate) *definition {
+	d := s.defs[t]
+	if d == nil {
+		if s.defs == nil {
+			s.defs = map[*optionsTemplate]*definition{}
+		}
+		d = &definition{t.id, wire.OptionsSet(s.version), wire.AppendOptionsTemplate(nil, s.version, t.id, t.scope, t.fields)}
+		s.defs[t] = d
+	}
+	return d
 }
 
 func (w *optionsWriter) endSet() {
@@ -183,6 +225,9 @@ func (w *optionsWriter) endSet() {
 func (w *optionsWriter) close() {
 	if w.g != nil {
 		w.endSet()
+		if w.preface {
+			w.s.preface(w.g)
+		}
 		w.s.finish(w.g)
 		w.g = nil
 	}
@@ -194,7 +239,10 @@ func (w *optionsWriter) close() {
 // (RFC 7011 section 3.1), and some readers (nfdump 1.7.1) forget to.
 func (s *stream) announce() {
 	s.announced, s.announcedAt = true, s.built
-	w := optionsWriter{s: s}
+	w := optionsWriter{s: s, preface: s.session}
+	if s.session {
+		s.preface(nil)
+	}
 	for i, rate := range s.sampling.rates {
 		w.sampling(i+1, rate)
 	}
@@ -264,6 +312,21 @@ func (w *optionsWriter) names(list []Interface) {
 	}
 }
 
+// vrfs announces routing tables.
+func (w *optionsWriter) vrfs(list []Interface) {
+	t := w.pick(&vrfsV9, &vrfsIPFIX)
+	for _, i := range list {
+		if i.VRFName == "" {
+			continue
+		}
+		rec := be.AppendUint32(w.s.scratch[:0], i.Index)
+		rec = be.AppendUint32(rec, i.VRF)
+		rec = wire.AppendString(rec, clip(i.VRFName, 32), t.fields[2].Length)
+		w.put(t, rec)
+		w.s.scratch = rec
+	}
+}
+
 // clip cuts s to at most n octets, at the end of a character.
 func clip(s string, n int) string {
 	if len(s) <= n {
@@ -275,7 +338,7 @@ func clip(s string, n int) string {
 	return s[:n]
 }
 
-// counters announces three or two totals.
+// counters announces totals, and times in ms.
 func (w *optionsWriter) counters(t *optionsTemplate, scope uint32, totals ...uint64) {
 	rec := be.AppendUint32(w.s.scratch[:0], scope)
 	for _, v := range totals {

@@ -1,10 +1,12 @@
 package export
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +27,9 @@ type sender struct {
 	stream    stream
 	begun     bool
 	waiting   time.Time // since when records wait in the stream
+	chosen    []flow.Record
+	apart     []flow.Record // biflows, direction by direction; with writing
+	apartTo   []uint8       // and to whom of a group
 	refreshed time.Time
 	told      time.Time
 
@@ -44,6 +49,7 @@ type sender struct {
 	done    Stats // counters of what went out
 	sent    sum
 	given   uint64
+	linkSeq uint32 // the session's next sequence number
 	local   netip.AddrPort
 	remote  netip.AddrPort
 	payload int       // longest datagram; the stream follows
@@ -56,8 +62,34 @@ type sender struct {
 	memory *memory
 	name   uint64 // in memory
 
+	match    func(*flow.Record) bool // which records are for here; nil: all
+	filtered uint64                  // those that were not
+	// When something was lost, first and last, as it was found when statistics went
+	// out, ms; and how many records had been then.
+	lostFirst, lostLast, lostTold uint64
+	standby                       bool // another of its group gets the records
+
+	// How the collector is; guarded by mu.
+	tried         bool      // to connect
+	linked        bool      // connected
+	wellAt        time.Time // since when nothing was wrong; zero: something is
+	badAt         time.Time // when it last was
+	wrong         string    // what, last
+	flight        int       // of the queue: sent and not acknowledged
+	links         uint64    // connections made
+	spool         *spool    // nil: none
+	spoolComplain time.Time // not before this again
+	restored      uint64    // records that a former process left in it
+	preface       []*datagram
+	sendNow       bool // templates are wanted at once
+	againNow      bool // and from the link
+
 	// run's own.
+	link     *link
 	sock     *socket
+	probedAt time.Time
+	nap      time.Duration // until acknowledgements are looked for again
+	backoff  time.Duration // between attempts to connect
 	pace     pace
 	retryAt  time.Time // when to try to open the socket again
 	complain time.Time // not before this again
@@ -85,10 +117,20 @@ func newSender(d Destination, opt *Options) *sender {
 	s.stream = stream{
 		version: d.Version, domain: d.Domain, preset: d.Preset, refresh: uint64(d.RefreshPackets),
 		random: opt.SamplingRandom, follow: opt.FollowRecords, payload: payloadOf(d.MTU, netip.Addr{}),
+		session: d.Connected(), fields: d.Fields, v8: d.V8, preface: s.keepPreface,
 		get: s.get, free: s.free, emit: s.push, lose: s.lose, move: s.move, extra: s.statistics,
 		sampling: samplers{rate: max(opt.Sampling, 1)},
 	}
-	if opt.Rules != nil && s.stream.templated() && d.Preset == wire.Full {
+	if d.Fields.Chosen() {
+		s.stream.preset = wire.Selected
+	}
+	switch {
+	case d.stream():
+		s.stream.payload = streamPayload
+	case d.Connected():
+		s.stream.payload -= dtlsOverhead
+	}
+	if opt.Rules != nil && s.stream.templated() && s.stream.preset != wire.Compact && s.stream.preset != wire.Cisco && s.stream.preset != wire.Minimal {
 		s.stream.rules = &rules{from: opt.Rules}
 	}
 	if opt.Sampling > 1 {
@@ -108,12 +150,22 @@ func payloadOf(mtu int, a netip.Addr) int {
 	return min(mtu-48, 65507)
 }
 
-// write gives records to the stream.
-func (s *sender) write(batch []flow.Record) {
+// write gives records to the stream: those that its filter lets pass and, where to
+// is not nil, that have its number there.
+func (s *sender) write(batch []flow.Record, to []uint8, number uint8) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	if !s.accept(batch) {
+	if !s.dest.joins() {
+		batch, to = s.directions(batch, to)
+	}
+	if s.match == nil && to == nil {
+		if !s.accept(batch) {
+			return
+		}
+	} else if s.choose(batch, to, number); !s.accept(s.chosen) {
 		return
+	} else {
+		batch = s.chosen
 	}
 	now := s.opt.Now()
 	s.tick(now)
@@ -126,6 +178,43 @@ func (s *sender) write(batch []flow.Record) {
 	if s.over() {
 		s.stream.flush() // and what waited counts as lost
 	}
+}
+
+// directions takes biflows apart, for formats that have no other direction. writing
+// is held.
+func (s *sender) directions(batch []flow.Record, to []uint8) ([]flow.Record, []uint8) {
+	if !slices.ContainsFunc(batch, func(r flow.Record) bool { return r.Reverse != nil }) {
+		return batch, to
+	}
+	s.apart, s.apartTo = s.apart[:0], s.apartTo[:0]
+	for i := range batch {
+		s.apart = batch[i].AppendDirections(s.apart)
+		for to != nil && len(s.apartTo) < len(s.apart) {
+			s.apartTo = append(s.apartTo, to[i])
+		}
+	}
+	if to == nil {
+		return s.apart, nil
+	}
+	return s.apart, s.apartTo
+}
+
+// choose copies what is for here to chosen. writing is held.
+func (s *sender) choose(batch []flow.Record, to []uint8, number uint8) {
+	s.chosen = s.chosen[:0]
+	filtered := uint64(0)
+	for i := range batch {
+		switch {
+		case to != nil && to[i] != number:
+		case s.match != nil && !s.match(&batch[i]):
+			filtered++
+		default:
+			s.chosen = append(s.chosen, batch[i])
+		}
+	}
+	s.mu.Lock()
+	s.filtered += filtered
+	s.mu.Unlock()
 }
 
 // flush gives to the queue what waits in the stream.
@@ -144,6 +233,9 @@ func (s *sender) await() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for target := s.pushed; s.popped < target; {
+		if s.dest.Connected() && !s.linked {
+			return // it waits for the collector
+		}
 		if s.down {
 			s.drop(resolve)
 			s.space.Broadcast()
@@ -192,11 +284,22 @@ func (s *sender) tick(now time.Time) {
 		}
 	}
 	s.mu.Lock()
-	again := s.forget
-	st.payload, s.forget = s.payload, false
+	again, wanted := s.forget, s.sendNow
+	st.payload, s.forget, s.sendNow = s.payload, false, false
 	s.mu.Unlock()
-	if again {
+	if again || wanted {
 		st.forget()
+	}
+	if wanted || again && s.dest.Connected() {
+		s.told = time.Time{} // names at once
+	}
+	if wanted {
+		s.mu.Lock()
+		s.againNow = s.dest.Connected()
+		s.mu.Unlock()
+		st.flush()
+		st.resend()
+		s.refreshed = now
 	}
 	if st.pending == 0 {
 		s.waiting = time.Time{}
@@ -221,6 +324,9 @@ func (s *sender) tick(now time.Time) {
 func (s *sender) begin(now time.Time) {
 	st := &s.stream
 	st.begin(st.now, s.opt.Boot.UnixNano())
+	if st.session {
+		return // a session begins at 0
+	}
 	slot := s.memory.take(s.name, now)
 	if boot, ok := slot.boot(s.base()); ok && boot <= st.now && st.now-boot < wire.MaxSpan {
 		st.boot = boot
@@ -250,17 +356,32 @@ func (s *sender) move(boot int64) {
 // is held.
 func (s *sender) statistics(w *optionsWriter) {
 	if s.opt.Interfaces != nil {
-		w.names(s.opt.Interfaces())
+		list := s.opt.Interfaces()
+		w.names(list)
+		w.vrfs(list)
 	}
 	s.mu.Lock()
 	d, records, lost := s.done, s.sent.records, s.lost.total()
+	switch now := uint64(s.stream.now / 1e6); {
+	case lost.records == 0:
+	case s.lostFirst == 0:
+		s.lostFirst, s.lostLast = now, now
+	case lost.records > s.lostTold:
+		s.lostLast = now
+	}
+	s.lostTold = lost.records
+	first, last := s.lostFirst, s.lostLast
 	s.mu.Unlock()
 	w.counters(w.pick(&meteringV9, &meteringIPFIX), s.dest.Domain, d.Octets, d.Datagrams, records)
 	if s.opt.Ignored != nil {
 		packets, octets := s.opt.Ignored()
 		w.counters(w.pick(&ignoredV9, &ignoredIPFIX), s.dest.Domain, packets, octets)
 	}
-	w.counters(w.pick(&notSentV9, &notSentIPFIX), s.dest.Domain, lost.records, lost.packets, lost.octets)
+	if first == 0 {
+		w.counters(w.pick(&notSentV9, &notSentIPFIX), s.dest.Domain, lost.records, lost.packets, lost.octets)
+		return
+	}
+	w.counters(w.pick(&notSentTimesV9, &notSentTimesIPFIX), s.dest.Domain, lost.records, lost.packets, lost.octets, first, last)
 }
 
 // get is an empty datagram. writing is held.
@@ -298,7 +419,7 @@ func (s *sender) waits() bool { return s.opt.Block || time.Now().Before(s.linger
 func (s *sender) push(g *datagram) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.queued == len(s.queue) && s.waits() && !s.closed && !s.grow {
+	for s.queued == len(s.queue) && s.waits() && !s.closed && !s.grow && s.spool == nil {
 		s.space.Wait()
 	}
 	if s.queued == len(s.queue) && s.grow {
@@ -309,7 +430,12 @@ func (s *sender) push(g *datagram) {
 	case s.closed:
 		s.lost.datagram(closed, g)
 		s.keep(g)
+	case s.spool != nil && (s.spool.messages > 0 || s.queued == len(s.queue)):
+		s.toSpool(g)
 	case s.queued < len(s.queue):
+		if s.dest.Connected() && !s.linked {
+			g.b = append(make([]byte, 0, len(g.b)), g.b...) // it may wait for long: in no more room than it needs
+		}
 		s.queue[(s.head+s.queued)%len(s.queue)] = g
 		s.queued++
 		s.pushed++
@@ -320,7 +446,10 @@ func (s *sender) push(g *datagram) {
 		}
 	default:
 		why := queueFull
-		if !s.local.IsValid() {
+		switch {
+		case s.dest.Connected() && !s.linked:
+			why = away
+		case !s.local.IsValid():
 			why = resolve
 		}
 		s.lost.datagram(why, g)
@@ -369,9 +498,10 @@ func (s *sender) enlarge() {
 func (s *sender) take(most int) []*datagram {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := min(s.queued, most, batchMax)
+	s.fromSpool()
+	n := min(s.queued-s.flight, most, batchMax)
 	for i := range n {
-		s.batch[i] = s.queue[(s.head+i)%len(s.queue)]
+		s.batch[i] = s.queue[(s.head+s.flight+i)%len(s.queue)]
 	}
 	return s.batch[:n]
 }
@@ -383,13 +513,17 @@ func (s *sender) depth() int {
 	return s.queued
 }
 
-// open resolves the destination and makes the socket. It may be called again
-// after a failure.
+// open resolves the destination and makes the socket, or connects. It may be
+// called again after a failure.
 func (s *sender) open(ctx context.Context) error {
+	if s.dest.Connected() {
+		return s.connect(ctx)
+	}
 	sock, err := openSocket(ctx, s.dest)
 	if err != nil {
 		s.mu.Lock()
 		s.down = true
+		s.unwell(err)
 		s.mu.Unlock()
 		s.space.Broadcast()
 		return err
@@ -399,6 +533,7 @@ func (s *sender) open(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.local, s.remote, s.down = sock.local, sock.remote, false
+	s.well()
 	s.fit()
 	s.forget = true
 	return nil
@@ -417,6 +552,9 @@ func (s *sender) fit() {
 // run sends until ctx ends, then what is left.
 func (s *sender) run(ctx context.Context) error {
 	defer s.end()
+	if err := s.openSpool(); err != nil {
+		s.log.Error("no spool: only the queue waits for the collector", "error", err)
+	}
 	ticker := time.NewTicker(min(s.dest.Flush/2, 100*time.Millisecond))
 	defer ticker.Stop()
 	for ctx.Err() == nil {
@@ -438,6 +576,9 @@ func (s *sender) run(ctx context.Context) error {
 		}
 		select {
 		case <-s.wake:
+		case <-s.soon():
+		case <-s.gone():
+			s.ended()
 		case <-ticker.C:
 			s.tickNow()
 		case <-ctx.Done():
@@ -455,7 +596,7 @@ func (s *sender) tickNow() {
 	}
 	defer s.writing.Unlock()
 	if s.depth() <= s.dest.Queue/2 {
-		s.fill(func(*stream) { s.tick(s.opt.Now()) })
+		s.fill(func(*stream) { s.tick(s.opt.Now()); s.probe(s.opt.Now()) })
 	}
 }
 
@@ -472,12 +613,16 @@ func (s *sender) fill(do func(*stream)) {
 
 // ready says whether there is a socket; it tries to open one now and then.
 func (s *sender) ready(ctx context.Context) bool {
-	if s.sock != nil {
+	s.renew(ctx)
+	if s.sock != nil || s.link != nil {
 		return true
 	}
 	now := time.Now()
 	if now.Before(s.retryAt) {
 		return false
+	}
+	if s.dest.Connected() {
+		return s.reconnect(ctx, now)
 	}
 	s.retryAt = now.Add(5 * time.Second)
 	if err := s.open(ctx); err != nil {
@@ -489,9 +634,19 @@ func (s *sender) ready(ctx context.Context) bool {
 
 // round sends one batch, and says whether there was something to send.
 func (s *sender) round(ctx context.Context) bool {
+	if s.dest.Connected() && s.link == nil {
+		return false
+	}
 	batch := s.take(s.pace.most())
 	if len(batch) == 0 {
 		return false
+	}
+	if s.link != nil {
+		if n := s.pace.wait(ctx, len(batch), false); n < len(batch) {
+			batch = batch[:n]
+		}
+		s.post(ctx, batch)
+		return true
 	}
 	// A queue that fills although flows cannot wait is worse than a burst.
 	s.mu.Lock()
@@ -564,6 +719,8 @@ func (s *sender) fail(g *datagram, err error) {
 	s.forget = true
 	if why == tooBig {
 		s.fit()
+	} else {
+		s.unwell(err)
 	}
 	s.mu.Unlock()
 	s.warn(why, err)
@@ -601,6 +758,8 @@ func (s *sender) returned() {
 		s.forget = true
 		if why == tooBig {
 			s.fit()
+		} else {
+			s.unwell(err)
 		}
 		s.mu.Unlock()
 		s.warn(why, err)
@@ -621,7 +780,7 @@ func (s *sender) drain() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	if s.sock == nil {
+	if s.sock == nil && s.link == nil {
 		if err := s.open(ctx); err != nil {
 			s.log.Warn("no socket for the last exports", "error", err)
 			cancel()
@@ -646,7 +805,10 @@ func (s *sender) drain() {
 
 // empty sends all that is queued.
 func (s *sender) empty(ctx context.Context) {
-	for ctx.Err() == nil && s.round(ctx) {
+	for more := true; more; more = s.relink(ctx) {
+		for ctx.Err() == nil && s.round(ctx) {
+		}
+		s.acknowledge(ctx)
 	}
 }
 
@@ -656,7 +818,12 @@ func (s *sender) end() {
 	defer s.mu.Unlock()
 	s.closed = true
 	why := shutdown
-	if s.sock == nil {
+	switch {
+	case s.dest.Connected():
+		if why = s.unlink(); s.spool != nil {
+			why = s.leave()
+		}
+	case s.sock == nil:
 		why = resolve
 	}
 	s.drop(why)
@@ -678,9 +845,20 @@ func (s *sender) stats() Stats {
 		st.Local, st.Remote = s.local.String(), s.remote.String()
 	}
 	if s.dest.Version >= flow.VersionV9 {
-		st.Template = s.dest.Preset.String()
+		if st.Template = s.dest.Preset.String(); s.dest.Fields.Chosen() {
+			st.Template = s.dest.Fields.String()
+		}
 	}
-	st.Payload = s.payload
+	st.Domain, st.Payload, st.Sequence = s.dest.Domain, s.payload, s.newest
+	if s.dest.Connected() {
+		st.Sequence = s.linkSeq
+	}
+	st.State, st.Error, st.ErrorAt, st.Connections = s.state(), s.wrong, s.badAt, s.links
+	st.Group, st.Standby = cmp.Or(s.dest.Balance, s.dest.FailOver), s.standby
+	if s.spool != nil {
+		st.Spooled, st.SpooledRecords, st.SpoolOctets, st.SpoolMax = s.spool.messages, s.spool.sum.records, s.spool.octets, s.dest.SpoolSize
+	}
+	st.InFlight, st.Filtered, st.Restored = s.flight, s.filtered, s.restored
 	st.GivenRecords = s.given
 	st.Records, st.WireRecords, st.Packets, st.Bytes = s.sent.records, s.sent.wire, s.sent.packets, s.sent.octets
 	st.Queued, st.QueueMax = s.queued, s.dest.Queue

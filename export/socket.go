@@ -57,7 +57,7 @@ func openSocket(ctx context.Context, d Destination) (*socket, error) {
 	host := net.JoinHostPort(d.Host, strconv.Itoa(int(d.Port)))
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	dialer := net.Dialer{}
+	dialer := net.Dialer{Control: func(_, address string, rc syscall.RawConn) error { return multicast(d, address, rc) }}
 	if d.Source.IsValid() {
 		dialer.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(d.Source, 0))
 	}
@@ -65,10 +65,19 @@ func openSocket(ctx context.Context, d Destination) (*socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("export to %s: %w", host, err)
 	}
-	s := &socket{conn: c.(*net.UDPConn)}
-	if s.raw, err = s.conn.SyscallConn(); err != nil {
+	s, err := newSocket(c.(*net.UDPConn))
+	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("export to %s: %w", host, err)
+	}
+	return s, nil
+}
+
+// newSocket takes over a connected socket.
+func newSocket(c *net.UDPConn) (s *socket, err error) {
+	s = &socket{conn: c}
+	if s.raw, err = s.conn.SyscallConn(); err != nil {
+		return nil, err
 	}
 	unmap := func(a net.Addr) netip.AddrPort {
 		p := a.(*net.UDPAddr).AddrPort()
@@ -153,13 +162,23 @@ func (s *socket) sendRaw(fd uintptr) bool {
 // there is none. known says that seq, the datagram's sequence number, could be
 // read from what was quoted of it.
 func (s *socket) returned(version uint8) (seq uint32, known bool, err error) {
+	quote, err := s.bounced()
+	if at := wire.SequenceOffset(version); at > 0 && len(quote) >= at+4 {
+		seq, known = be.Uint32(quote[at:]), true
+	}
+	return seq, known, err
+}
+
+// bounced reads one error that came back, and what was quoted of the datagram
+// that it is about.
+func (s *socket) bounced() (quote []byte, err error) {
 	s.gotN = -1
 	if s.raw.Control(s.recvFn) != nil || s.gotN < 0 {
-		return 0, false, nil
+		return nil, nil
 	}
 	messages, perr := unix.ParseSocketControlMessage(s.oob[:s.gotOOB])
 	if perr != nil {
-		return 0, false, nil
+		return nil, nil
 	}
 	for _, m := range messages {
 		ip := m.Header.Level == unix.SOL_IP && m.Header.Type == unix.IP_RECVERR
@@ -170,14 +189,11 @@ func (s *socket) returned(version uint8) (seq uint32, known bool, err error) {
 		e := *(*unix.SockExtendedErr)(unsafe.Pointer(&m.Data[0]))
 		if e.Origin != unix.SO_EE_ORIGIN_ICMP && e.Origin != unix.SO_EE_ORIGIN_ICMP6 {
 			// The kernel's own: told to who sent, too, and counted there.
-			return s.returned(version)
+			return s.bounced()
 		}
-		if at := wire.SequenceOffset(version); at > 0 && s.gotN >= at+4 {
-			seq, known = be.Uint32(s.quote[at:]), true
-		}
-		return seq, known, syscall.Errno(e.Errno)
+		return s.quote[:min(s.gotN, len(s.quote))], syscall.Errno(e.Errno)
 	}
-	return 0, false, nil
+	return nil, nil
 }
 
 // receiveRaw is one recvmsg of the error queue; unix.Recvmsg would allocate.

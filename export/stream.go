@@ -21,6 +21,19 @@ type datagram struct {
 	templates int   // template records
 	options   int   // options data records
 	last      int64 // Unix ns: the newest time in it
+
+	// Of a session: the templates that its data sets need, where its end is in what
+	// the link has written, and when it was written.
+	uses []*definition
+	end  uint64
+	at   time.Time
+}
+
+// need notes a template of g's data.
+func (g *datagram) need(d *definition) {
+	if !slices.Contains(g.uses, d) {
+		g.uses = append(g.uses, d)
+	}
 }
 
 // sum is what the flow records of a datagram say together. A record that v5
@@ -51,8 +64,11 @@ type stream struct {
 	preset  wire.Preset
 	refresh uint64 // datagrams
 	random  bool   // sampling by lot
-	follow  bool   // time is the records'
-	payload int    // longest datagram, octets
+	session bool   // messages go over a link, which tells the templates
+	fields  wire.Fields
+	v8      wire.FormV8 // of version 8
+	follow  bool        // time is the records'
+	payload int         // longest datagram, octets
 
 	get  func() *datagram  // an empty datagram with room for payload octets
 	free func(g *datagram) // takes back what get gave
@@ -80,23 +96,26 @@ type stream struct {
 	announcedAt uint64 // built, then
 
 	extra   func(*optionsWriter) // names and statistics
-	rules   *rules               // nil: records name none
+	preface func(g *datagram)    // of a session: g is what readers need before data; nil: more will come
+	defs    map[*optionsTemplate]*definition
+	rules   *rules // nil: records name none
 	scratch []byte
 	mended  flow.Record
 }
 
 // open gathers the records of one layout.
 type open struct {
-	layout *wire.Layout // nil: v1, v5, v7
+	layout *wire.Layout // nil: v1, v5, v7, v8
 	size   int          // octets of a record
 	body   []byte
 	each   []sum
 	last   int64 // newest Last among them
 	used   uint64
 
-	sent   bool   // its template was sent
-	sentAt uint64 // in the datagram of this number
-	field  uint16 // v5: the header's sampling field
+	def    *definition // of a session
+	sent   bool        // its template was sent
+	sentAt uint64      // in the datagram of this number
+	field  uint16      // v5: the header's sampling field
 }
 
 // maxLayouts bounds the templates alive at once; the one unused for longest
@@ -106,6 +125,13 @@ const maxLayouts = 64
 // gather is how many datagrams' worth of records may wait for a template that
 // is due again: the more data follows it at once, the less it costs.
 const gather = 8
+
+func (s *stream) gather() int {
+	if s.session {
+		return 1
+	}
+	return gather
+}
 
 // Template numbers: options first, then data.
 const firstLayoutID = 300
@@ -118,6 +144,8 @@ func (s *stream) header() int {
 		return wire.HeaderV9Len
 	case flow.VersionV1:
 		return wire.HeaderV1Len
+	case flow.VersionV8:
+		return wire.HeaderV8Len
 	}
 	return wire.HeaderV5Len
 }
@@ -138,6 +166,8 @@ func (s *stream) begin(now, boot int64) {
 		s.fixed.size = wire.RecordV5Len
 	case flow.VersionV7:
 		s.fixed.size = wire.RecordV7Len
+	case flow.VersionV8:
+		s.fixed.size = s.v8.Scheme.RecordLen()
 	}
 }
 
@@ -164,6 +194,9 @@ func (s *stream) add(r *flow.Record) {
 		sampler = s.sampler(rate)
 	}
 	shape := wire.ShapeOf(s.version, s.preset, r, sampler != 0)
+	if s.fields.Chosen() {
+		shape = s.fields.Of(shape)
+	}
 	o := s.hint
 	if o == nil || o.layout.Shape != shape {
 		if o = s.open[shape]; o == nil {
@@ -174,7 +207,7 @@ func (s *stream) add(r *flow.Record) {
 	if s.version == flow.VersionV9 {
 		s.place(r.First, r.Last)
 	}
-	if n := len(o.body) + o.size; n > s.room() && (n > gather*s.room() || !s.due(o)) {
+	if n := len(o.body) + o.size; n > s.room() && (n > s.gather()*s.room() || !s.due(o)) {
 		for len(o.body)+o.size > s.room() {
 			s.emitOpen(o)
 		}
@@ -183,7 +216,8 @@ func (s *stream) add(r *flow.Record) {
 		s.rules.name(r.Rule)
 	}
 	o.body = o.layout.Append(o.body, r, s.boot, sampler)
-	s.put(o, r.Last, sum{records: 1, wire: 1, packets: r.Packets, octets: r.Bytes})
+	packets, octets := r.Total()
+	s.put(o, r.Last, sum{records: 1, wire: 1, packets: packets, octets: octets})
 }
 
 func (s *stream) put(o *open, last int64, one sum) {
@@ -248,7 +282,7 @@ func (s *stream) date(g *datagram) wire.Stamp {
 	switch s.version {
 	case flow.VersionV9:
 		unit = time.Second // the header has no fraction
-	case flow.VersionV1, flow.VersionV5, flow.VersionV7:
+	case flow.VersionV1, flow.VersionV5, flow.VersionV7, flow.VersionV8:
 		unit = time.Millisecond
 	}
 	t := s.clock()
@@ -298,8 +332,11 @@ func (s *stream) create(shape wire.Shape) *open {
 	}
 	l := wire.NewLayout(s.version, shape, s.nextID)
 	s.nextID = nextID(s.nextID)
-	most := gather * s.payload
+	most := s.gather() * s.payload
 	o := &open{layout: l, size: l.Size, body: make([]byte, 0, most), each: make([]sum, 0, most/l.Size+1), used: s.built}
+	if s.session {
+		o.def = &definition{l.ID, wire.TemplateSet(s.version), l.AppendTemplate(nil)}
+	}
 	s.open[shape] = o
 	s.order = append(s.order, o)
 	return o
@@ -328,12 +365,12 @@ func (s *stream) start() *datagram {
 // blank is a datagram with nothing but room for its header.
 func (s *stream) blank() *datagram {
 	g := s.get()
-	*g = datagram{b: g.b[:s.header()]}
+	*g = datagram{b: g.b[:s.header()], uses: g.uses[:0]}
 	return g
 }
 
 // finish writes g's header and emits it. The sequence number is that before g:
-// of records for v5, v7 and IPFIX (options records too), of datagrams for v9.
+// of records for v5, v7, v8 and IPFIX (options records too), of datagrams for v9.
 func (s *stream) finish(g *datagram) {
 	g.seq = s.seq
 	stamp := s.date(g)
@@ -353,6 +390,8 @@ func (s *stream) finish(g *datagram) {
 			wire.PutHeaderV5(g.b, h)
 		case flow.VersionV7:
 			wire.PutHeaderV7(g.b, h)
+		case flow.VersionV8:
+			wire.PutHeaderV8(g.b, h, s.v8.Scheme)
 		}
 		s.seq += uint32(g.data)
 	}
@@ -416,6 +455,9 @@ func (s *stream) pack(g *datagram, o *open) bool {
 	g.b = wire.EndSet(g.b, at)
 	g.count += n
 	g.data += n
+	if s.session {
+		g.need(o.def)
+	}
 	for _, e := range o.each[:n] {
 		g.sum.add(e)
 	}
@@ -425,7 +467,9 @@ func (s *stream) pack(g *datagram, o *open) bool {
 }
 
 // due says that o's template goes out again before its next data.
-func (s *stream) due(o *open) bool { return !o.sent || s.built-o.sentAt >= s.refresh }
+func (s *stream) due(o *open) bool {
+	return !s.session && (!o.sent || s.built-o.sentAt >= s.refresh)
+}
 
 // take removes o's first n records.
 func (s *stream) take(o *open, n int) {
@@ -450,6 +494,9 @@ func (s *stream) resend() {
 		return
 	}
 	s.announce()
+	if s.session {
+		return // the link tells its templates
+	}
 	g := s.blank()
 	for _, o := range s.order {
 		if len(g.b)+wire.SetHeaderLen+o.layout.TemplateSize() > s.payload {

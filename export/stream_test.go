@@ -244,7 +244,7 @@ func TestSequenceLaw(t *testing.T) {
 			w := tap(t, d, false)
 			w.seq = math.MaxUint32 - 5_000
 			w.extra = func(o *optionsWriter) {
-				o.names([]Interface{{1, "eth0", "first"}, {2, "eth1", ""}})
+				o.names([]Interface{{Index: 1, Name: "eth0", Description: "first"}, {Index: 2, Name: "eth1"}})
 				o.counters(o.pick(&meteringV9, &meteringIPFIX), 1, 1, 2, 3)
 				o.counters(o.pick(&notSentV9, &notSentIPFIX), 1, 4, 5, 6)
 			}

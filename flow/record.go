@@ -86,6 +86,7 @@ const (
 	HasFlowID
 	HasDropped // DroppedPackets and DroppedBytes
 	HasRule
+	HasFlows
 )
 
 // Record is one flow record: what the metering process says of a flow when it
@@ -105,6 +106,7 @@ type Record struct {
 	FlowID         uint64 // IE 148: names this record among all of its exporter's
 
 	DroppedPackets, DroppedBytes uint64 // IE 133, 132: of Packets, what an access list stopped (metered here)
+	Flows                        uint64 // IE 3: flows that were merged into this record (aggregated here)
 
 	Has Field
 
@@ -127,10 +129,24 @@ type Record struct {
 	IPVersion          uint8 // 4 or 6; 0: by the form of the addresses
 	Fragment           bool  // made of later fragments (metered here)
 
+	// More and Reverse, of records metered here, are what keys, collected facts and
+	// biflows bring; nil: nothing. They belong to the giver, as Elements does.
+	More    *More
+	Reverse *Reverse
+
 	// Elements holds what has no column of its own: a JSON object
 	// {"ianaName": value, …}, or nil. Who sets HasDropped or HasRule puts into it
-	// what AppendVerdict gives.
+	// what AppendVerdict gives; who sets HasFlows, More or Reverse, what AppendMore
+	// gives.
 	Elements []byte
+}
+
+// Total is what r counts: of both directions, if it is a biflow's.
+func (r *Record) Total() (packets, bytes uint64) {
+	if r.Reverse == nil {
+		return r.Packets, r.Bytes
+	}
+	return r.Packets + r.Reverse.Packets, r.Bytes + r.Reverse.Bytes
 }
 
 // EventDenied is firewallEvent (IE 233) of a flow some of whose packets were
@@ -165,11 +181,30 @@ func (r *Record) AppendVerdict(dst []byte) []byte {
 // AppendCopies appends records that outlive the batch they are from.
 func AppendCopies(dst, batch []Record) []Record {
 	for i := range batch {
-		r := batch[i]
-		r.Elements = slices.Clone(r.Elements)
-		dst = append(dst, r)
+		dst = append(dst, batch[i])
+		dst[len(dst)-1].own()
 	}
 	return dst
+}
+
+// AppendCopy is AppendCopies for one.
+func AppendCopy(dst []Record, r *Record) []Record {
+	dst = append(dst, *r)
+	dst[len(dst)-1].own()
+	return dst
+}
+
+// own makes copies of what belongs to the giver.
+func (r *Record) own() {
+	r.Elements = slices.Clone(r.Elements)
+	if r.More != nil {
+		m := *r.More
+		r.More = &m
+	}
+	if r.Reverse != nil {
+		v := *r.Reverse
+		r.Reverse = &v
+	}
 }
 
 // Sink takes records in batches. It returns when it has taken them (and may

@@ -31,6 +31,9 @@ type Interface struct {
 	MTU    int
 	Parent uint32 // index of the interface that it is on top of: a VLAN's, a MACVLAN's; 0: none
 	VLAN   uint16 // its VLAN's id; 0: none
+
+	VRF   string // the VRF device that it belongs to, or the network namespace; empty: neither
+	Table uint32 // the routing table of that
 }
 
 // Interfaces lists all, by index. It reads the whole routing table.
@@ -53,8 +56,13 @@ func Links() ([]Interface, error) {
 		return nil, fmt.Errorf("listing interfaces: %w", err)
 	}
 	byIndex := map[int]string{}
+	tables := map[int]*netlink.Vrf{}
+	space := namespace()
 	for _, l := range links {
 		byIndex[l.Attrs().Index] = l.Attrs().Name
+		if v, ok := l.(*netlink.Vrf); ok {
+			tables[v.Index] = v
+		}
 	}
 	list := make([]Interface, 0, len(links))
 	for _, l := range links {
@@ -71,6 +79,16 @@ func Links() ([]Interface, error) {
 		}
 		if driver, err := os.Readlink(filepath.Join("/sys/class/net", a.Name, "device/driver")); err == nil {
 			i.Driver = filepath.Base(driver)
+		}
+		v := tables[a.MasterIndex]
+		if v == nil {
+			v = tables[a.Index]
+		}
+		switch {
+		case v != nil:
+			i.VRF, i.Table = v.Name, v.Table
+		case space != "":
+			i.VRF, i.Table = space, unix.RT_TABLE_MAIN
 		}
 		list = append(list, i)
 	}
@@ -145,4 +163,24 @@ func Find(all []Interface, names []string) ([]Interface, error) {
 		chosen = append(chosen, all[at])
 	}
 	return chosen, nil
+}
+
+// namespace is the name of this process's network namespace, as ip-netns(8) gives
+// it; empty: it has none.
+func namespace() string {
+	const named = "/run/netns"
+	ours, err := os.Stat("/proc/self/ns/net")
+	if err != nil {
+		return ""
+	}
+	list, err := os.ReadDir(named)
+	if err != nil {
+		return ""
+	}
+	for _, e := range list {
+		if s, err := os.Stat(filepath.Join(named, e.Name())); err == nil && os.SameFile(ours, s) {
+			return e.Name()
+		}
+	}
+	return ""
 }

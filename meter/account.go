@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"weir/cache"
 	"weir/capture"
 	"weir/flow"
 	"weir/packet"
@@ -11,8 +12,9 @@ import (
 
 // Reasons of this stage, beside packet.Reason's.
 const (
-	notSampled = "not-sampled"
-	ownExport  = "own-export"
+	notSampled     = "not-sampled"
+	flowNotSampled = "flow-not-sampled"
+	ownExport      = "own-export"
 )
 
 // account is what one reader has counted. Octets of a packet with a decoded IP
@@ -21,6 +23,7 @@ type account struct {
 	metered    Count
 	ignored    []Count // by packet.Reason
 	notSampled Count
+	flows      Count // of flows that were not sampled
 	ownExport  Count
 	filtered   Count
 	backwards  uint64 // metered packets with a time before one already seen
@@ -79,6 +82,7 @@ func (a *account) ignoredAt(list []Interface) {
 		add(why.String(), a.ignored[why])
 	}
 	add(notSampled, a.notSampled)
+	add(flowNotSampled, a.flows)
 	add(ownExport, a.ownExport)
 }
 
@@ -89,11 +93,14 @@ type reader struct {
 	chosen  func(*flow.Key) bool // nil: all
 	own     func(*flow.Key) bool // nil: none
 	sampler *sampler             // nil: every packet
+	flows   *cache.FlowSampler   // nil: every flow
+	inner   bool                 // what is in tunnels is metered
 	newest  int64
 }
 
-// decode reads one packet into in, and says whether it is to be metered.
-func (r *reader) decode(p *capture.Packet, in *packet.Info) bool {
+// decode reads one packet into in, and what more is wanted into x unless that is nil,
+// and says whether it is to be metered.
+func (r *reader) decode(p *capture.Packet, in *packet.Info, x *flow.More) bool {
 	if r.filter != nil && !r.filter.Match(p) {
 		r.account.filtered.add(uint64(p.Wire))
 		return false
@@ -104,7 +111,12 @@ func (r *reader) decode(p *capture.Packet, in *packet.Info) bool {
 	case r.sampler != nil && !r.sampler.take():
 		r.account.notSampled.add(octets)
 	default:
-		why := p.Decode(in)
+		var why packet.Reason
+		if x == nil {
+			why = p.Decode(in)
+		} else {
+			why = p.DecodeMore(r.inner, in, x)
+		}
 		ok = why == packet.Decoded
 		if ok && r.chosen != nil && !r.chosen(&in.Key) {
 			r.account.filtered.add(uint64(in.Length))
@@ -113,6 +125,9 @@ func (r *reader) decode(p *capture.Packet, in *packet.Info) bool {
 		if ok && r.own != nil && r.own(&in.Key) {
 			ok = false
 			r.account.ownExport.add(octets)
+		} else if ok && !r.flows.Take(&in.Key) {
+			ok = false
+			r.account.flows.add(octets)
 		} else if ok {
 			octets = uint64(in.Length)
 			r.account.metered.add(octets)
@@ -183,6 +198,7 @@ func sum(all []account) account {
 		a := &all[i]
 		t.metered.plus(a.metered)
 		t.notSampled.plus(a.notSampled)
+		t.flows.plus(a.flows)
 		t.ownExport.plus(a.ownExport)
 		t.filtered.plus(a.filtered)
 		t.backwards += a.backwards

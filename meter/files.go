@@ -11,6 +11,7 @@ import (
 
 	"weir/cache"
 	"weir/capture"
+	"weir/flow"
 	"weir/packet"
 )
 
@@ -24,6 +25,7 @@ const readPackets = 256
 // block is a piece of the stream: packets, and the ticks between them.
 type block struct {
 	infos [blockPackets]packet.Info
+	more  []flow.More // of the same packets; nil: nothing is wanted
 	n     int
 	ticks []tick
 
@@ -46,6 +48,40 @@ type share struct {
 	spare []*cache.Batch // for it
 }
 
+func newBlock(cfg *cache.Config) *block {
+	b := new(block)
+	if cfg.Select.Wide() {
+		b.more = make([]flow.More, blockPackets)
+	}
+	return b
+}
+
+// moreAt is where what more is wanted of packet i goes; nil: nowhere.
+func (b *block) moreAt(i int) *flow.More {
+	if b.more == nil {
+		return nil
+	}
+	return &b.more[i]
+}
+
+// add gives packets from up to to to a cache.
+func (b *block) add(c *cache.Cache, from, to int) {
+	if b.more == nil {
+		c.Add(b.infos[from:to])
+	} else {
+		c.AddMore(b.infos[from:to], b.more[from:to])
+	}
+}
+
+// addSome gives a share of the packets to its cache.
+func (b *block) addSome(c *cache.Cache, index []uint16) {
+	if b.more == nil {
+		c.AddSome(b.infos[:b.n], b.hashes[:b.n], index)
+	} else {
+		c.AddSomeMore(b.infos[:b.n], b.more[:b.n], b.hashes[:b.n], index)
+	}
+}
+
 func (b *block) reset() {
 	b.n, b.ticks = 0, b.ticks[:0]
 	for i := range b.work {
@@ -64,7 +100,7 @@ func (m *Meter) RunFiles(ctx context.Context, sources ...capture.Source) error {
 	}
 	cfg := m.cfg.Cache
 	cfg.Offline = true
-	cfg.Sampling = max(m.cfg.Sample.N, 1)
+	cfg.Sampling = m.cfg.Rate()
 	out := newMerger(m, &cfg)
 	r := m.newReader(0)
 	var failed []error
@@ -114,7 +150,7 @@ func (f *feeder) read(ctx context.Context, src capture.Source) error {
 		for i := range batch.Packets {
 			b := f.block
 			in := &b.infos[b.n]
-			if !f.decode(&batch.Packets[i], in) {
+			if !f.decode(&batch.Packets[i], in, b.moreAt(b.n)) {
 				continue
 			}
 			if in.Time >= f.next || !f.begun {
@@ -165,18 +201,18 @@ func (m *Meter) inline(cfg cache.Config, r *reader, out *merger, read func(func(
 		return err
 	}
 	defer c.Close()
-	b := new(block)
+	b := newBlock(&cfg)
 	err = read(func(full *block) (*block, error) {
 		if full == nil {
 			return b, nil
 		}
 		from := 0
 		for _, t := range b.ticks {
-			c.Add(b.infos[from:t.at])
+			b.add(c, from, t.at)
 			c.Tick(t.now)
 			from = t.at
 		}
-		c.Add(b.infos[from:b.n])
+		b.add(c, from, b.n)
 		c.Flush()
 		out.blockEnd(c.Clock())
 		b.reset()
@@ -200,7 +236,8 @@ func (m *Meter) parallel(cfg cache.Config, n int, r *reader, out *merger, read f
 	blocks := 4 + 2*n
 	free := make(chan *block, blocks)
 	for range blocks {
-		b := &block{work: make([]share, n)}
+		b := newBlock(&cfg)
+		b.work = make([]share, n)
 		for i := range b.work {
 			b.work[i].index = make([]uint16, 0, blockPackets)
 		}
@@ -209,7 +246,7 @@ func (m *Meter) parallel(cfg cache.Config, n int, r *reader, out *merger, read f
 	// Each channel has room for all blocks: nobody waits but for work.
 	workers := make([]*worker, n)
 	for i := range workers {
-		w := &worker{meter: m, number: i, todo: make(chan *block, blocks), done: make(chan *block, blocks)}
+		w := &worker{meter: m, config: &cfg, number: i, todo: make(chan *block, blocks), done: make(chan *block, blocks)}
 		own := cfg
 		own.Gone = w.take
 		var err error
@@ -294,8 +331,12 @@ func (b *block) divide(s *cache.Sharer) {
 		for ; next < len(b.ticks) && b.ticks[next].at == i; next++ {
 			b.divideTick()
 		}
-		h, to := s.Share(&b.infos[i].Key)
-		b.hashes[i] = h
+		var to int
+		if b.more == nil {
+			b.hashes[i], to = s.Share(&b.infos[i].Key)
+		} else {
+			b.hashes[i], to = s.ShareMore(&b.infos[i].Key, &b.more[i])
+		}
 		w := &b.work[to]
 		w.index = append(w.index, uint16(i))
 	}
@@ -314,6 +355,7 @@ func (b *block) divideTick() {
 // worker owns one share of the table.
 type worker struct {
 	meter      *Meter
+	config     *cache.Config
 	number     int
 	cache      *cache.Cache
 	block      *block // at work
@@ -327,11 +369,11 @@ func (w *worker) run() {
 		s := &b.work[w.number]
 		from := 0
 		for i, t := range b.ticks {
-			w.cache.AddSome(b.infos[:b.n], b.hashes[:b.n], s.index[from:s.ticks[i]])
+			b.addSome(w.cache, s.index[from:s.ticks[i]])
 			w.cache.Tick(t.now)
 			from = s.ticks[i]
 		}
-		w.cache.AddSome(b.infos[:b.n], b.hashes[:b.n], s.index[from:])
+		b.addSome(w.cache, s.index[from:])
 		w.cache.Flush()
 		if w.number == 0 {
 			b.clock = w.cache.Clock() // all caches have the same ticks
@@ -347,7 +389,7 @@ func (w *worker) take(full *cache.Batch) *cache.Batch {
 	s.gone = append(s.gone, full)
 	n := len(s.spare)
 	if n == 0 {
-		return new(cache.Batch)
+		return w.config.NewBatch()
 	}
 	empty := s.spare[n-1]
 	s.spare = s.spare[:n-1]

@@ -11,7 +11,6 @@ import (
 	"weir/cache"
 	"weir/capture"
 	"weir/flow"
-	"weir/packet"
 )
 
 const (
@@ -30,11 +29,11 @@ const (
 func (m *Meter) RunLive(ctx context.Context, sources ...capture.Source) error {
 	shared := &sharedSink{sink: m.sink}
 	var all []*live
-	boot := uint16(rand.Uint32())
+	boot, chooser := uint16(rand.Uint32()), rand.Uint64()
 	for i, src := range sources {
 		cfg := m.cfg.Cache
 		cfg.Offline, cfg.Gone = false, nil
-		cfg.Sampling = max(m.cfg.Sample.N, 1)
+		cfg.Sampling = m.cfg.Rate()
 		cfg.Number = uint8(i)
 		if cfg.Seed == 0 {
 			cfg.Seed = rand.Uint64() // nobody may know who shares a set with whom
@@ -47,7 +46,10 @@ func (m *Meter) RunLive(ctx context.Context, sources ...capture.Source) error {
 			return err
 		}
 		defer c.Close()
-		all = append(all, &live{meter: m, number: i, source: src, cache: c, reader: m.newReader(i), ask: make(chan question), ended: make(chan struct{})})
+		r := m.newReader(i)
+		cfg.Seed = chooser // of flows: the same at all sources
+		r.flows = cache.NewFlowSampler(cfg, m.cfg.SampleFlows)
+		all = append(all, &live{meter: m, number: i, source: src, cache: c, reader: r, block: newBlock(&cfg), ask: make(chan question), ended: make(chan struct{})})
 	}
 	m.mu.Lock()
 	for _, l := range all {
@@ -87,7 +89,7 @@ type live struct {
 	reader *reader
 	ask    chan question
 	ended  chan struct{} // no more answers
-	infos  [blockPackets]packet.Info
+	block  *block
 }
 
 func (l *live) run(ctx context.Context) error {
@@ -136,17 +138,18 @@ func (l *live) run(ctx context.Context) error {
 }
 
 func (l *live) add(packets []capture.Packet) {
+	b := l.block
 	n := 0
 	for i := range packets {
-		if !l.reader.decode(&packets[i], &l.infos[n]) {
+		if !l.reader.decode(&packets[i], &b.infos[n], b.moreAt(n)) {
 			continue
 		}
-		if n++; n == len(l.infos) {
-			l.cache.Add(l.infos[:n])
+		if n++; n == len(b.infos) {
+			b.add(l.cache, 0, n)
 			n = 0
 		}
 	}
-	l.cache.Add(l.infos[:n])
+	b.add(l.cache, 0, n)
 }
 
 func (l *live) publish() {

@@ -8,6 +8,7 @@ import (
 // merger orders what left the caches by (end, key) and hands the records on.
 type merger struct {
 	meter    *Meter
+	config   *cache.Config
 	recorder cache.Recorder
 	sorter   cache.Sorter
 	limit    int // entries that may wait for their second to be over
@@ -18,6 +19,7 @@ type merger struct {
 	free     []*cache.Batch
 	clock    uint32 // of the caches, at the last block's end
 	records  []flow.Record
+	told     cache.Told // of records
 	given    uint64
 	lost     cache.Lost
 	err      error
@@ -33,7 +35,7 @@ func newMerger(m *Meter, cfg *cache.Config) *merger {
 		entries = cache.DefaultEntries
 	}
 	return &merger{
-		meter: m, recorder: cache.NewRecorder(cfg),
+		meter: m, config: cfg, recorder: cache.NewRecorder(cfg),
 		limit:   max(entries, 64<<10),
 		records: make([]flow.Record, 0, recordBatch),
 	}
@@ -44,10 +46,10 @@ func newMerger(m *Meter, cfg *cache.Config) *merger {
 // is still in the processor's cache.
 func (o *merger) take(b *cache.Batch) *cache.Batch {
 	o.waiting = append(o.waiting, b)
-	gone := b.Gone()
-	o.count += len(gone)
-	for i := range gone {
-		if g := &gone[i]; g.End() == o.clock+1 {
+	n := b.Len()
+	o.count += n
+	for i := range n {
+		if g := b.At(i); g.End() == o.clock+1 {
 			o.sorter.Add(g)
 		} else {
 			o.later = append(o.later, g)
@@ -59,7 +61,7 @@ func (o *merger) take(b *cache.Batch) *cache.Batch {
 func (o *merger) empty() *cache.Batch {
 	n := len(o.free)
 	if n == 0 {
-		return new(cache.Batch)
+		return o.config.NewBatch()
 	}
 	b := o.free[n-1]
 	o.free = o.free[:n-1]
@@ -106,7 +108,7 @@ func (o *merger) write(end uint32) {
 	o.waiting, o.old = o.old[:0], old
 	var to *cache.Batch
 	for i, g := range rest {
-		if to == nil || len(to.Gone()) == cap(to.Gone()) {
+		if to == nil || to.Full() {
 			to = o.empty()
 			to.Reset()
 			o.waiting = append(o.waiting, to)
@@ -129,8 +131,13 @@ func (o *merger) sorted() {
 			touch ^= g.Packets ^ uint64(g.Last)
 		}
 		for ; i < to; i++ {
+			if len(o.records) == 0 {
+				o.recorder.Begin(&o.told, recordBatch)
+			}
 			o.records = o.records[:len(o.records)+1]
-			o.recorder.Fill(o.sorter.At(i), &o.records[len(o.records)-1])
+			g, r := o.sorter.At(i), &o.records[len(o.records)-1]
+			o.recorder.Fill(g, r)
+			o.recorder.Tell(g, r, &o.told)
 		}
 		if len(o.records) == recordBatch {
 			o.flush()
@@ -152,9 +159,10 @@ func (o *merger) flush() {
 		}
 	}
 	for i := range batch {
+		packets, octets := batch[i].Total()
 		o.lost.Records++
-		o.lost.Packets += batch[i].Packets
-		o.lost.Bytes += batch[i].Bytes
+		o.lost.Packets += packets
+		o.lost.Bytes += octets
 	}
 }
 

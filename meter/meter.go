@@ -51,6 +51,15 @@ type Config struct {
 	// and counted as "own-export"; asked from any goroutine. Nil: none are.
 	Own    func(*flow.Key) bool
 	Sample Sampling
+	// SampleFlows chooses one flow in so many, by its key; the packets of the others
+	// are counted as "flow-not-sampled". 0 and 1: every flow.
+	SampleFlows uint32
+}
+
+// Rate is one packet in so many that is in a record, of many flows: what records say as
+// their sampling.
+func (c *Config) Rate() uint32 {
+	return uint32(min(uint64(max(c.Sample.N, 1))*uint64(max(c.SampleFlows, 1)), math.MaxUint32))
 }
 
 // Count is a number of packets and their octets.
@@ -122,7 +131,8 @@ func New(cfg Config, sink flow.Sink) (*Meter, error) {
 
 func (m *Meter) newReader(i int) *reader {
 	return &reader{
-		account: newAccount(), filter: m.cfg.Filter, chosen: m.cfg.Chosen, own: m.cfg.Own,
+		account: newAccount(), filter: m.cfg.Filter, chosen: m.cfg.Chosen, own: m.cfg.Own, inner: m.cfg.Cache.Select.Inner,
+		flows:   cache.NewFlowSampler(m.cfg.Cache, m.cfg.SampleFlows),
 		sampler: newSampler(m.cfg.Sample, m.cfg.Cache.Seed+uint64(i)), newest: math.MinInt64,
 	}
 }
@@ -179,8 +189,10 @@ func (m *Meter) Snapshot() Snapshot {
 		s.Count.plus(a.ignored[why])
 	}
 	s.Ignored[notSampled] = a.notSampled
+	s.Ignored[flowNotSampled] = a.flows
 	s.Ignored[ownExport] = a.ownExport
 	s.Count.plus(a.notSampled)
+	s.Count.plus(a.flows)
 	s.Count.plus(a.ownExport)
 	s.Flows.Created = s.Cache.Created
 	s.Flows.Expired = make(map[string]uint64)
@@ -210,6 +222,11 @@ func (m *Meter) Losses() []flow.Loss {
 	all = append(all, flow.Loss{
 		Stage: "packet", Reason: notSampled, Packets: c.Packets, Bytes: c.Bytes,
 		Help: "Sampling did not choose the packet; records say at which rate.",
+	})
+	c = s.Ignored[flowNotSampled]
+	all = append(all, flow.Loss{
+		Stage: "packet", Reason: flowNotSampled, Packets: c.Packets, Bytes: c.Bytes,
+		Help: "Sampling of flows did not choose the packet's flow; records say at which rate.",
 	})
 	c = s.Ignored[ownExport]
 	all = append(all, flow.Loss{

@@ -182,7 +182,7 @@ func TestFiles(t *testing.T) {
 		if got := s.Ignored["arp"]; got != (meter.Count{Packets: uint64(arps), Bytes: uint64(arps) * 60}) {
 			t.Errorf("ignored %+v as arp, want %d packets", got, arps)
 		}
-		if len(s.Ignored) != len(packet.Reasons())+2 || len(s.Flows.Expired) != 5 || len(s.Lost) != 1 {
+		if len(s.Ignored) != len(packet.Reasons())+3 || len(s.Flows.Expired) != 5 || len(s.Lost) != 1 {
 			t.Errorf("not all reasons are listed: %+v", s)
 		}
 	}

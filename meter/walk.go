@@ -45,7 +45,7 @@ func (l *live) answer(quiet bool) {
 	for {
 		records := q.into[:0]
 		l.cache.EntriesOf(q.part, func(r *flow.Record) bool {
-			records = append(records, *r)
+			records = flow.AppendCopy(records, r)
 			return true
 		})
 		more := q.part+1 < l.cache.Parts()

@@ -64,19 +64,19 @@ func Decode(link LinkType, data []byte, wire uint32, in *Info) Reason {
 }
 
 func decodeAny(link LinkType, data []byte, wire uint32, in *Info) Reason {
-	at, why := Network(link, data)
-	if why != Decoded {
+	w := walker{b: data}
+	if why := w.link(link); why != Decoded {
 		return why
 	}
-	rest := wire - uint32(at.Offset)
-	if at.End != 0 {
-		data = data[:min(at.End, len(data))]
-		rest = min(rest, uint32(at.End-at.Offset))
+	b, rest := w.packet(wire)
+	return decodeIP(w.at.EtherType, b, rest, w.at.VLAN, in)
+}
+
+func decodeIP(etherType uint16, b []byte, rest uint32, vlan uint16, in *Info) Reason {
+	if etherType == typeIPv6 {
+		return decodeIPv6(b, rest, vlan, in)
 	}
-	if at.EtherType == typeIPv6 {
-		return decodeIPv6(data[at.Offset:], rest, at.VLAN, in)
-	}
-	return decodeIPv4(data[at.Offset:], rest, at.VLAN, in)
+	return decodeIPv4(b, rest, vlan, in)
 }
 
 // decodeIPv4 reads an IPv4 packet (RFC 791) that starts at b[0]. rest is the

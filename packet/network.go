@@ -43,6 +43,9 @@ type walker struct {
 	at      Layer
 	headers int // that were read
 	tries   int // pseudowires that are being tried
+
+	more   *flow.More // nil: what it tells is not wanted
+	labels int        // in more
 }
 
 // deep counts one more header, and says whether that is one too many.
@@ -166,8 +169,20 @@ func (w *walker) ethernet() Reason {
 		w.skip(26)
 		return w.ethernet()
 	}
+	if w.more != nil && w.more.SrcMAC == [6]byte{} && w.more.DstMAC == [6]byte{} {
+		w.more.DstMAC, w.more.SrcMAC = [6]byte(b), [6]byte(b[6:])
+	}
 	w.skip(etherLen)
 	return w.etherType(be.Uint16(b[12:]))
+}
+
+// tag keeps the outermost tag, and the second if it is wanted.
+func (w *walker) tag(t uint16) {
+	if w.at.VLAN == 0 {
+		w.at.VLAN = t
+	} else if w.more != nil && w.more.InnerVLAN == 0 {
+		w.more.InnerVLAN = t
+	}
 }
 
 // etherType follows tags until the network layer. At each turn the walker is
@@ -189,8 +204,8 @@ func (w *walker) etherType(t uint16) Reason {
 		switch t {
 		case typeVLAN, typeProvider, typeQinQ:
 			size = 4
-			if len(b) >= size && w.at.VLAN == 0 {
-				w.at.VLAN = be.Uint16(b)&flow.VLANMask | flow.KeyTagged
+			if len(b) >= size {
+				w.tag(be.Uint16(b)&flow.VLANMask | flow.KeyTagged)
 			}
 		case typePPPoE: // version, type, code, session, length
 			if len(b) < 6 {
@@ -324,6 +339,10 @@ func (w *walker) mpls() Reason {
 			return TruncatedLink
 		}
 		bottom := w.rest()[2]&1 != 0
+		if w.more != nil && w.labels < flow.MaxLabels {
+			w.more.Labels[w.labels] = be.Uint32(w.rest())>>8 | flow.LabelThere
+			w.labels++
+		}
 		w.skip(4)
 		if bottom {
 			break
@@ -361,14 +380,21 @@ func (w *walker) pseudowire(n int) bool {
 	if w.tries == maxTries || !w.need(n) {
 		return false
 	}
-	here, frame := w.at, w.b
+	here, frame, labels := w.at, w.b, w.labels
+	var more flow.More
+	if w.more != nil {
+		more = *w.more
+	}
 	w.skip(n)
 	w.tries++
 	if w.ethernet() == Decoded && w.need(1) && w.rest()[0]>>4 == map4or6(w.at.EtherType) {
 		return true
 	}
 	w.tries--
-	w.at, w.b = here, frame
+	w.at, w.b, w.labels = here, frame, labels
+	if w.more != nil {
+		*w.more = more
+	}
 	return false
 }
 

@@ -284,3 +284,53 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// sameMore checks DecodeMore against Decode: without looking into tunnels both say the
+// same; with it, what is found in one is a packet that Decode would take.
+func sameMore(t interface{ Fatalf(string, ...any) }, link packet.LinkType, data []byte, wire uint32) {
+	var plain, outer, inner packet.Info
+	var more flow.More
+	why := packet.Decode(link, data, wire, &plain)
+	if got := packet.DecodeMore(link, data, wire, false, &outer, &more); got != why || why == packet.Decoded && outer != plain {
+		t.Fatalf("Decode says %v %+v, DecodeMore %v %+v", why, plain, got, outer)
+	}
+	if got := packet.DecodeMore(link, data, wire, true, &inner, &more); got != why {
+		t.Fatalf("Decode says %v, with tunnels %v", why, got)
+	}
+	if why != packet.Decoded {
+		return
+	}
+	in := inner.Key.VLAN&flow.KeyInner != 0
+	if in != (more.Tunnel != flow.NoTunnel) {
+		t.Fatalf("inner %v, tunnel %v", in, more.Tunnel)
+	}
+	if !in && inner != plain {
+		t.Fatalf("no tunnel, and yet %+v is not %+v", inner, plain)
+	}
+	if in && (more.TunnelSrc != plain.Key.Src || more.TunnelDst != plain.Key.Dst || more.TunnelProto != plain.Key.Proto) {
+		t.Fatalf("around the tunnel %+v, Decode says %+v", more, plain)
+	}
+	if tagged := uint16(flow.KeyTagged | flow.VLANMask); inner.Key.VLAN&tagged != plain.Key.VLAN&tagged {
+		t.Fatalf("VLAN %x, want %x", inner.Key.VLAN, plain.Key.VLAN)
+	}
+}
+
+func TestMoreIsDecode(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b := frame(t)
+		cut := rapid.IntRange(0, len(b)).Draw(t, "cut")
+		sameMore(t, packet.LinkEthernet, b[:cut:cut], uint32(len(b)))
+	})
+}
+
+// FuzzDecodeMore: no frame makes DecodeMore panic or read beyond it, and it agrees
+// with Decode.
+func FuzzDecodeMore(f *testing.F) {
+	corpusFrames(f, func(link packet.LinkType, data []byte) { f.Add(uint32(link), data) })
+	for _, proto := range []byte{4, 17, 41, 47} {
+		f.Add(uint32(packet.LinkRaw), []byte{0x45, 0, 0, 48, 0, 0, 0, 0, 64, proto, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0x12, 0xb5, 0x12, 0xb5, 0, 28, 0, 0, 8, 0, 0, 0, 0, 0, 1, 0, 0x45})
+	}
+	f.Fuzz(func(t *testing.T, link uint32, data []byte) {
+		sameMore(t, packet.LinkType(link), data[:len(data):len(data)], uint32(len(data)))
+	})
+}

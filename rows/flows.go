@@ -118,7 +118,11 @@ func appendLine(b []byte, r *flow.Record) []byte {
 	pad(24)
 	right(36, dur)
 	pad(38)
-	b = append(b, ProtoName(r.Proto)...)
+	if r.Has&flow.HasProto == 0 {
+		b = append(b, '-')
+	} else {
+		b = append(b, ProtoName(r.Proto)...)
+	}
 	pad(45)
 	b = appendEndpoint(b, r, flow.ColSrc, flow.ColSrcPort)
 	pad(93)

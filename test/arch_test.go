@@ -15,31 +15,32 @@ import (
 // mayImport says which rooms each room may use: those before it on a packet's
 // way to the vocabulary. cmd/weir, which joins them, may use all.
 var mayImport = map[string]string{
-	"flow":     "",
-	"rows":     "flow",
-	"packet":   "flow",
-	"capture":  "flow packet",
-	"cache":    "flow packet",
-	"meter":    "flow packet capture cache",
-	"acl":      "flow packet",
-	"bpf":      "flow packet capture",
-	"hook":     "bpf host",
-	"route":    "host", // findings
-	"datapath": "flow packet capture cache meter acl bpf hook host route",
-	"ie":       "",
-	"wire":     "flow ie packet", // packet: sFlow carries the start of packets
-	"export":   "flow ie wire",
-	"demo":     "flow ie wire export",
-	"collect":  "flow ie wire packet capture", // capture and packet: export traffic in capture files
-	"replay":   "flow wire",
-	"store":    "flow",
-	"query":    "flow store",
-	"config":   "capture acl", // filters, lists are checked as they are read
-	"host":     "config",
-	"control":  "",
-	"metrics":  "flow",
-	"ui":       "",
-	"console":  "flow query rows ui",
+	"flow":      "",
+	"rows":      "flow",
+	"packet":    "flow",
+	"capture":   "flow packet",
+	"cache":     "flow packet",
+	"meter":     "flow packet capture cache",
+	"aggregate": "flow",
+	"acl":       "flow packet",
+	"bpf":       "flow packet capture",
+	"hook":      "bpf host",
+	"route":     "host", // findings
+	"datapath":  "flow packet capture cache meter acl bpf hook host route",
+	"ie":        "",
+	"wire":      "flow ie packet", // packet: sFlow carries the start of packets
+	"export":    "flow ie wire",
+	"demo":      "flow ie wire export",
+	"collect":   "flow ie wire packet capture", // capture and packet: export traffic in capture files
+	"replay":    "flow wire",
+	"store":     "flow",
+	"query":     "flow store",
+	"config":    "flow capture acl aggregate", // keys, filters, lists are checked as they are read
+	"host":      "config",
+	"control":   "",
+	"metrics":   "flow",
+	"ui":        "",
+	"console":   "flow query rows ui",
 }
 
 // forbidden are the walls, each with its reason.

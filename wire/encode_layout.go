@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strings"
 
 	"weir/flow"
 	"weir/ie"
@@ -25,10 +26,35 @@ const (
 	// Full adds the flow id, what access lists dropped and the rule that decided,
 	// TCP flags in 2 octets, and to v9 absolute times.
 	Full
+	// Minimal is who with whom, how much and when: addresses, ports, protocol,
+	// counters and times; counters in 4 octets where they fit, so that all collectors
+	// read them.
+	Minimal
+	// Security is what an investigation asks for: the key, TCP flags in 2 octets,
+	// ICMP, where the flow came in and went out, why it ended, and what access lists
+	// made of it. Widths are fixed; nothing of routing.
+	Security
 	presets
+
+	// Selected has all there is, for Fields to choose from.
+	Selected = presets
 )
 
-var presetNames = [presets]string{"compact", "cisco", "full"}
+var presetNames = [presets]string{"compact", "cisco", "full", "minimal", "security"}
+
+// presetHas is what of a record each preset looks at; the rest is as if it were
+// unknown.
+var presetHas = [presets + 1]flow.Field{
+	Compact: ^flow.Field(0), Cisco: ^flow.Field(0), Full: ^flow.Field(0), Selected: ^flow.Field(0),
+	Minimal: flow.HasFirst | flow.HasLast | flow.HasProto | flow.HasSrc | flow.HasDst | flow.HasSrcPort | flow.HasDstPort |
+		flow.HasICMP | flow.HasPackets | flow.HasBytes,
+	Security: flow.HasFirst | flow.HasLast | flow.HasProto | flow.HasSrc | flow.HasDst | flow.HasSrcPort | flow.HasDstPort |
+		flow.HasICMP | flow.HasPackets | flow.HasBytes | flow.HasTOS | flow.HasTCPFlags | flow.HasInput | flow.HasOutput |
+		flow.HasDirection | flow.HasVLAN | flow.HasEndReason | flow.HasForwardingStatus | flow.HasDropped | flow.HasRule,
+}
+
+// narrow says that the preset writes values in the fewest octets.
+func (p Preset) narrow() bool { return p == Compact || p == Minimal }
 
 func (p Preset) String() string {
 	if p < presets {
@@ -44,7 +70,7 @@ func ParsePreset(s string) (Preset, error) {
 			return Preset(p), nil
 		}
 	}
-	return 0, fmt.Errorf("accepted: compact, cisco, full")
+	return 0, fmt.Errorf("accepted: %s", strings.Join(presetNames[:], ", "))
 }
 
 // Shape is all that a record's layout depends on: records of one shape share a
@@ -86,8 +112,17 @@ const (
 	shapeIPVersion
 	shapeUptime   // times in ms of sysUptime
 	shapeAbsolute // times in ms since 1970
-	shapeNoSrc    // records without addresses
+)
+
+// What is left out of what every layout has, or what comes in pairs: by a selection of
+// fields, or because a record does not know it.
+const (
+	shapeNoSrc Shape = 1 << (63 - iota)
 	shapeNoDst
+	shapeNoSrcPort
+	shapeNoDstPort
+	shapeNoFirst
+	shapeNoLast
 )
 
 // direct pairs bits of Has that put one field into every preset.
@@ -141,21 +176,22 @@ func is4(a *flow.Addr) bool {
 // ShapeOf is r's shape in the version (v9 or IPFIX) and preset. sampled says
 // that records name their sampler.
 func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
-	s := shapeOfHas[0][r.Has&0x7fff] | shapeOfHas[1][r.Has>>15&0x7fff]
+	has := r.Has & presetHas[p]
+	s := shapeOfHas[0][has&0x7fff] | shapeOfHas[1][has>>15&0x7fff]
 	if IPv6(r) {
 		s |= shape6
 	}
 	switch {
-	case r.Has&flow.HasICMP != 0 && (r.Proto == flow.ProtoICMP || r.Proto == flow.ProtoICMPv6):
+	case has&flow.HasICMP != 0 && (r.Proto == flow.ProtoICMP || r.Proto == flow.ProtoICMPv6):
 		s |= shapeICMP
-	case r.Has&(flow.HasSrcPort|flow.HasDstPort) != 0:
+	case has&(flow.HasSrcPort|flow.HasDstPort) != 0:
 		s |= shapePorts
 	}
-	if r.Has&flow.HasTCPFlags != 0 {
+	if has&flow.HasTCPFlags != 0 {
 		switch {
-		case r.TCPFlags > 0xff || p == Full:
+		case r.TCPFlags > 0xff || p == Full || p >= Security:
 			s |= shapeFlags | shapeFlags16
-		case p != Compact || r.TCPFlags != 0 || r.Proto == flow.ProtoTCP:
+		case !p.narrow() || r.TCPFlags != 0 || r.Proto == flow.ProtoTCP:
 			s |= shapeFlags
 		}
 	}
@@ -168,11 +204,11 @@ func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
 	if sampled {
 		s |= shapeSampler
 	}
-	if p == Compact {
+	if p.narrow() {
 		switch {
 		case r.Packets > math.MaxUint32 || r.Bytes > math.MaxUint32:
 			s |= shapeCount64
-		case r.Packets > math.MaxUint8 || r.Bytes > math.MaxUint16:
+		case r.Packets > math.MaxUint8 || r.Bytes > math.MaxUint16 || p == Minimal:
 			s |= shapeCount32
 		}
 		if r.Input|r.Output > math.MaxUint16 {
@@ -183,20 +219,26 @@ func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
 		}
 	} else {
 		s |= shapeCount64 | shapeIf32 | shapeAS32 | shapeIPVersion
-		if r.Has&flow.HasEndReason != 0 {
+		if has&flow.HasEndReason != 0 {
 			s |= shapeReason
 		}
-		if p == Full && r.Has&(flow.HasFlowID|flow.HasDropped|flow.HasRule) != 0 {
-			if r.Has&flow.HasFlowID != 0 {
+		if (p == Full || p >= Security) && has&(flow.HasFlowID|flow.HasDropped|flow.HasRule) != 0 {
+			if has&flow.HasFlowID != 0 && p != Security {
 				s |= shapeFlowID
 			}
-			if r.Has&flow.HasDropped != 0 {
+			if has&flow.HasDropped != 0 {
 				s |= shapeDropped
 			}
-			if r.Has&flow.HasRule != 0 {
+			if has&flow.HasRule != 0 {
 				s |= shapeRule
 			}
 		}
+	}
+	if has&flow.HasFlows != 0 || r.More != nil || r.Reverse != nil {
+		s |= shapeOfMore(version, has, r)
+	}
+	if has&(flow.HasSrc|flow.HasDst) != flow.HasSrc|flow.HasDst || s&shapePorts != 0 && has&(flow.HasSrcPort|flow.HasDstPort) != flow.HasSrcPort|flow.HasDstPort {
+		s |= unknownHalves(s, has)
 	}
 	switch {
 	case version == flow.VersionIPFIX:
@@ -208,7 +250,28 @@ func ShapeOf(version uint8, p Preset, r *flow.Record, sampled bool) Shape {
 	default:
 		s |= shapeUptime
 	}
-	// A width that no field has does not make another layout.
+	return plainWidths(s)
+}
+
+// unknownHalves leaves out what of a pair is not known.
+func unknownHalves(s Shape, has flow.Field) (leave Shape) {
+	if has&flow.HasSrc == 0 {
+		leave |= shapeNoSrc
+	}
+	if has&flow.HasDst == 0 {
+		leave |= shapeNoDst
+	}
+	if s&shapePorts != 0 && has&flow.HasSrcPort == 0 {
+		leave |= shapeNoSrcPort
+	}
+	if s&shapePorts != 0 && has&flow.HasDstPort == 0 {
+		leave |= shapeNoDstPort
+	}
+	return leave
+}
+
+// plainWidths drops widths that no field has: they make no other layout.
+func plainWidths(s Shape) Shape {
 	if s&(shapePackets|shapeBytes) == 0 {
 		s &^= shapeCount32 | shapeCount64
 	}
@@ -279,7 +342,14 @@ const (
 	putRule
 	putFlowID
 	putIPVersion
+	putSrcPort
+	putDstPort
+	putPadding
 )
+
+// minRecord is the shortest record: padding of a set, up to 3 octets, must not look
+// like one.
+const minRecord = 4
 
 // NewLayout is the layout of a shape, as template id.
 func NewLayout(version uint8, s Shape, id uint16) *Layout {
@@ -321,9 +391,14 @@ func NewLayout(version uint8, s Shape, id uint16) *Layout {
 	if s&shapeNoDst == 0 {
 		either(six, putDst16, putDst4, ie.IDDestinationIPv6Address, ie.IDDestinationIPv4Address, 16, 4)
 	}
-	if s&shapePorts != 0 {
+	switch {
+	case s&shapePorts == 0:
+	case s&(shapeNoSrcPort|shapeNoDstPort) == 0:
 		add(putPorts, ie.IDSourceTransportPort, 2)
 		add(putNothing, ie.IDDestinationTransportPort, 2)
+	default:
+		when(shapeNoDstPort, putSrcPort, ie.IDSourceTransportPort, 2)
+		when(shapeNoSrcPort, putDstPort, ie.IDDestinationTransportPort, 2)
 	}
 	if s&shapeICMP != 0 {
 		either(six, putICMP, putICMP, ie.IDIcmpTypeCodeIPv6, ie.IDIcmpTypeCodeIPv4, 2, 2)
@@ -339,10 +414,18 @@ func NewLayout(version uint8, s Shape, id uint16) *Layout {
 	when(shapeOutput, putOutput, ie.IDEgressInterface, ifs)
 	when(shapePackets, putPackets, ie.IDPacketDeltaCount, packets)
 	when(shapeBytes, putBytes, ie.IDOctetDeltaCount, octets)
-	when(shapeUptime, putFirstUp, ie.IDFlowStartSysUpTime, 4)
-	when(shapeUptime, putLastUp, ie.IDFlowEndSysUpTime, 4)
-	when(shapeAbsolute, putFirstMs, ie.IDFlowStartMilliseconds, 8)
-	when(shapeAbsolute, putLastMs, ie.IDFlowEndMilliseconds, 8)
+	if s&shapeNoFirst == 0 {
+		when(shapeUptime, putFirstUp, ie.IDFlowStartSysUpTime, 4)
+	}
+	if s&shapeNoLast == 0 {
+		when(shapeUptime, putLastUp, ie.IDFlowEndSysUpTime, 4)
+	}
+	if s&shapeNoFirst == 0 {
+		when(shapeAbsolute, putFirstMs, ie.IDFlowStartMilliseconds, 8)
+	}
+	if s&shapeNoLast == 0 {
+		when(shapeAbsolute, putLastMs, ie.IDFlowEndMilliseconds, 8)
+	}
 	when(shapeSrcAS, putSrcAS, ie.IDBgpSourceAsNumber, as)
 	when(shapeDstAS, putDstAS, ie.IDBgpDestinationAsNumber, as)
 	if s&shapeSrcMask != 0 {
@@ -374,6 +457,12 @@ func NewLayout(version uint8, s Shape, id uint16) *Layout {
 	when(shapeRule, putRule, ie.IDCommonPropertiesId, 4) // its options tell the rule (package export)
 	when(shapeIPVersion, putIPVersion, ie.IDIpVersion, 1)
 	when(shapeFlowID, putFlowID, ie.IDFlowId, 8)
+	if s&shapeMore != 0 {
+		l.addMore(s)
+	}
+	if l.Size < minRecord {
+		add(putPadding, ie.IDPaddingOctets, uint16(minRecord-l.Size))
+	}
 	l.puts = join(l.puts)
 	return l
 }
@@ -443,6 +532,12 @@ func (l *Layout) Append(dst []byte, r *flow.Record, boot int64, sampler uint8) [
 			dst = be.AppendUint32(dst, uint32(r.SrcPort)<<16|uint32(r.DstPort))
 		case putICMP:
 			dst = append(dst, r.ICMPType, r.ICMPCode)
+		case putSrcPort:
+			dst = be.AppendUint16(dst, r.SrcPort)
+		case putDstPort:
+			dst = be.AppendUint16(dst, r.DstPort)
+		case putPadding:
+			dst = append(dst, make([]byte, p.n)...)
 		case putProto:
 			dst = append(dst, r.Proto)
 		case putTOS:
@@ -507,6 +602,8 @@ func (l *Layout) Append(dst []byte, r *flow.Record, boot int64, sampler uint8) [
 			} else {
 				dst = append(dst, 4)
 			}
+		default:
+			dst = moreFields[p.what-putMoreFirst].append(dst, r)
 		}
 	}
 	return dst

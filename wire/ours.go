@@ -29,6 +29,12 @@ var shapeOfField = map[uint16]Shape{
 	ie.IDDroppedPacketDeltaCount: shapeDropped, ie.IDDroppedOctetDeltaCount: shapeDropped, ie.IDFirewallEvent: shapeDropped,
 	ie.IDCommonPropertiesId: shapeRule,
 	ie.IDIpVersion:          shapeIPVersion, ie.IDFlowId: shapeFlowID,
+
+	ie.IDDeltaFlowCount: shapeFlows, ie.IDSourceMacAddress: shapeSrcMAC, ie.IDDestinationMacAddress: shapeDstMAC,
+	ie.IDDot1qCustomerVlanId: shapeInnerVLAN, ie.IDFlowLabelIPv6: shapeFlowLabel, ie.IDTcpOptions: shapeTCPOptions,
+	ie.IDMplsTopLabelStackSection: shapeLabel1, ie.IDMplsLabelStackSection2: shapeLabel2, ie.IDMplsLabelStackSection3: shapeLabel3,
+	ie.IDMinimumTTL: shapeTTLs, ie.IDMaximumTTL: shapeTTLs, ie.IDMinimumIpTotalLength: shapeLengths, ie.IDMaximumIpTotalLength: shapeLengths,
+	ie.IDFragmentFlags: shapeFragment, ie.IDFragmentOffset: shapeFragment,
 }
 
 // HasFlowID says whether t's records have a flow id (IE 148).
@@ -43,13 +49,16 @@ func (t *Template) Ours() bool {
 	if !t.HasFlowID() || len(t.Fields) > len(shapeOfField) {
 		return false
 	}
-	var s Shape
+	s := shapeNoSrc | shapeNoDst | shapeNoSrcPort | shapeNoDstPort // until they are met
 	for _, f := range t.Fields {
 		bits, ok := shapeOfField[f.ID]
 		if !ok || f.PEN != 0 {
 			return false
 		}
-		s |= bits
+		s = s&^halves[f.ID] | bits
+	}
+	if s&shapePorts == 0 {
+		s &^= shapeNoSrcPort | shapeNoDstPort
 	}
 	const always = shapePackets | shapeBytes | shapeAbsolute | shapeIPVersion | shapeFlowID
 	if s&always != always {

@@ -20,7 +20,7 @@ import (
 )
 
 type collectCmd struct {
-	Listen []string `sep:"none" placeholder:"URL" help:"Where to receive: udp://[HOST]:PORT, every version on each, or tcp://[HOST]:PORT, IPFIX; without HOST at every address. Repeatable (default: as configured, loopback's ports 2055, 4739, 6343 and 9995)."`
+	Listen []string `sep:"none" placeholder:"URL" help:"Where to receive: udp://[HOST]:PORT, every version on each, or tcp://[HOST]:PORT, IPFIX, also tls:// and dtls:// with ?cert=FILE&key=FILE&ca=FILE; without HOST at every address. Repeatable (default: as configured, loopback's ports 2055, 4739, 6343 and 9995)."`
 	Store  string   `placeholder:"DIR" help:"Keep the records there (default: as configured, /var/lib/weir; with -o, -w or --to none, unless named)."`
 	To     []string `sep:"none" placeholder:"URL" help:"Write the records to jsonl:FILE, one JSON object a line, or to ipfix:FILE, an IPFIX file. Repeatable."`
 	Split  bool     `name:"split-biflows" help:"Make two records of one that tells of both directions (RFC 5103), so that sums are of all traffic."`

@@ -19,10 +19,16 @@ type confCmd struct {
 func (c *confCmd) Run(a *app, k *kong.Context) error {
 	switch k.Selected().Name {
 	case "check":
-		if _, err := config.Load(c.Check.File); err != nil {
+		conf, err := config.Load(c.Check.File)
+		if err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(a.stdout, "%s: good\n", c.Check.File)
+		for i, to := range conf.Export {
+			if _, err := destinationOf(to); err != nil {
+				return usagef("%s: export[%d]: %v", c.Check.File, i, err)
+			}
+		}
+		_, err = fmt.Fprintf(a.stdout, "%s: good\n", c.Check.File)
 		return err
 	case "example":
 		_, err := fmt.Fprint(a.stdout, config.Example)

@@ -99,11 +99,19 @@ func (n *node) answerAt(ctx context.Context, level slog.Level) error {
 		return map[string]any{"routes": list}, err
 	})
 	tell("export", "nothing is exported here", func(context.Context) (any, error) {
-		if _, e, _ := n.rooms(); e == nil {
+		if _, e, _ := n.rooms(); e == nil && !exporting(n.aggregations()) {
 			return nil, nil
 		}
-		return map[string]any{"destinations": n.exports()}, nil
+		return map[string]any{"destinations": n.destinations()}, nil
 	})
+	mux.HandleFunc("/control/export/send-templates", n.sendTemplates)
+	tell("aggregation", "there is no aggregation cache here: see flow-aggregation in weir config example", func(context.Context) (any, error) {
+		if l := n.aggregations(); len(l) > 0 {
+			return map[string]any{"caches": l.lines()}, nil
+		}
+		return nil, nil
+	})
+	mux.HandleFunc("GET /control/aggregation/{cache}", n.aggregated)
 	tell("templates", "no collector runs here", func(context.Context) (any, error) {
 		_, _, c := n.rooms()
 		if c == nil {

@@ -193,14 +193,17 @@ func (n *node) balance(ctx context.Context) (lines []balanceLine, err error) {
 func (n *node) weigh(ctx context.Context, m metering) (lines []balanceLine, still bool, err error) {
 	before, done := m.Snapshot(), n.tally.present()
 	var cached, aggregates meter.Count
+	key, _ := flow.ParseKey(n.config().Cache.Key)
+	sources := key&flow.BySrc != 0 // then aggregates alone have none
 	err = walkOf(m)(ctx, func(batch []flow.Record) error {
 		for i := range batch {
 			c := &cached
-			if batch[i].Has&flow.HasSrc == 0 {
+			if sources && batch[i].Has&flow.HasSrc == 0 {
 				c = &aggregates
 			}
-			c.Packets += batch[i].Packets
-			c.Bytes += batch[i].Bytes
+			packets, bytes := batch[i].Total()
+			c.Packets += packets
+			c.Bytes += bytes
 		}
 		return nil
 	})

@@ -12,6 +12,7 @@ import (
 
 	"weir/config"
 	"weir/export"
+	"weir/flow"
 )
 
 const description = `NetFlow for Linux, whole: measure, export, collect, store, query and show flows.
@@ -35,6 +36,8 @@ var examples = map[string]string{
   tcpdump -w - | weir meter -r - -o ndjson                from a pipe
   sudo weir meter -i eth0 --active 60s                    live, as flows end
   sudo weir meter -i eth0 --export 'udp://192.0.2.10:2055?version=9'
+  weir meter -r trace.pcap --key src,dst,proto,dscp --collect ttl,length
+  weir meter -r trace.pcap --key 5tuple --biflow -o ndjson
   weir meter -r trace.pcap --summary -o csv -w /dev/null  only the balance of packets`,
 	"decode": `  weir decode exports.pcap -o csv                 the flow records in captured export traffic
   weir decode --templates exports.pcap            the templates and options instead
@@ -106,7 +109,7 @@ func helpWithExamples(o kong.HelpOptions, k *kong.Context) error {
 var topics embed.FS
 
 type helpCmd struct {
-	Topic []string `arg:"" optional:"" help:"A verb, or one of the topics export and filter."`
+	Topic []string `arg:"" optional:"" help:"A verb, or one of the topics export, filter, keys and aggregation."`
 }
 
 func (c *helpCmd) Run(a *app, k *kong.Kong) error {
@@ -144,8 +147,11 @@ func topic(name string) (page string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	if name == "export" {
+	switch name {
+	case "export":
 		text = append(text, exportParams()...)
+	case "keys":
+		text = append(text, keyWords()...)
 	}
 	return string(text), true
 }
@@ -158,6 +164,26 @@ func exportParams() []byte {
 		b = fmt.Appendf(b, "\n  %s=%s\n", p.Name, p.Value)
 		for _, line := range wrap(fmt.Sprintf("%s (default %s)", p.Help, p.Default), 84) {
 			b = fmt.Appendf(b, "      %s\n", line)
+		}
+	}
+	return b
+}
+
+// keyWords lists what a key can be made of, and what can be collected.
+func keyWords() (b []byte) {
+	for _, part := range []struct {
+		head string
+		has  func(flow.Word) bool
+	}{
+		{"Presets (--key)", func(w flow.Word) bool { return w.Preset }},
+		{"Key fields (--key)", func(w flow.Word) bool { return w.Key && !w.Preset }},
+		{"Collected fields (--collect)", func(w flow.Word) bool { return w.Collected }},
+	} {
+		b = fmt.Appendf(b, "\n%s:\n", part.head)
+		for _, w := range flow.Words() {
+			if part.has(w) {
+				b = fmt.Appendf(b, "  %-18s %s\n", w.Name, w.Help)
+			}
 		}
 	}
 	return b

@@ -18,6 +18,7 @@ import (
 	"weir/flow"
 	"weir/host"
 	"weir/meter"
+	"weir/query"
 )
 
 // maxRings bounds the rings an interface is read through: each has a goroutine,
@@ -51,7 +52,7 @@ func closeAll(sources []capture.Source) {
 // liveMeter is the meter's configuration for live sources: the table's hash
 // has a secret, and flow ids are unlike those of the last start.
 func liveMeter(conf *config.Config, sources int) meter.Config {
-	c := meter.Config{Cache: cacheConfig(conf.Cache, sources)}
+	c := meter.Config{Cache: cacheConfig(conf.Cache, sources), SampleFlows: conf.Cache.SampleFlows.Rate()}
 	var secret [10]byte
 	if _, err := rand.Read(secret[:]); err != nil {
 		panic(err) // crypto/rand does not fail
@@ -72,9 +73,33 @@ func interfaceNames() []export.Interface {
 	}
 	list := make([]export.Interface, len(all))
 	for i, x := range all {
-		list[i] = export.Interface{Index: x.Index, Name: x.Name, Description: x.Kind}
+		list[i] = export.Interface{Index: x.Index, Name: x.Name, Description: x.Kind, VRF: x.Table, VRFName: x.VRF}
 	}
 	return list
+}
+
+// destinationOf is a destination as the configuration has it.
+func destinationOf(c config.Destination) (export.Destination, error) {
+	d, err := export.ParseDestination(c.To)
+	if err != nil {
+		return d, err
+	}
+	if c.Filter != "" {
+		d.Filter = c.Filter
+	}
+	if _, err := exportFilter(d.Filter); err != nil {
+		return d, fmt.Errorf("filter: %w", err)
+	}
+	return d, nil
+}
+
+// exportFilter reads a destination's filter: the language of weir query.
+func exportFilter(text string) (func(*flow.Record) bool, error) {
+	f, err := query.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	return f.Matcher(), nil
 }
 
 // meterInterfaces starts metering, its records exported to our own collector
@@ -93,8 +118,8 @@ func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []
 
 func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*part, error) {
 	o := export.Options{
-		Interfaces: interfaceNames, Log: n.log.With("component", "export"),
-		Sampling: l.config.Sample.N, SamplingRandom: l.config.Sample.Random,
+		Interfaces: interfaceNames, Filter: exportFilter, Log: n.log.With("component", "export"),
+		Sampling: l.config.Rate(), SamplingRandom: l.config.Sample.Random,
 		Ignored: func() (packets, octets uint64) {
 			for _, c := range l.Snapshot().Ignored {
 				packets, octets = packets+c.Packets, octets+c.Bytes
@@ -108,7 +133,7 @@ func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*pa
 		return nil, err
 	}
 	for _, to := range append([]config.Destination{{To: loop}}, n.conf.Export...) {
-		d, err := export.ParseDestination(to.To)
+		d, err := destinationOf(to)
 		if err != nil {
 			return nil, usageError{err}
 		}
@@ -118,17 +143,21 @@ func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*pa
 	if err != nil {
 		return nil, err
 	}
-	own := &ownTraffic{exporter: e, kernel: l.setOwn, log: n.log}
+	aggregates, err := openAggregations(n.conf.Aggregation, l.aggregateOptions(), false, nil, n.log)
+	if err != nil {
+		return nil, err
+	}
+	own := &ownTraffic{exporter: e, aggregates: aggregates, kernel: l.setOwn, log: n.log}
 	l.config.Own = own.is
 	rings := len(l.sources) > 0
 	l.sources = n.outlived(l.sources)
-	run, err := l.into(n.tally.before(flow.Tee(e, &n.staging)))
+	run, err := l.into(n.tally.before(flow.Tee(append(aggregates.sinks(), e, &n.staging)...)))
 	if err != nil {
 		return nil, err
 	}
 	n.keepRings(l.socketed())
 	n.mu.Lock()
-	n.meter, n.exporter = l, e
+	n.meter, n.exporter, n.aggregates = l, e, aggregates
 	n.metered = map[uint32][]capture.Source{}
 	for _, i := range l.socketed() {
 		n.metered[i.Index] = n.rings[i.Index].sources
@@ -139,7 +168,7 @@ func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*pa
 		return withExporter(ctx, e, func(ctx context.Context) error {
 			own.look()
 			defer own.follow(ctx)()
-			err := run(ctx)
+			err := aggregates.run(ctx, run)
 			if err == nil && ctx.Err() == nil && rings {
 				n.log.Warn("no interface is left to meter; collecting and showing go on")
 				<-ctx.Done()
@@ -185,7 +214,7 @@ func ownCollector(addrs []net.Addr) (string, error) {
 		if at.Addr().IsUnspecified() {
 			at = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), at.Port())
 		}
-		return fmt.Sprintf("udp://%s?version=10&template=full", netip.AddrPortFrom(at.Addr().Unmap(), at.Port())), nil
+		return fmt.Sprintf("udp://%s?version=10&template=full&biflow=apart", netip.AddrPortFrom(at.Addr().Unmap(), at.Port())), nil
 	}
 	return "", errors.New("the collector listens at no UDP address: nowhere to send this machine's flows")
 }
@@ -193,27 +222,34 @@ func ownCollector(addrs []net.Addr) (string, error) {
 // ownTraffic knows the packets of our own exports. They are not metered: each
 // would make a flow to be exported.
 type ownTraffic struct {
-	exporter *export.Exporter
-	kernel   func([]export.Endpoint) error // tells the programs
-	log      slogger
-	now      atomic.Pointer[[]export.Endpoint]
+	exporter   *export.Exporter // nil: none
+	aggregates aggregations
+	kernel     func([]export.Endpoint) error // tells the programs
+	log        slogger
+	now        atomic.Pointer[[]export.Endpoint]
 }
 
 // is is asked for every packet.
 func (o *ownTraffic) is(k *flow.Key) bool {
-	if k.Proto != flow.ProtoUDP {
+	if k.Proto != flow.ProtoUDP && k.Proto != flow.ProtoTCP {
 		return false
 	}
 	for _, e := range *o.now.Load() {
-		if k.DstPort == e.Remote.Port() && k.SrcPort == e.Local.Port() && k.Dst == flow.AddrFrom(e.Remote.Addr()) && k.Src == flow.AddrFrom(e.Local.Addr()) {
+		if e.TCP == (k.Proto == flow.ProtoTCP) && k.DstPort == e.Remote.Port() && k.SrcPort == e.Local.Port() && k.Dst == flow.AddrFrom(e.Remote.Addr()) && k.Src == flow.AddrFrom(e.Local.Addr()) {
 			return true
 		}
 	}
 	return false
 }
 
+// any says whether there is something to look for.
+func (o *ownTraffic) any() bool { return o.exporter != nil || exporting(o.aggregates) }
+
 func (o *ownTraffic) look() {
-	list := o.exporter.Endpoints()
+	list := o.aggregates.endpoints()
+	if o.exporter != nil {
+		list = append(list, o.exporter.Endpoints()...)
+	}
 	o.now.Store(&list)
 	if err := o.kernel(list); err != nil {
 		o.log.Warn("our own exports are metered", "error", err)

@@ -50,10 +50,17 @@ func openLive(list []host.Interface, conf *config.Config, open func([]host.Inter
 	}
 	o.Filter = filterOptions(conf)
 	o.Forward.Watchdog = time.Duration(conf.Forward.Watchdog)
+	beyond := conf.Cache.BeyondKernel()
 	for _, i := range list {
 		in := datapath.Interface{Interface: i, Lists: listChoice(conf.Interfaces[i.Name].ACL), Prefixes: config.Netips(conf.Interfaces[i.Name].Prefixes), Forward: forwardChoice(conf.Interfaces[i.Name])}
 		if in.Want, err = hook.ParseMode(conf.Interfaces[i.Name].Mode); err != nil {
 			return nil, usageError{err}
+		}
+		if beyond != "" {
+			if in.Want == hook.XDP || in.Want == hook.TC {
+				return nil, usagef("%s: mode %s: the kernel's programs do not have %s; accepted: mode auto or afpacket", i.Name, in.Want, beyond)
+			}
+			in.Want = hook.AFPacket
 		}
 		if in.Filter, err = kernelFilter(conf.Interfaces[i.Name].Filter); err != nil {
 			return nil, usageError{err}
@@ -68,6 +75,9 @@ func openLive(list []host.Interface, conf *config.Config, open func([]host.Inter
 		if p.Mode != hook.AFPacket {
 			log.Info("metering", "interface", p.Interface, "mode", p.Mode, "why", p.Why)
 			continue
+		}
+		if beyond != "" {
+			p.Why = "the kernel's programs do not have " + beyond
 		}
 		l.rest = append(l.rest, list[i])
 		if len(o.Interfaces[i].Prefixes) > 0 {

@@ -31,19 +31,24 @@ type meterCmd struct {
 	Prefix   []config.Prefix `sep:"none" placeholder:"CIDR" help:"Meter only packets from or to this network. Repeatable."`
 	Prefixes string          `placeholder:"FILE" help:"The same from a file: a network a line, # comments."`
 
-	Idle    *config.Duration `placeholder:"15s" help:"A flow without packets for so long is over; 0: never (default 15s). In files time is the capture's."`
-	Active  *config.Duration `placeholder:"30m" help:"A flow that goes on is reported so often; 0: never (default 30m)."`
-	TCPEnd  *string          `name:"tcp-end" placeholder:"true" help:"true: FIN or RST ends a flow within 2 s; false: not (default true)."`
-	Cache   *config.Count    `placeholder:"1Mi" help:"Flows that the cache holds, 128 octets each (default 1Mi)."`
-	Key     *string          `placeholder:"cisco" help:"What makes a flow: cisco (5-tuple, ToS, input interface, VLAN) or 5tuple (default cisco)."`
-	Sample  *config.Sample   `placeholder:"1:N" help:"Look at one packet in N: every N-th of a file, by lot at an interface (default 1:1, all)."`
-	Workers int              `placeholder:"N" help:"Cores to use for files (default: all); the output is the same."`
+	Idle        *config.Duration `placeholder:"15s" help:"A flow without packets for so long is over; 0: never (default 15s). In files time is the capture's."`
+	Active      *config.Duration `placeholder:"30m" help:"A flow that goes on is reported so often; 0: never (default 30m)."`
+	TCPEnd      *string          `name:"tcp-end" placeholder:"true" help:"true: FIN or RST ends a flow within 2 s; false: not (default true)."`
+	Cache       *config.Count    `placeholder:"1Mi" help:"Flows that the cache holds, 128 octets each (default 1Mi)."`
+	Key         *string          `placeholder:"cisco" help:"What makes a flow: cisco (5-tuple, ToS, input interface, VLAN), 5tuple, or names joined by commas: src,dst,proto,dscp (see: weir help keys; default cisco)."`
+	Collect     *string          `placeholder:"FIELDS" help:"What more records tell: ttl, length, mac, mpls, flow-label, tcp-options, fragment, … (see: weir help keys)."`
+	Biflow      bool             `help:"Both directions are one flow, and one record (RFC 5103)."`
+	Tunnel      *string          `placeholder:"outer" help:"inner: look at the packets in GRE, IP-in-IP, 6in4, VXLAN, Geneve, GTP-U and Teredo tunnels; records tell what is around them (default outer)."`
+	Sample      *config.Sample   `placeholder:"1:N" help:"Look at one packet in N: every N-th of a file, by lot at an interface (default 1:1, all)."`
+	SampleFlows *config.Sample   `placeholder:"1:N" help:"Meter one flow in N, chosen by its key, with all its packets (default 1:1, all)."`
+	Workers     int              `placeholder:"N" help:"Cores to use for files (default: all); the output is the same."`
 
-	Export  []string `sep:"none" placeholder:"URL" help:"Export to udp://HOST:PORT?version=5|9|10 (see: weir help export). Repeatable."`
-	Store   string   `placeholder:"DIR" help:"Keep the records in a store."`
-	Output  string   `short:"o" placeholder:"FORMAT" help:"Print the records: table, csv, json, ndjson, or ipfix, an IPFIX file (default table, unless they go elsewhere)."`
-	Write   string   `short:"w" placeholder:"FILE" help:"Print there instead of to stdout."`
-	Summary bool     `help:"At the end, one JSON object on stderr: every packet read, by what became of it."`
+	Aggregation []string `sep:"none" placeholder:"SCHEME[,…]" help:"An aggregation cache: flows that leave the cache merged by as, protocol-port, prefix, … (see: weir help aggregation); printed instead of flows, unless export=URL says where it goes. Repeatable."`
+	Export      []string `sep:"none" placeholder:"URL" help:"Export to udp://HOST:PORT?version=5|9|10, or over tcp, tls, dtls (see: weir help export). Repeatable."`
+	Store       string   `placeholder:"DIR" help:"Keep the records in a store."`
+	Output      string   `short:"o" placeholder:"FORMAT" help:"Print the records: table, csv, json, ndjson, or ipfix, an IPFIX file (default table, unless they go elsewhere)."`
+	Write       string   `short:"w" placeholder:"FILE" help:"Print there instead of to stdout."`
+	Summary     bool     `help:"At the end, one JSON object on stderr: every packet read, by what became of it."`
 }
 
 func (c *meterCmd) Run(a *app) (err error) {
@@ -98,12 +103,18 @@ func (c *meterCmd) Run(a *app) (err error) {
 		return err
 	}
 	defer func() { err = also(err, drain()) }()
-	if c.Output != "" || c.Write != "" || len(c.Export) == 0 && c.Store == "" && !c.Detach {
+	var merged flow.Sink // takes what leaves aggregation caches that have no destination
+	if c.Output != "" || c.Write != "" || len(c.Export) == 0 && c.Store == "" && !c.Detach && !exports(conf.Aggregation) {
 		p, end, err := a.printer(c.Output, c.Write, live)
 		if err != nil {
 			return err
 		}
-		sinks, ends = append(sinks, p), append(ends, end)
+		ends = append(ends, end)
+		if printsAggregates(conf.Aggregation) {
+			merged = p // in place of flows
+		} else {
+			sinks = append(sinks, p)
+		}
 	}
 	behind, stop := context.WithCancel(context.WithoutCancel(a.ctx))
 	defer stop()
@@ -120,9 +131,9 @@ func (c *meterCmd) Run(a *app) (err error) {
 		return also(c.detach(a, conf, sinks, log), drain())
 	}
 	if live {
-		return c.meterLive(a, conf, list, sinks, room, drain, log)
+		return c.meterLive(a, conf, list, sinks, merged, room, drain, log)
 	}
-	mc := meter.Config{Cache: cacheConfig(conf.Cache, 1), Workers: c.Workers}
+	mc := meter.Config{Cache: cacheConfig(conf.Cache, 1), Workers: c.Workers, SampleFlows: conf.Cache.SampleFlows.Rate()}
 	if c.Sample != nil {
 		mc.Sample = meter.Sampling{N: c.Sample.Rate()}
 	}
@@ -135,19 +146,25 @@ func (c *meterCmd) Run(a *app) (err error) {
 	var exporter *export.Exporter
 	if len(c.Export) > 0 {
 		// Files can wait for a slow collector, and carry the capture's own time.
-		o := export.Options{Block: true, FollowRecords: true, Sampling: mc.Sample.N}
+		o := export.Options{Block: true, FollowRecords: true, Sampling: mc.Rate()}
 		if exporter, err = c.exporter(o, log); err != nil {
 			return err
 		}
 		sinks = append(sinks, exporter)
 	}
-	m, err := meter.New(mc, flow.Tee(sinks...))
+	aggregates, err := openAggregations(conf.Aggregation, export.Options{Block: true, FollowRecords: true, Sampling: mc.Rate()}, true, merged, log)
+	if err != nil {
+		return err
+	}
+	m, err := meter.New(mc, flow.Tee(append(sinks, aggregates.sinks()...)...))
 	if err != nil {
 		return err
 	}
 	err = c.run(a.ctx, exporter, func(ctx context.Context) error {
-		defer a.progress(sources)()
-		return m.RunFiles(ctx, sources...)
+		return aggregates.run(ctx, func(ctx context.Context) error {
+			defer a.progress(sources)()
+			return m.RunFiles(ctx, sources...)
+		})
 	})
 	if filter != nil && filter.Err() != nil {
 		fmt.Fprintf(a.stderr, "weir: some packets were not matched: %v\n", filter.Err())
@@ -216,7 +233,7 @@ func (c *meterCmd) prefixes() ([]netip.Prefix, error) {
 }
 
 // meterLive meters interfaces until it is told to stop.
-func (c *meterCmd) meterLive(a *app, conf *config.Config, list []host.Interface, sinks []flow.Sink, room *storeRoom, drain func() error, log slogger) (err error) {
+func (c *meterCmd) meterLive(a *app, conf *config.Config, list []host.Interface, sinks []flow.Sink, merged flow.Sink, room *storeRoom, drain func() error, log slogger) (err error) {
 	var sources []capture.Source
 	defer func() { closeAll(sources) }()
 	l, err := openLive(list, conf, func(list []host.Interface) ([]capture.Source, error) {
@@ -229,28 +246,39 @@ func (c *meterCmd) meterLive(a *app, conf *config.Config, list []host.Interface,
 	}
 	defer l.close()
 	var exporter *export.Exporter
-	own := &ownTraffic{kernel: l.setOwn, log: log}
+	aggregates, err := openAggregations(conf.Aggregation, l.aggregateOptions(), false, merged, log)
+	if err != nil {
+		return err
+	}
+	own := &ownTraffic{kernel: l.setOwn, aggregates: aggregates, log: log}
 	if len(c.Export) > 0 {
-		o := export.Options{Interfaces: interfaceNames, Sampling: l.config.Sample.N, SamplingRandom: true}
+		o := export.Options{Interfaces: interfaceNames, Sampling: l.config.Rate(), SamplingRandom: true}
 		l.exportTo(&o)
 		if exporter, err = c.exporter(o, log); err != nil {
 			return err
 		}
-		own.exporter, l.config.Own = exporter, own.is
+		own.exporter = exporter
 		sinks = append(sinks, exporter)
 	}
+	if own.any() {
+		l.config.Own = own.is
+	}
 	node := meterNode(conf, log)
+	node.aggregates = aggregates
+	sinks = append(sinks, aggregates.sinks()...)
 	meter, err := l.into(node.tally.before(flow.Tee(append(sinks, &node.staging)...)))
 	if err != nil {
 		return err
 	}
 	err = c.run(a.ctx, exporter, func(ctx context.Context) error {
-		if exporter != nil {
-			own.look()
-			defer own.follow(ctx)()
-		}
-		defer node.answering(ctx, l, exporter)()
-		return meter(ctx)
+		return aggregates.run(ctx, func(ctx context.Context) error {
+			if own.any() {
+				own.look()
+				defer own.follow(ctx)()
+			}
+			defer node.answering(ctx, l, exporter)()
+			return meter(ctx)
+		})
 	})
 	if err == nil && l.kernel != nil {
 		log.Info("the programs stay and go on counting; `weir meter --detach` removes them", "pins", l.kernel.Where())
@@ -264,8 +292,9 @@ func (c *meterCmd) detach(a *app, conf *config.Config, sinks []flow.Sink, log sl
 	if len(sinks) == 0 && len(c.Export) == 0 {
 		sinks = append(sinks, flow.SinkFunc(func(batch []flow.Record) error {
 			for i := range batch {
-				let.Packets += batch[i].Packets
-				let.Bytes += batch[i].Bytes
+				packets, bytes := batch[i].Total()
+				let.Packets += packets
+				let.Bytes += bytes
 			}
 			return nil
 		}))
@@ -347,6 +376,30 @@ func (c *meterCmd) check(conf *config.Config, live bool) error {
 	if c.Key != nil {
 		conf.Cache.Key = *c.Key
 	}
+	if c.Collect != nil {
+		conf.Cache.Collect = *c.Collect
+	}
+	if c.Tunnel != nil {
+		conf.Cache.Tunnel = *c.Tunnel
+	}
+	if c.SampleFlows != nil {
+		conf.Cache.SampleFlows = *c.SampleFlows
+	}
+	conf.Cache.Biflow = conf.Cache.Biflow || c.Biflow
+	for i, s := range c.Aggregation {
+		name, more, err := config.ParseAggregation(s)
+		if err != nil {
+			return usagef("--aggregation %v", err)
+		}
+		if i == 0 {
+			conf.Aggregation = map[string]config.Aggregation{} // the flags are the whole choice
+		}
+		if was, twice := conf.Aggregation[name]; twice { // for another destination
+			was.Export = append(was.Export, more.Export...)
+			more = was
+		}
+		conf.Aggregation[name] = more
+	}
 	if err := conf.Check(); err != nil {
 		var names []string // a flag is told by its own name, not by the key it stands for
 		if c.Cache != nil {
@@ -355,6 +408,12 @@ func (c *meterCmd) check(conf *config.Config, live bool) error {
 		if c.Key != nil {
 			names = append(names, "cache.key:", "--key")
 		}
+		if c.Collect != nil {
+			names = append(names, "cache.collect:", "--collect")
+		}
+		if c.Tunnel != nil {
+			names = append(names, "cache.tunnel:", "--tunnel")
+		}
 		return usagef("%s", strings.NewReplacer(names...).Replace(err.Error()))
 	}
 	return nil
@@ -362,7 +421,7 @@ func (c *meterCmd) check(conf *config.Config, live bool) error {
 
 // exporter joins the destinations.
 func (c *meterCmd) exporter(o export.Options, log slogger) (*export.Exporter, error) {
-	o.Log = log.With("component", "export")
+	o.Log, o.Filter = log.With("component", "export"), exportFilter
 	for _, to := range c.Export {
 		d, err := export.ParseDestination(to)
 		if err != nil {

@@ -41,15 +41,16 @@ type node struct {
 	serving sync.Once
 	served  *console.Server
 
-	mu        sync.Mutex // of what a reload exchanges
-	conf      *config.Config
-	collector *collect.Collector
-	meter     metering
-	exporter  *export.Exporter
-	metered   map[uint32][]capture.Source // the sources of each interface
-	past      []flow.Loss                 // of the rooms that a reload retired
-	reloaded  reload
-	proposal  *change // the last of access lists
+	mu         sync.Mutex // of what a reload exchanges
+	conf       *config.Config
+	collector  *collect.Collector
+	meter      metering
+	exporter   *export.Exporter
+	aggregates aggregations
+	metered    map[uint32][]capture.Source // the sources of each interface
+	past       []flow.Loss                 // of the rooms that a reload retired
+	reloaded   reload
+	proposal   *change // the last of access lists
 }
 
 // metering is a metering process as it is asked while it runs: in this
@@ -117,6 +118,13 @@ func (n *node) rooms() (metering, *export.Exporter, *collect.Collector) {
 	return n.meter, n.exporter, n.collector
 }
 
+// aggregations are the aggregation caches that exist at this moment.
+func (n *node) aggregations() aggregations {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.aggregates
+}
+
 // losses is the whole ledger, in the order of the data's way.
 func (n *node) losses() []flow.Loss {
 	m, e, c := n.rooms()
@@ -127,6 +135,7 @@ func (n *node) losses() []flow.Loss {
 	if e != nil {
 		list = append(list, e.Losses()...)
 	}
+	list = addLosses(list, n.aggregations().losses())
 	if c != nil {
 		list = append(list, c.Losses()...)
 	}
@@ -251,13 +260,30 @@ func (n *node) exporters() []console.Exporter {
 // the active timeout that dashboards use, and more than a template interval.
 const exporterLate = 2 * time.Minute
 
-func (n *node) exports() []console.Destination {
-	_, e, _ := n.rooms()
-	if e == nil {
-		return nil
+// exportersHere are those of flows, and of the aggregation caches.
+func (n *node) exportersHere() (list []*export.Exporter) {
+	if _, e, _ := n.rooms(); e != nil {
+		list = append(list, e)
 	}
+	for _, a := range n.aggregations() {
+		if a.exporter != nil {
+			list = append(list, a.exporter)
+		}
+	}
+	return list
+}
+
+// exportStats is the state of all destinations.
+func (n *node) exportStats() (list []export.Stats) {
+	for _, e := range n.exportersHere() {
+		list = append(list, e.Stats()...)
+	}
+	return list
+}
+
+func (n *node) exports() []console.Destination {
 	var list []console.Destination
-	for _, s := range e.Stats() {
+	for _, s := range n.exportStats() {
 		d := console.Destination{Address: s.Destination, Version: fmt.Sprint(s.Version), Records: s.Records, Datagrams: s.Datagrams, Bytes: s.Octets}
 		for _, l := range s.Lost {
 			d.Failed += l.Records
@@ -282,7 +308,7 @@ func (n *node) storeState() console.Store {
 
 // samples are the metrics beside the ledger.
 func (n *node) samples(emit func(metrics.Sample)) {
-	m, e, c := n.rooms()
+	m, _, c := n.rooms()
 	counter := func(name, help string, v uint64, labels ...string) {
 		emit(metrics.Sample{Name: name, Help: help, Labels: labels, Value: float64(v)})
 	}
@@ -315,11 +341,11 @@ func (n *node) samples(emit func(metrics.Sample)) {
 		}
 	}
 	n.forwardSamples(counter, gauge)
-	if e != nil {
-		for _, d := range n.exports() {
-			counter("weir_export_records_total", "Flow records sent.", d.Records, "destination", d.Address)
-			counter("weir_export_datagrams_total", "Datagrams sent.", d.Datagrams, "destination", d.Address)
-			counter("weir_export_bytes_total", "Their UDP payload.", d.Bytes, "destination", d.Address)
+	told := map[string]bool{} // the same destination may stand there twice
+	for _, s := range n.exportStats() {
+		if !told[s.Destination] {
+			told[s.Destination] = true
+			exportSamples(s, counter, gauge)
 		}
 	}
 	if c != nil {
@@ -359,8 +385,9 @@ func cacheConfig(c config.Cache, sources int) cache.Config {
 	if !c.TCPEnd {
 		cc.TCPEnd = 0
 	}
-	if c.Key == "5tuple" {
+	if key, err := flow.ParseKey(c.Key); err == nil && key == flow.Facts5Tuple {
 		cc.Key = flow.Key5Tuple
 	}
+	cc.Select = c.Selection()
 	return cc
 }

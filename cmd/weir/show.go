@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"weir/aggregate"
 	"weir/config"
 	"weir/control"
 	"weir/query"
@@ -18,12 +19,14 @@ import (
 )
 
 type showCmd struct {
-	What   string   `arg:"" help:"flows, top-talkers, cache, interfaces, loss, balance, export, exporters, templates, access-lists, routes or store."`
+	What   string   `arg:"" help:"flows, top-talkers, cache, aggregation [SCHEME], interfaces, loss, balance, export, exporters, templates, access-lists, routes or store."`
 	Filter []string `arg:"" optional:"" help:"Of flows, top-talkers and cache --cisco: which flows (see: weir help filter); all, if there is none."`
 
-	Number  *int   `short:"n" placeholder:"N" help:"Rows of flows and top-talkers; 0 for all flows (default: 10 for top-talkers, 100 for a table of flows, else all)."`
-	Order   string `short:"O" placeholder:"ORDER" help:"Sort flows and top-talkers by bytes, packets, pps, bps, bpp, duration, first, last; :a ascends (default bytes)."`
-	Stat    string `short:"s" sep:"none" placeholder:"STAT[:p][/ORDER]" help:"Of top-talkers: sums by srcip, dstip, ip, port, proto, as, if, …, instead of single flows."`
+	Number        *int   `short:"n" placeholder:"N" help:"Rows of flows and top-talkers; 0 for all flows (default: 10 for top-talkers, 100 for a table of flows, else all)."`
+	Order         string `short:"O" placeholder:"ORDER" help:"Sort flows and top-talkers by bytes, packets, pps, bps, bpp, duration, first, last; :a ascends (default bytes)."`
+	Stat          string `short:"s" sep:"none" placeholder:"STAT[:p][/ORDER]" help:"Of top-talkers: sums by srcip, dstip, ip, port, proto, as, if, …, instead of single flows."`
+	SendTemplates bool   `name:"send-templates" help:"Of export: every destination gets its templates, and the options that go with them, now."`
+
 	Cisco   bool   `help:"IOS's own layout: of cache, flows, top-talkers, interfaces, export, access-lists."`
 	Verbose bool   `help:"With --cisco: two lines a flow, as show ip cache verbose flow."`
 	Output  string `short:"o" default:"table" placeholder:"FORMAT" help:"table, csv, json or ndjson (default ${default})."`
@@ -62,7 +65,11 @@ var views = map[string]view{
 		[]string{"ignored", "alias", "why", "slow", "forwarded", "pps_out", "pps_in", "bps_out", "bps_in", "dropped", "packets_out", "packets_in", "exporter"},
 		"why",
 	},
-	"export": {"/control/export", "destinations", []string{"address", "version", "records", "datagrams", "bytes", "failed"}, []string{"version", "bytes"}, ""},
+	"export": {"/control/export", "destinations", []string{ // as a table: printExport
+		"address", "version", "records", "datagrams", "bytes", "failed", "state", "group", "local", "remote", "template", "domain", "payload",
+		"sequence", "given_records", "filtered", "restored", "packets", "flow_bytes", "wire_records", "templates", "options", "connections",
+		"queued", "queue_max", "in_flight", "spooled", "spooled_records", "spool_octets", "spool_max", "paced", "retried", "error", "error_at", "lost",
+	}, nil, ""},
 	"exporters": {
 		"/api/v1/exporters", "exporters",
 		[]string{"address", "name", "version", "domain", "datagrams", "records", "sequence_gaps", "sequence_lost", "sequence_unit", "sampling", "templates", "misses", "skew_seconds", "last_seen"},
@@ -87,11 +94,17 @@ var views = map[string]view{
 		[]string{"device", "vlan", "mtu", "help"},
 		"help",
 	},
+	"aggregation": {
+		"/control/aggregation", "caches",
+		[]string{"cache", "entries", "capacity", "peak", "added", "packets", "bytes", "exported", "early", "active_seconds", "idle_seconds", "mask", "export"},
+		[]string{"export", "idle_seconds", "active_seconds", "peak", "mask", "bytes"},
+		"export",
+	},
 	"store": {"/control/store", "", []string{"dir", "records", "segments", "bytes", "durable", "buffered", "failing"}, nil, ""},
 }
 
 // showable lists what can be shown, in the order in which it is told.
-var showable = []string{"flows", "top-talkers", "cache", "interfaces", "loss", "balance", "export", "exporters", "templates", "access-lists", "routes", "store"}
+var showable = []string{"flows", "top-talkers", "cache", "aggregation", "interfaces", "loss", "balance", "export", "exporters", "templates", "access-lists", "routes", "store"}
 
 func (c *showCmd) Run(a *app) error {
 	format, err := rows.ParseFormat(c.Output)
@@ -119,8 +132,18 @@ func (c *showCmd) Run(a *app) error {
 	switch {
 	case c.aboutFlows():
 		return c.stream(a, client)
+	case c.What == "aggregation":
+		return c.showAggregation(a, client, format)
 	case c.Cisco:
 		return c.cisco(a, client)
+	case c.SendTemplates:
+		return askTemplates(a, client)
+	case c.What == "export" && format == rows.Table:
+		list, err := fetch(client, views["export"])
+		if err != nil {
+			return err
+		}
+		return printExport(a.stdout, list)
 	}
 	if c.What == "routes" && format == rows.Table {
 		return c.routes(a, client)
@@ -168,7 +191,7 @@ func (c *showCmd) aboutFlows() bool {
 
 // check refuses flags that what is shown does not know.
 func (c *showCmd) check() error {
-	layouts := []string{"cache", "flows", "top-talkers", "interfaces", "export", "access-lists"}
+	layouts := []string{"cache", "flows", "top-talkers", "aggregation", "interfaces", "export", "access-lists"}
 	switch {
 	case c.Cisco && !slices.Contains(layouts, c.What):
 		return usagef("--cisco: IOS has no layout of %s; accepted: %s", c.What, strings.Join(layouts, ", "))
@@ -176,10 +199,16 @@ func (c *showCmd) check() error {
 		return usagef("--cisco is a layout of its own: without -o %s", c.Output)
 	case c.Verbose && (!c.Cisco || c.What != "flows" && c.What != "cache"):
 		return usagef("--verbose goes with show flows --cisco and show cache --cisco")
+	case c.SendTemplates && (c.What != "export" || c.Cisco):
+		return usagef("--send-templates goes with show export")
 	case c.Stat != "" && c.What != "top-talkers":
 		return usagef("-s goes with show top-talkers")
 	case c.Number != nil && *c.Number < 0:
 		return usagef("-n %d: accepted: 0 (all) or more", *c.Number)
+	case c.What == "aggregation" && len(c.Filter) == 0 && c.Cisco:
+		return usagef("show aggregation --cisco: name the cache, one of %s", strings.Join(aggregate.Names(), ", "))
+	case c.What == "aggregation" && len(c.Filter) <= 1 && c.Number == nil && c.Order == "":
+		return nil
 	case !c.aboutFlows() && (len(c.Filter) > 0 || c.Number != nil || c.Order != ""):
 		return usagef("show %s takes no filter, -n or -O: they choose flows", c.What)
 	case c.What == "top-talkers" && c.Number != nil && *c.Number == 0, c.Number != nil && c.Order+c.Stat != "" && *c.Number == 0:

@@ -103,15 +103,16 @@ func (t *tally) count(batch []flow.Record, now int64) {
 	defer t.mu.Unlock()
 	for i := range batch {
 		r := &batch[i]
-		t.sizes[sizeBin(r.Packets, r.Bytes)] += r.Packets
+		packets, bytes := r.Total()
+		t.sizes[sizeBin(packets, bytes)] += packets
 		p := &t.protocols[serviceOf(r)]
 		p.records++
-		p.packets += r.Packets
-		p.bytes += r.Bytes
+		p.packets += packets
+		p.bytes += bytes
 		p.active += time.Duration(max(r.Last-r.First, 0))
 		p.idle += time.Duration(max(now-r.Last, 0))
-		t.packets += r.Packets
-		t.bytes += r.Bytes
+		t.packets += packets
+		t.bytes += bytes
 	}
 	t.records += uint64(len(batch))
 }

@@ -393,8 +393,9 @@ func (n *node) exchangeMeter(ctx context.Context, failed chan<- error, m *part, 
 	if meter, exporter, _ := n.rooms(); meter != nil {
 		n.retire(append(withoutDrops(meter.Losses()), exporter.Losses()...))
 	}
+	n.retire(n.aggregations().losses())
 	n.mu.Lock()
-	n.meter, n.exporter = nil, nil
+	n.meter, n.exporter, n.aggregates = nil, nil, nil
 	n.mu.Unlock()
 	n.gone.Store(false)
 	fresh, err := n.startMeter(ctx, failed)
@@ -414,7 +415,7 @@ func (n *node) exchangeMeter(ctx context.Context, failed chan<- error, m *part, 
 // metered is what of a configuration the metering is made of. What lists say is not:
 // they are exchanged while it goes on.
 func metered(c *config.Config) []any {
-	return []any{c.Interfaces, c.Cache, c.Export, c.Collect, c.Filters(), c.ACL.Protect, c.ACL.OrphanAfter, c.Forward}
+	return []any{c.Interfaces, c.Cache, c.Aggregation, c.Export, c.Collect, c.Filters(), c.ACL.Protect, c.ACL.OrphanAfter, c.Forward}
 }
 
 // ensureLists puts the access lists in force that a configuration has now.
