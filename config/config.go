@@ -172,7 +172,7 @@ type Log struct {
 // Default is the configuration of a machine that has no file.
 func Default() *Config {
 	return &Config{
-		Cache: Cache{Entries: 1 << 20, Idle: Duration(15 * time.Second), Active: Duration(30 * time.Minute), TCPEnd: true, Key: "cisco", Tunnel: "outer"},
+		Cache: Cache{Entries: 1 << 20, Idle: Duration(15 * time.Second), Active: Duration(30 * time.Minute), TCPEnd: true, Key: "cisco", Tunnel: "outer", SampleFlows: 1},
 		Collect: Collect{
 			Listen:        []string{"udp://127.0.0.1:2055", "udp://127.0.0.1:4739", "udp://127.0.0.1:6343", "udp://127.0.0.1:9995"},
 			ReceiveBuffer: 64 << 20,
