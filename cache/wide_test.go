@@ -48,8 +48,6 @@ type wideModel struct {
 }
 
 type wideFlow struct {
-	src, dst       flow.Addr
-	sport, dport   uint16
 	first          packet.Info // and what is told of the first packet
 	more           flow.More
 	dir            [2]wideDir // 0: that of the first packet

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"weir/flow"
 )
 
 func TestExampleIsTheDefaults(t *testing.T) {
@@ -59,7 +61,7 @@ func TestErrorsNameThePlace(t *testing.T) {
 		{"cach: {}\n", `f:1:1: cach: unknown key; accepted: interfaces, cache, flow-aggregation, export, collect, store, console, acl, forward, control, log (did you mean "cache"?)`},
 		{"cache:\n  idel: 15s\n", `f:2:3: cache.idel: unknown key; accepted: entries, idle, active, tcp-end, key, collect, biflow, tunnel, sample-flows (did you mean "idle"?)`},
 		{"cache:\n  idle: soon\n", `f:2:9: cache.idle: "soon" is no duration; accepted: 15s, 500ms, 30m, 12h, 90d, 0`},
-		{"cache: {key: ciscoo}\n", `f:1:14: cache.key: "ciscoo": accepted: cisco, 5tuple, netflow-original, protocol-port, protocol-port-tos, hosts, datalink, mpls-flow, src, dst, sport, dport, proto, tos, dscp, input, vlan, inner-vlan, src-mac, dst-mac, mpls, flow-label, ttl, length, tunnel, mac, ports, joined by commas (did you mean "cisco"?)`},
+		{"cache: {key: ciscoo}\n", `f:1:14: cache.key: "ciscoo": accepted: ` + strings.Join(flow.KeyNames(), ", ") + `, joined by commas (did you mean "cisco"?)`},
 		{"cache: {entries: 3}\n", `f:1:18: cache.entries: 3: accepted: 1Ki to 256Mi entries of 128 octets`},
 		{"cache: 5\n", `f:1:8: cache: found "5"; accepted: keys entries, idle, active, tcp-end, key, collect, biflow, tunnel, sample-flows`},
 		{"export: udp://x:1\n", `f:1:9: export: found "udp://x:1"; accepted: a list ([a, b] or lines of - a)`},

@@ -17,7 +17,6 @@ import (
 type told struct {
 	mu      sync.Mutex
 	records []flow.Record
-	lost    uint64
 }
 
 // exchange gives records to an exporter with one destination and what a collector makes

@@ -258,7 +258,7 @@ func (t tee) Sync() (first error) {
 // Loss is one line of the ledger: what a stage gave up, and why. Stages list
 // all their reasons, also those at zero, always in the same order.
 type Loss struct {
-	Stage  string `json:"stage"`  // a folder: capture, packet, acl, cache, export, collect, wire, store
+	Stage  string `json:"stage"`  // a folder: capture, packet, acl, cache, aggregate, export, collect, wire, store
 	Reason string `json:"reason"` // lower-kebab, stable: it is a metric label
 	// What is known of the lost: records for stages that hold records,
 	// packets and octets for those that hold packets. Datagrams count

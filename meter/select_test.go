@@ -16,7 +16,7 @@ import (
 	"weir/meter"
 )
 
-// both sums the two directions of what it is given, and prints.
+// bothWays sums the two directions of what it is given, and prints.
 type bothWays struct {
 	csv
 	sum total
