@@ -36,7 +36,7 @@ type Config struct {
 	Store      Store                `yaml:"store"`
 	Console    Console              `yaml:"console"`
 	ACL        ACL                  `yaml:"acl"`
-	Guard      any                  `yaml:"guard" reserved:"protection"`
+	Guard      Guard                `yaml:"guard"`
 	Enrich     any                  `yaml:"enrich" reserved:"enrichment"`
 	Billing    any                  `yaml:"billing" reserved:"billing"`
 	Control    string               `yaml:"control"`
@@ -52,11 +52,11 @@ type Interface struct {
 	Promiscuous bool   `yaml:"promiscuous"`
 	// Filter and Prefixes choose what is metered: packets that the expression
 	// matches, and of which source or destination is in a prefix. Empty: all.
-	Filter   string       `yaml:"filter"` // tcpdump's language
-	Prefixes []Prefix     `yaml:"prefixes"`
-	ACL      InterfaceACL `yaml:"acl"`
-	Forward  any          `yaml:"forward" reserved:"forwarding"`
-	Guard    any          `yaml:"guard" reserved:"protection"`
+	Filter   string         `yaml:"filter"` // tcpdump's language
+	Prefixes []Prefix       `yaml:"prefixes"`
+	ACL      InterfaceACL   `yaml:"acl"`
+	Forward  any            `yaml:"forward" reserved:"forwarding"`
+	Guard    InterfaceGuard `yaml:"guard"`
 }
 
 // Cache is the flow cache.
@@ -111,6 +111,7 @@ func Default() *Config {
 		Store:   Store{Dir: defaultStore(), MaxSize: 20 << 30, MaxAge: Duration(90 * 24 * time.Hour), Compact: true},
 		Console: Console{Listen: "127.0.0.1:8642", Hosts: []string{}},
 		ACL:     defaultACL(),
+		Guard:   defaultGuard(),
 		Control: defaultControl(),
 		Log:     Log{Level: "info", Format: "text"},
 	}
@@ -179,6 +180,7 @@ func (c *Config) check(report func(path, msg string)) {
 	} else if c.Filters() && c.Cache.Key != "cisco" {
 		report("cache.key", c.Cache.Key+": access lists need the key that has the input interface; accepted: cisco")
 	}
+	c.Guard.check(report)
 	for i, l := range c.Collect.Listen {
 		if _, err := ParseListen(l); err != nil {
 			report("collect.listen["+strconv.Itoa(i)+"]", err.Error())

@@ -205,8 +205,22 @@ func (f *fastnetmon) pass1(l *ImportLine) {
 			l.Fate, l.Note = FateUnsupported, err.Error()
 			continue
 		}
+		if other := f.owner(p); other != "" {
+			l.Fate, l.Note = FateChanged, fmt.Sprintf("%s is in %s already", p, other)
+			continue
+		}
 		g.networks = append(g.networks, p)
 	}
+}
+
+// owner is the hostgroup that has p.
+func (f *fastnetmon) owner(p netip.Prefix) string {
+	for _, name := range f.order {
+		if slices.Contains(f.groups[name].networks, p) {
+			return name
+		}
+	}
+	return ""
 }
 
 // parsePrefix also takes an address, and cuts bits beyond the mask, as FastNetMon does.

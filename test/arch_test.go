@@ -25,6 +25,7 @@ var mayImport = map[string]string{
 	"bpf":      "flow packet capture",
 	"hook":     "bpf host",
 	"datapath": "flow packet capture cache meter acl bpf hook host",
+	"guard":    "flow",
 	"ie":       "",
 	"wire":     "flow ie",
 	"export":   "flow ie wire",
@@ -32,7 +33,7 @@ var mayImport = map[string]string{
 	"collect":  "flow ie wire packet capture", // capture and packet: export traffic in capture files
 	"store":    "flow",
 	"query":    "flow store",
-	"config":   "capture acl", // filters, lists are checked as they are read
+	"config":   "capture acl guard", // filters, lists, thresholds are checked as they are read
 	"host":     "config",
 	"control":  "",
 	"metrics":  "flow",
@@ -50,6 +51,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"export", "collect", "probe and collector meet in flow, ie and wire alone"},
 	{"collect", "export", "probe and collector meet in flow, ie and wire alone"},
 	{"collect", "store", "a collector's sink may be any store"},
+	{"guard", "datapath", "what enforces a rule is behind guard's own interface"},
 	{"store", "query", "another engine may ask the same store"},
 	{"wire", "collect", "codecs are pure"},
 	{"console", "store", "screens use the public API and what a query.Engine answers"},
