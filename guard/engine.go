@@ -962,19 +962,6 @@ func (e *Engine) SetOn(now int64, on bool, by string) error {
 // On says how the kill switch stands.
 func (e *Engine) On() bool { e.mu.Lock(); defer e.mu.Unlock(); return !e.off }
 
-// Withdraw tells of every action that is announced that it ends: at the stop of this
-// process, whose announcements end with it. What the kernel enforces stays until its time.
-func (e *Engine) Withdraw(now int64) {
-	e.mu.Lock()
-	defer e.unlock()
-	e.now = max(e.now, now)
-	for _, act := range e.actions {
-		if act.State == StateActive && act.Announce != NoAnnounce {
-			e.happened("ended", "automatic", nil, act)
-		}
-	}
-}
-
 // SetPolicy puts another policy in the place of the one in force. Attacks and actions go
 // on; counting begins anew if networks or the number of keys changed.
 func (e *Engine) SetPolicy(p Policy) error {
