@@ -52,9 +52,10 @@ type Guard struct {
 	Keys         Count    `yaml:"keys"`
 	Learn        bool     `yaml:"learn"`
 
-	Flows  map[string]FlowProfile `yaml:"flows"`
-	Notify Notify                 `yaml:"notify"`
-	BGP    BGP                    `yaml:"bgp"`
+	Flows   map[string]FlowProfile `yaml:"flows"`
+	Console bool                   `yaml:"console"` // the web console may approve and lift
+	Notify  Notify                 `yaml:"notify"`
+	BGP     BGP                    `yaml:"bgp"`
 }
 
 // Hostgroup is addresses that are protected alike. What it leaves out is as under guard.

@@ -93,7 +93,7 @@ func actionLine(act *guard.ActionStatus, format rows.Format) []any {
 	}
 	hit, innocent := any(act.Hit), any(act.Innocent)
 	if format == rows.Table {
-		hit, innocent = percent(act.Hit), percent(act.Innocent)
+		hit, innocent = shareText(act.Hit), shareText(act.Innocent)
 	}
 	if act.Attack == 0 {
 		hit, innocent = nil, nil
@@ -108,7 +108,7 @@ func actionLine(act *guard.ActionStatus, format rows.Format) []any {
 	}
 }
 
-func percent(f float64) string { return fmt.Sprintf("%.0f%%", 100*f) }
+func shareText(f float64) string { return fmt.Sprintf("%.0f%%", 100*f) }
 
 // guardStatus asks the running weir.
 func (a *app) guardStatus() (s guard.Status, err error) {
@@ -280,7 +280,9 @@ var openSwitch = func() (guard.Switch, error) { return nil, guard.ErrNoEnforcer 
 
 // offMark is a file that a running weir, and the next one, takes for the kill switch.
 // It is beside the control socket, where only root and weir's user write.
-func offMark(conf *config.Config) string { return filepath.Join(filepath.Dir(conf.Control), "guard.off") }
+func offMark(conf *config.Config) string {
+	return filepath.Join(filepath.Dir(conf.Control), "guard.off")
+}
 
 func (guardOffCmd) Run(a *app) error { return a.guardSwitch(false) }
 func (guardOnCmd) Run(a *app) error  { return a.guardSwitch(true) }
@@ -703,7 +705,7 @@ func firedLine(f *guard.Fired, format rows.Format) []any {
 	if f.Action != nil {
 		action, hit, innocent, note = f.Action.What, f.Action.Hit, f.Action.Innocent, f.Action.Note
 		if format == rows.Table {
-			hit, innocent = percent(f.Action.Hit), percent(f.Action.Innocent)
+			hit, innocent = shareText(f.Action.Hit), shareText(f.Action.Innocent)
 		}
 	}
 	if f.Note != "" {
@@ -720,7 +722,6 @@ func firedLine(f *guard.Fired, format rows.Format) []any {
 		time.Unix(0, f.Began), ended, f.Group, string(f.Scope), f.Name, string(f.Kind), f.Threshold, f.Peak, f.PeakPPS, f.PeakBPS, sources, action, hit, innocent, note,
 	}
 }
-
 
 // printRows prints lines under columns.
 func printRows(w io.Writer, format rows.Format, columns []string, lines [][]any) error {
@@ -740,4 +741,62 @@ func printFitted(a *app, columns []string, lines [][]any, drop []string, cut str
 		fmt.Fprintf(a.stderr, "weir: too narrow for %s; -o csv has all\n", strings.Join(left, ", "))
 	}
 	return err
+}
+
+// guard prints `weir show guard` for people: hostgroups, attacks that go on, actions.
+func (c *showCmd) guard(a *app) error {
+	s, err := a.guardStatus()
+	if err != nil {
+		return err
+	}
+	var lines [][]any
+	for _, g := range s.Groups {
+		networks := any(g.Networks)
+		if g.Networks == 0 {
+			networks = "all"
+		}
+		lines = append(lines, []any{g.Group, g.Mode.String(), networks, g.PPS, g.BPS, g.Flows, shareText(g.SYNRatio), g.DroppedPPS, strings.Join(g.Thresholds, ", ")})
+	}
+	groups := []string{"group", "mode", "networks", "pps", "bps", "flows", "syn_ratio", "dropped_pps", "thresholds"}
+	if err := printFitted(a, groups, lines, []string{"thresholds", "syn_ratio", "networks"}, "thresholds"); err != nil {
+		return err
+	}
+	if !s.On {
+		fmt.Fprintln(a.stdout, "\nThe kill switch is off: nothing is in force until `weir guard on`.")
+	}
+	lines = nil
+	for i := range s.Attacks {
+		x := &s.Attacks[i]
+		since := any(nil)
+		if x.Ended == 0 {
+			since = config.Duration((time.Duration(x.Seen-x.Began) + time.Second).Truncate(time.Second)).String()
+		}
+		sources := any(nil)
+		if x.Evidence != nil {
+			sources = x.Evidence.Sources
+		}
+		if x.Ended == 0 || len(lines) < 20 {
+			lines = append(lines, []any{x.ID, x.Name, string(x.Kind), string(x.Scope), x.Threshold, x.Rate, x.Peak, sources, time.Unix(0, x.Began), since, x.Count})
+		}
+	}
+	if len(lines) == 0 {
+		_, err := fmt.Fprintln(a.stdout, "\nNo attacks.")
+		return err
+	}
+	fmt.Fprintln(a.stdout)
+	attacks := []string{"id", "target", "kind", "scope", "threshold", "rate", "peak", "sources", "began", "going_on", "times"}
+	if err := printFitted(a, attacks, lines, []string{"times", "scope", "sources", "began"}, ""); err != nil {
+		return err
+	}
+	lines = nil
+	for i := range s.Actions {
+		if act := &s.Actions[i]; act.State == guard.StateObserved || act.State == guard.StateProposed || act.State == guard.StateActive {
+			lines = append(lines, actionLine(act, rows.Table))
+		}
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	fmt.Fprintln(a.stdout)
+	return printFitted(a, actionColumns, lines, []string{"undo", "here", "attack", "created", "ends", "group", "counted_packets", "innocent", "note", "by"}, "why")
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"reflect"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"weir/console"
 	"weir/flow"
 	"weir/guard"
+	"weir/guard/bgp"
 	"weir/host"
 	"weir/metrics"
 )
@@ -43,6 +45,7 @@ func (g *guarding) WriteRecords(batch []flow.Record) error {
 type guardRoom struct {
 	engine *guard.Engine
 	notify *guard.Notifier
+	bgp    *bgp.Speaker // nil: nobody is told by BGP
 	log    slogger
 	mark   string // the file that is the kill switch
 
@@ -119,12 +122,51 @@ func newGuardRoom(conf *config.Config, log slogger) (*guardRoom, error) {
 		Script: conf.Guard.Notify.Script, Webhook: conf.Guard.Notify.Webhook, Syslog: conf.Guard.Notify.Syslog,
 		Timeout: time.Duration(conf.Guard.Notify.Timeout), Log: r.log,
 	})
-	r.engine, err = guard.New(guard.Options{Policy: p, Enforcer: guard.None{}, Tell: r.tell, Log: r.log, Learn: conf.Guard.Learn})
+	if r.bgp, err = newSpeaker(&conf.Guard.BGP, r.log); err != nil {
+		return nil, usageError{err}
+	}
+	r.engine, err = guard.New(guard.Options{Policy: p, Enforcer: enforcer(), Announcer: r.bgp != nil, Tell: r.tell, Log: r.log, Learn: conf.Guard.Learn})
 	return r, err
 }
 
+// enforcer is what carries rules out here: this version's kernel programs carry out none.
+var enforcer = func() guard.Enforcer { return guard.None{} }
+
+// newSpeaker is who announces; nil: there are no neighbours.
+func newSpeaker(c *config.BGP, log slogger) (*bgp.Speaker, error) {
+	if len(c.Neighbours) == 0 {
+		return nil, nil
+	}
+	o := bgp.Options{AS: uint32(c.AS), Log: log}
+	o.RouterID, _ = netip.ParseAddr(c.RouterID) // checked with the configuration, as what follows
+	o.NextHop, _ = netip.ParseAddr(c.NextHop)
+	o.NextHop6, _ = netip.ParseAddr(c.NextHop6)
+	var err error
+	if o.Communities, err = c.CommunityList(); err != nil {
+		return nil, err
+	}
+	for _, n := range c.Neighbours {
+		x := bgp.Neighbour{AS: uint32(n.AS), Port: uint16(n.Port), Multihop: n.Multihop}
+		x.Address, _ = netip.ParseAddr(n.Address)
+		if n.Password != "" {
+			b, err := os.ReadFile(n.Password)
+			if err != nil {
+				return nil, fmt.Errorf("guard.bgp: password-file of %s: %w", n.Address, err)
+			}
+			x.Password = strings.TrimSpace(string(b))
+		}
+		o.Neighbours = append(o.Neighbours, x)
+	}
+	return bgp.New(o)
+}
+
 // tell passes on what happened.
-func (r *guardRoom) tell(ev guard.Event) { r.notify.Tell(ev) }
+func (r *guardRoom) tell(ev guard.Event) {
+	r.notify.Tell(ev)
+	if r.bgp != nil {
+		r.bgp.Tell(ev)
+	}
+}
 
 func ignoredInterfaces(conf *config.Config) map[uint32]bool {
 	m := map[uint32]bool{}
@@ -141,11 +183,18 @@ func ignoredInterfaces(conf *config.Config) map[uint32]bool {
 // run ticks each second until ctx ends.
 func (r *guardRoom) run(ctx context.Context, n *node) error {
 	telling, stop := context.WithCancel(context.WithoutCancel(ctx))
-	told := make(chan struct{})
-	go func() { defer close(told); r.notify.Run(telling) }()
-	defer func() {
+	var others sync.WaitGroup
+	others.Go(func() { r.notify.Run(telling) })
+	if r.bgp != nil {
+		others.Go(func() {
+			if err := r.bgp.Run(telling); err != nil {
+				r.log.Error("nothing is announced", "error", err)
+			}
+		})
+	}
+	defer func() { // BGP withdraws, notices that wait go out
 		stop()
-		<-told
+		others.Wait()
 	}()
 	r.switched(time.Now())
 	tick := time.NewTicker(time.Second)
@@ -454,6 +503,13 @@ func (n *node) guardSamples(emit func(metrics.Sample)) {
 		gauge("weir_guard_group_packets_per_second", "Packets a second to a hostgroup, in the last second.", float64(g.PPS), "group", g.Group)
 		gauge("weir_guard_group_bits_per_second", "Bits a second to a hostgroup, in the last second.", float64(g.BPS), "group", g.Group)
 		gauge("weir_guard_group_flows_per_second", "New flows a second to a hostgroup, in the last second.", float64(g.Flows), "group", g.Group)
+	}
+	if r.bgp != nil {
+		b := r.bgp.State()
+		gauge("weir_guard_bgp_established", "BGP neighbours whose session is established.", float64(b.Established))
+		gauge("weir_guard_bgp_neighbours", "BGP neighbours configured.", float64(b.Neighbours))
+		gauge("weir_guard_bgp_announced", "Routes and rules announced.", float64(b.Announced))
+		counter("weir_guard_bgp_failed_total", "Announcements and withdrawals that could not be made.", b.Failed)
 	}
 	sent, failed, lost := r.notify.Counters()
 	for _, x := range []struct {

@@ -18,7 +18,7 @@ import (
 )
 
 type showCmd struct {
-	What   string   `arg:"" help:"flows, top-talkers, cache, interfaces, loss, balance, export, exporters, templates, access-lists or store."`
+	What   string   `arg:"" help:"flows, top-talkers, cache, interfaces, loss, balance, export, exporters, templates, access-lists, guard or store."`
 	Filter []string `arg:"" optional:"" help:"Of flows, top-talkers and cache --cisco: which flows (see: weir help filter); all, if there is none."`
 
 	Number  *int   `short:"n" placeholder:"N" help:"Rows of flows and top-talkers; 0 for all flows (default: 10 for top-talkers, 100 for a table of flows, else all)."`
@@ -81,18 +81,24 @@ var views = map[string]view{
 		[]string{"kind", "bound", "last", "bytes", "family"},
 		"rule",
 	},
+	"guard": {
+		"/control/guard", "attacks",
+		[]string{"id", "name", "kind", "scope", "group", "threshold", "rate", "peak", "pps", "bps", "flows", "peak_pps", "peak_bps", "syn_ratio", "began", "seen", "ended", "count", "note", "evidence"},
+		[]string{"evidence", "syn_ratio", "peak_bps", "flows", "seen", "bps", "peak_pps", "note", "group", "count", "pps", "scope"},
+		"note",
+	},
 	"store": {"/control/store", "", []string{"dir", "records", "segments", "bytes", "durable", "buffered", "failing"}, nil, ""},
 }
 
 // showable lists what can be shown, in the order in which it is told.
-var showable = []string{"flows", "top-talkers", "cache", "interfaces", "loss", "balance", "export", "exporters", "templates", "access-lists", "store"}
+var showable = []string{"flows", "top-talkers", "cache", "interfaces", "loss", "balance", "export", "exporters", "templates", "access-lists", "guard", "store"}
 
 func (c *showCmd) Run(a *app) error {
 	format, err := rows.ParseFormat(c.Output)
 	if err != nil {
 		return usageError{err}
 	}
-	if slices.Contains([]string{"routes", "guard"}, c.What) {
+	if slices.Contains([]string{"routes"}, c.What) {
 		return usagef("show %s is not in this version yet", c.What)
 	}
 	if !slices.Contains(showable, c.What) {
@@ -115,6 +121,9 @@ func (c *showCmd) Run(a *app) error {
 		return c.stream(a, client)
 	case c.Cisco:
 		return c.cisco(a, client)
+	}
+	if c.What == "guard" && format == rows.Table {
+		return c.guard(a)
 	}
 	if err := c.show(a, client, views[c.What], format); err != nil || c.What != "loss" || format != rows.Table {
 		return err
