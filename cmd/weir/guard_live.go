@@ -499,6 +499,11 @@ func (n *node) guardSamples(emit func(metrics.Sample)) {
 	counter("weir_guard_ticks_total", "Seconds looked at.", c.Ticks)
 	counter("weir_guard_beyond_packets_total", "Packets of addresses beyond guard.keys, which are counted as lower bounds.", c.Beyond)
 	counter("weir_guard_evicted_keys_total", "Addresses that gave way to larger ones.", c.Evicted)
+	r.mu.Lock()
+	full, late := r.differ.Full(), r.late
+	r.mu.Unlock()
+	counter("weir_guard_untracked_flows_total", "Looks at flows that the guard had no room for: they are told of later.", full)
+	counter("weir_guard_late_seconds_total", "Seconds that were looked at late.", late)
 	for _, g := range s.Groups {
 		gauge("weir_guard_group_packets_per_second", "Packets a second to a hostgroup, in the last second.", float64(g.PPS), "group", g.Group)
 		gauge("weir_guard_group_bits_per_second", "Bits a second to a hostgroup, in the last second.", float64(g.BPS), "group", g.Group)

@@ -35,7 +35,7 @@ func guardNode(t *testing.T, mode string) (a *app, out *bytes.Buffer, n *node, f
 	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "weir.yaml")
-	text := "control: " + filepath.Join(dir, "weir.sock") + "\nguard:\n  mode: " + mode + "\n  action: drop\n  networks: [192.0.2.0/24]\n"
+	text := "control: " + filepath.Join(dir, "weir.sock") + "\nguard:\n  mode: " + mode + "\n  action: drop\n  allow-own: off\n  networks: [192.0.2.0/24]\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -148,7 +148,7 @@ function Attack({ attack: a, actions, data, asOf, act }: { attack: GuardAttack; 
         <h2>
           <span class="muted">{scopes[a.scope] ?? a.scope}</span> {a.target}
         </h2>
-        <span class="muted">{a.group}{a.times > 1 ? `, for the ${a.times}th time lately` : ""}</span>
+        <span class="muted">{a.group}{a.times > 1 ? `, attacked ${a.times} times lately` : ""}</span>
         <span class="spring" />
         {filter && <ViewLink to={{ ...empty, page: "flows", range: "15m", filter }} class="more" title="Its flows of the last 15 minutes">Flows<Icon name="right" /></ViewLink>}
       </header>
@@ -178,7 +178,7 @@ function Action({ action: x, data, asOf, act }: { action: GuardAction; data: Gua
   const waits = x.state === "proposed" || x.state === "observed";
   const command = waits ? `weir guard approve ${x.id}${x.state === "observed" ? " --override" : ""}` : x.undo;
   return (
-    <div class={"action " + tone(x.state)} data-action={x.id} data-state={x.state}>
+    <div class={"action tone-" + tone(x.state)} data-action={x.id} data-state={x.state}>
       <span class={"badge " + tone(x.state)}>{x.state === "observed" ? "would be done" : x.state}</span>
       <span class="what mono">{x.what}</span>
       <span class="spring" />
