@@ -8,8 +8,8 @@ import (
 )
 
 // Differ makes deltas of flows that are shown again and again as they grow: of walks over
-// a flow cache, and of the records that leave it in between. It knows what it is shown by
-// its id (IE 148), and holds what was told of it.
+// a flow cache, and of the records that leave it in between. It knows a flow by its key,
+// of which a cache has one at a time, and holds what was told of it.
 //
 // It is for caches that do not tell deltas by themselves. One goroutine uses it at a time.
 type Differ struct {
@@ -21,12 +21,14 @@ type Differ struct {
 	full  uint64
 }
 
+// differed is what was told of a flow.
 type differed struct {
 	id             uint64 // 0: free
 	packets, bytes uint64
 	dropP, dropB   uint64
+	last           int64  // of the record that left, Unix ns: counters begin anew after it; 0: none has
+	goesOn         bool   // it left by the active timeout
 	until          uint32 // the walk after which it is forgotten
-	left           bool   // a walk may still show it as it was
 }
 
 // goesOn is for how many walks a flow that was reported by the active timeout may be
@@ -41,27 +43,24 @@ func NewDiffer(flows int) *Differ {
 
 // find gives the place of an id, or the free one where it would be.
 func (f *Differ) find(id uint64) uint64 {
-	i := f.place(id)
+	i := id & f.mask
 	for f.slots[i].id != 0 && f.slots[i].id != id {
 		i = (i + 1) & f.mask
 	}
 	return i
 }
 
-func (f *Differ) place(id uint64) uint64 {
-	hi, lo := bits.Mul64(id^0xa0761d6478bd642f, 0x9e3779b97f4a7c15)
-	return (hi ^ lo) & f.mask
-}
-
-// Full is how many times a flow found no room and was left out until there is some.
+// Full is how many times a flow found no room and was left out until it leaves.
 func (f *Differ) Full() uint64 { return f.full }
 
 // Shown is what r, a flow that is in the cache now, counted since it was told of last;
 // false: nothing.
 func (f *Differ) Shown(r *flow.Record) (Delta, bool) {
-	i := f.find(r.FlowID)
+	d := DeltaOf(r)
+	id := maphash.Comparable(f.seed, d.Key) | 1<<63
+	i := f.find(id)
 	s := &f.slots[i]
-	if s.left || r.FlowID == 0 { // seen by the walk before it left
+	if s.last != 0 && r.First <= s.last { // seen by the walk before it left
 		return Delta{}, false
 	}
 	old := *s
@@ -72,50 +71,41 @@ func (f *Differ) Shown(r *flow.Record) (Delta, bool) {
 		}
 		f.n++
 	}
-	*s = differed{r.FlowID, r.Packets, r.Bytes, r.DroppedPackets, r.DroppedBytes, f.round + 2, false}
-	return f.since(r, &old)
+	*s = differed{id: id, packets: r.Packets, bytes: r.Bytes, dropP: r.DroppedPackets, dropB: r.DroppedBytes, until: f.round + 2}
+	return since(d, r, &old)
 }
 
-// Left is what r, a record that leaves the cache, counted since it was shown last.
+// Left is what r, a record that leaves the cache, counted since its flow was shown last.
 func (f *Differ) Left(r *flow.Record) (Delta, bool) {
-	i := f.find(r.FlowID)
+	d := DeltaOf(r)
+	id := maphash.Comparable(f.seed, d.Key) | 1<<63
+	i := f.find(id)
 	s := &f.slots[i]
 	old := *s
 	if s.id == 0 && 2*(f.n+1) <= len(f.slots) {
 		f.n++
+		s.id = id
 	}
-	if s.id != 0 || 2*f.n <= len(f.slots) {
-		*s = differed{id: r.FlowID, left: true, until: f.round + 2}
-	}
-	d, ok := f.since(r, &old)
-	if r.EndReason == flow.EndActive { // its next record is no new flow
-		if j := f.find(f.mark(&d.Key)); f.slots[j].id == 0 && 2*(f.n+1) <= len(f.slots) {
-			f.n++
-			f.slots[j] = differed{id: f.mark(&d.Key), until: f.round + goesOn}
+	if s.id != 0 {
+		*s = differed{id: id, last: max(1, r.Last), until: f.round + 2}
+		if r.EndReason == flow.EndActive {
+			s.goesOn, s.until = true, f.round+goesOn
 		}
 	}
-	return d, ok
+	return since(d, r, &old)
 }
 
-// mark is the id under which a flow that goes on is known.
-func (f *Differ) mark(k *flow.Key) uint64 { return maphash.Comparable(f.seed, *k) | 1 }
-
 // since is what r has more than what was told.
-func (f *Differ) since(r *flow.Record, old *differed) (Delta, bool) {
-	d := DeltaOf(r)
+func since(d Delta, r *flow.Record, old *differed) (Delta, bool) {
 	rate := uint64(1)
 	if r.Packets > 0 {
 		rate = d.Packets / r.Packets
 	}
 	d.Flows = 0
-	if old.id == 0 {
+	if old.id == 0 || old.last != 0 && !old.goesOn {
 		d.Flows = 1
-		if j := f.find(f.mark(&d.Key)); f.slots[j].id != 0 {
-			f.remove(j)
-			d.Flows = 0
-			d.Established = true // it was reported before
-		}
 	}
+	d.Established = d.Established || old.goesOn // it was reported before
 	less := func(now, then uint64) uint64 { return (now - min(now, then)) * rate }
 	d.Packets, d.Bytes = less(r.Packets, old.packets), less(r.Bytes, old.bytes)
 	d.DroppedPackets, d.DroppedBytes = less(r.DroppedPackets, old.dropP), less(r.DroppedBytes, old.dropB)
@@ -132,7 +122,7 @@ func (f *Differ) remove(i uint64) {
 			if f.slots[j].id == 0 {
 				return
 			}
-			if (j-f.place(f.slots[j].id))&f.mask >= (j-i)&f.mask {
+			if (j-f.slots[j].id)&f.mask >= (j-i)&f.mask {
 				break
 			}
 		}

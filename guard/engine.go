@@ -644,8 +644,11 @@ func (e *Engine) act(g *Group, a *Attack) {
 		e.propose(act, a)
 	default:
 		why := e.policy.barrier(g, a, act)
+		here := e.enforcer.Can(&act.Match)
 		switch {
 		case why != "":
+		case here != nil && (!e.announcer || act.Announce == NoAnnounce):
+			why = here.Error()
 		case e.off:
 			why = "the kill switch is off: weir guard on"
 		case e.active() >= e.policy.MaxActions:
@@ -668,7 +671,7 @@ func (e *Engine) act(g *Group, a *Attack) {
 // plan weighs what could be done about a.
 func (e *Engine) plan(g *Group, a *Attack) (plan, error) {
 	can := e.enforcer.Can
-	if g.Mode < Approve || e.announcer && g.Announce != NoAnnounce && can(a.base()) != nil {
+	if g.Mode < Approve || can(a.base()) != nil {
 		can = func(*Match) error { return nil } // nothing will be put in force here
 	}
 	return e.r.weigh(*a.base(), a.Limit, a.Rate[a.Limit.Measure], a.Kind, can)

@@ -502,6 +502,21 @@ func TestAnEnforcerThatCannotIsToldOf(t *testing.T) {
 	if s := d.e.Status(d.now); s.Actions[0].State != StateRefused || s.Actions[0].Note == "" {
 		t.Errorf("%+v", s.Actions)
 	}
+	// Nothing can be carried out here at all: it is proposed, and says so.
+	p := policyOf("192.0.2.0/24")
+	p.Groups[0].Mode = Automatic
+	e, err := New(Options{Policy: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Add(synFlood("192.0.2.10", 4000))
+	e.Tick(began)
+	if s := e.Status(began); s.Actions[0].State != StateProposed || !strings.Contains(s.Actions[0].Note, ErrNoEnforcer.Error()) {
+		t.Errorf("%+v", s.Actions)
+	}
+	if _, err := e.Approve(began, e.Status(began).Actions[0].ID, "alice", false); !errors.Is(err, ErrNoEnforcer) {
+		t.Errorf("approved: %v", err)
+	}
 	// It cannot look at flags: the next best match it can.
 	d = newDrill(t, nil)
 	d.fake.Cannot = func(m *Match) error {

@@ -76,6 +76,9 @@ func DeltaOf(r *flow.Record) Delta {
 	if r.Fragment {
 		d.Key.VLAN |= flow.KeyFragment
 	}
+	if r.Has&flow.HasDirection != 0 && r.Direction == 1 {
+		d.Key.Input = r.Output | flow.KeyEgress
+	}
 	if r.Has&flow.HasDropped != 0 {
 		d.DroppedPackets, d.DroppedBytes = r.DroppedPackets*rate, r.DroppedBytes*rate
 	}

@@ -73,7 +73,8 @@ func TestDifferTellsEachPacketOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := NewDiffer(64)
 		cache := map[int]flow.Record{}
-		var truth, told, flows, began, ids uint64
+		var truth, told, flows, began uint64
+		now := int64(1)
 		take := func(d Delta, ok bool) {
 			if ok {
 				told += d.Packets
@@ -81,8 +82,7 @@ func TestDifferTellsEachPacketOnce(t *testing.T) {
 			flows += uint64(d.Flows)
 		}
 		fresh := func(i int) flow.Record {
-			ids++
-			return flow.Record{FlowID: ids, SrcPort: uint16(i), Proto: 17}
+			return flow.Record{SrcPort: uint16(i), Proto: 17}
 		}
 		var stale []flow.Record
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
@@ -94,6 +94,10 @@ func TestDifferTellsEachPacketOnce(t *testing.T) {
 					began++
 					r = fresh(i)
 				}
+				if now++; r.Packets == 0 {
+					r.First = now
+				}
+				r.Last = now
 				r.Packets++
 				truth++
 				cache[i] = r

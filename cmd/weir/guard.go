@@ -130,8 +130,8 @@ func (a *app) guardStatus() (s guard.Status, err error) {
 // --- deciding ---
 
 type guardProposeCmd struct {
-	To        *netip.Prefix   `placeholder:"PREFIX" help:"Packets to there; an address alone is itself."`
-	From      *netip.Prefix   `placeholder:"PREFIX" help:"Packets from there."`
+	To        *config.Prefix  `placeholder:"PREFIX" help:"Packets to there; an address alone is itself."`
+	From      *config.Prefix  `placeholder:"PREFIX" help:"Packets from there."`
 	Proto     string          `placeholder:"PROTO" help:"Of this protocol: tcp, udp, icmp, … or a number."`
 	Sport     []uint16        `placeholder:"PORT" help:"From one of these ports, up to 8."`
 	Dport     uint16          `placeholder:"PORT" help:"To this port."`
@@ -159,13 +159,11 @@ type guardRequest struct {
 
 func (c *guardProposeCmd) Run(a *app) error {
 	act := guard.Action{PPS: 0, Hold: time.Duration(c.For), Why: cmp.Or(c.Why, "by hand")}
-	for _, p := range []struct {
-		from *netip.Prefix
-		to   *netip.Prefix
-	}{{c.To, &act.Match.Dst}, {c.From, &act.Match.Src}} {
-		if p.from != nil {
-			*p.to = *p.from
-		}
+	if c.To != nil {
+		act.Match.Dst = netip.Prefix(*c.To)
+	}
+	if c.From != nil {
+		act.Match.Src = netip.Prefix(*c.From)
 	}
 	if c.Proto != "" {
 		n, ok := guard.ParseProto(c.Proto)
@@ -743,11 +741,38 @@ func printFitted(a *app, columns []string, lines [][]any, drop []string, cut str
 	return err
 }
 
+// printAttacks prints them for scripts.
+func printAttacks(a *app, format rows.Format, list []guard.AttackStatus) error {
+	var lines [][]any
+	for i := range list {
+		x := &list[i]
+		ended := any(nil)
+		if x.Ended != 0 {
+			ended = time.Unix(0, x.Ended)
+		}
+		evidence := any(nil)
+		if b, err := json.Marshal(x.Evidence); err == nil && x.Evidence != nil {
+			evidence = rows.RawJSON(b)
+		}
+		lines = append(lines, []any{
+			x.ID, x.Name, string(x.Kind), string(x.Scope), x.Group, x.Threshold, x.Rate, x.Peak, x.PPS, x.BPS, x.Flows, x.PeakPPS, x.PeakBPS, x.SYNRatio,
+			time.Unix(0, x.Began), time.Unix(0, x.Seen), ended, x.Count, x.Note, evidence,
+		})
+	}
+	return printRows(a.stdout, format, []string{
+		"id", "target", "kind", "scope", "group", "threshold", "rate", "peak", "pps", "bps", "flows", "peak_pps", "peak_bps", "syn_ratio", "began", "seen", "ended",
+		"count", "note", "evidence",
+	}, lines)
+}
+
 // guard prints `weir show guard` for people: hostgroups, attacks that go on, actions.
-func (c *showCmd) guard(a *app) error {
+func (c *showCmd) guard(a *app, format rows.Format) error {
 	s, err := a.guardStatus()
 	if err != nil {
 		return err
+	}
+	if format != rows.Table {
+		return printAttacks(a, format, s.Attacks)
 	}
 	var lines [][]any
 	for _, g := range s.Groups {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -73,7 +72,7 @@ func flood(n *node) {
 	for i := range 8000 {
 		list = append(list, flow.Record{
 			Src: flow.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)}), Dst: flow.AddrFrom4([4]byte{192, 0, 2, 10}), Proto: 6, TCPFlags: flow.SYN, DstPort: 80,
-			Packets: 1, Bytes: 40, FlowID: uint64(i + 1), Has: flow.HasPackets,
+			Packets: 1, Bytes: 40, First: 1e18, Last: 1e18, Has: flow.HasPackets,
 		})
 	}
 	now := time.Now().UnixNano()
@@ -114,7 +113,10 @@ func TestGuardVerbs(t *testing.T) {
 	if err := (&guardLiftCmd{ID: []uint64{id}}).Run(a); err == nil || !strings.Contains(err.Error(), "no such action") {
 		t.Errorf("lifted twice: %v", err)
 	}
-	to := netip.MustParsePrefix("192.0.2.1/32")
+	to, err := config.ParsePrefix("192.0.2.1")
+	if err != nil {
+		t.Fatal(err)
+	}
 	verb("active", &guardProposeCmd{To: &to, Proto: "udp", Sport: []uint16{53}, Action: "drop", Announce: "none", For: config.Duration(time.Minute), Approve: true})
 	if rules, _ := fake.Rules(); len(rules) != 1 || rules[0].Match.String() != "udp sport 53 to 192.0.2.1" {
 		t.Errorf("in force: %+v", rules)

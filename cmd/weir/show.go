@@ -81,12 +81,6 @@ var views = map[string]view{
 		[]string{"kind", "bound", "last", "bytes", "family"},
 		"rule",
 	},
-	"guard": {
-		"/control/guard", "attacks",
-		[]string{"id", "name", "kind", "scope", "group", "threshold", "rate", "peak", "pps", "bps", "flows", "peak_pps", "peak_bps", "syn_ratio", "began", "seen", "ended", "count", "note", "evidence"},
-		[]string{"evidence", "syn_ratio", "peak_bps", "flows", "seen", "bps", "peak_pps", "note", "group", "count", "pps", "scope"},
-		"note",
-	},
 	"store": {"/control/store", "", []string{"dir", "records", "segments", "bytes", "durable", "buffered", "failing"}, nil, ""},
 }
 
@@ -122,8 +116,8 @@ func (c *showCmd) Run(a *app) error {
 	case c.Cisco:
 		return c.cisco(a, client)
 	}
-	if c.What == "guard" && format == rows.Table {
-		return c.guard(a)
+	if c.What == "guard" {
+		return c.guard(a, format)
 	}
 	if err := c.show(a, client, views[c.What], format); err != nil || c.What != "loss" || format != rows.Table {
 		return err
