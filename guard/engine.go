@@ -102,7 +102,7 @@ type Event struct {
 type Options struct {
 	Policy    Policy
 	Enforcer  Enforcer    // nil: None
-	Tell      func(Event) // called by the goroutine that changed something, one at a time, not under any lock
+	Tell      func(Event) // called by the goroutine that changed something, one at a time; it must not change the engine
 	Announcer bool        // Tell announces by BGP, so an action can be good for something without an enforcer
 	Log       *slog.Logger
 	Learn     bool // keep baselines
@@ -343,7 +343,7 @@ func (e *Engine) roll(now int64) (list []over) {
 				o.group = 0
 			}
 			switch {
-			case fired >= 0:
+			case fired >= 0 && len(list) < 4*mostAttacks:
 				o.fired, o.limit = true, list2[fired]
 				if o.limit.Window == TenSeconds {
 					o.rate = sum.per(window)

@@ -59,12 +59,6 @@ func within(p netip.Prefix, a *flow.Addr) bool {
 	return true
 }
 
-// overlap says whether a packet can be hit by both.
-func (m *Match) overlap(o *Match) bool {
-	prefixes := func(a, b netip.Prefix) bool { return !a.IsValid() || !b.IsValid() || a.Overlaps(b) }
-	return prefixes(m.Dst, o.Dst) && prefixes(m.Src, o.Src) && (m.Proto == 0 || o.Proto == 0 || m.Proto == o.Proto)
-}
-
 func (m Match) String() string {
 	var b strings.Builder
 	word := func(s ...string) {

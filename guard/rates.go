@@ -161,7 +161,7 @@ func (r *rates) tickTotals() {
 	}
 }
 
-// prefixes are what keys of each table stand for.
+// sourceOf is what a key of the sources stands for.
 func (r *rates) sourceOf(key flow.Addr, group uint16) netip.Prefix {
 	if group == outside {
 		return sourcePrefix(key)

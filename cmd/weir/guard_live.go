@@ -53,6 +53,7 @@ type guardRoom struct {
 	differ *guard.Differ
 	batch  []guard.Delta
 	ignore map[uint32]bool // interfaces
+	primed bool            // a walk has shown what was counted before
 	late   uint64          // seconds that took longer than one
 }
 
@@ -82,8 +83,8 @@ func (r *guardRoom) shown(batch []flow.Record) error {
 }
 
 func (r *guardRoom) add(d *guard.Delta) {
-	if r.ignore[d.Key.Input&^flow.KeyEgress] {
-		return
+	if !r.primed || r.ignore[d.Key.Input&^flow.KeyEgress] {
+		return // a flow's whole past is not what it did in this second
 	}
 	r.batch = append(r.batch, *d)
 }
@@ -103,12 +104,17 @@ func (n *node) startGuard(ctx context.Context, failed chan<- error) (*part, erro
 	if err != nil {
 		return nil, err
 	}
+	return n.runGuard(ctx, failed, r), nil
+}
+
+func (n *node) runGuard(ctx context.Context, failed chan<- error, r *guardRoom) *part {
+	conf := n.config()
 	n.guarding.now.Store(r)
 	n.log.Info("guard", "mode", conf.Guard.Mode, "hostgroups", len(conf.Guard.Hostgroups), "on", r.engine.On())
 	return start(ctx, "guard", failed, func(ctx context.Context) error {
 		defer n.guarding.now.CompareAndSwap(r, nil)
 		return r.run(ctx, n)
-	}), nil
+	})
 }
 
 // newGuardRoom builds one; nothing of it runs yet.
@@ -219,6 +225,7 @@ func (r *guardRoom) run(ctx context.Context, n *node) error {
 			}
 			r.mu.Lock()
 			r.differ.Walked()
+			r.primed = true
 			r.mu.Unlock()
 			r.engine.Tick(time.Now().UnixNano())
 		}
@@ -235,7 +242,7 @@ func (r *guardRoom) switched(now time.Time) {
 }
 
 // exchangeGuard follows a new configuration: its policy goes to the guard that runs; what
-// else changed exchanges it.
+// else changed exchanges it. What is not taken leaves the guard as it was.
 func (n *node) exchangeGuard(ctx context.Context, failed chan<- error, running *part, old *config.Config) (*part, error) {
 	conf := n.config()
 	r := n.guarding.now.Load()
@@ -243,21 +250,30 @@ func (n *node) exchangeGuard(ctx context.Context, failed chan<- error, running *
 	same := r != nil && a.Enabled == b.Enabled && a.Notify == b.Notify && reflect.DeepEqual(a.BGP, b.BGP) && a.Learn == b.Learn && old.Cache.Entries == conf.Cache.Entries
 	if same {
 		p, err := conf.Guard.Policy(ownPrefixes(conf))
-		if err != nil {
-			return running, err
+		if err == nil {
+			err = r.engine.SetPolicy(p)
 		}
-		if err := r.engine.SetPolicy(p); err != nil {
-			return running, err
+		if err != nil {
+			n.log.Error("the guard goes on with its old policy", "error", err)
+			return running, nil
 		}
 		r.mu.Lock()
 		r.ignore = ignoredInterfaces(conf)
 		r.mu.Unlock()
 		return running, nil
 	}
-	if err := running.stop(); err != nil {
+	var fresh *guardRoom
+	if conf.Guard.Enabled {
+		var err error
+		if fresh, err = newGuardRoom(conf, n.log); err != nil {
+			n.log.Error("the guard goes on as it was", "error", err)
+			return running, nil
+		}
+	}
+	if err := running.stop(); err != nil || fresh == nil {
 		return nil, err
 	}
-	return n.startGuard(ctx, failed)
+	return n.runGuard(ctx, failed, fresh), nil
 }
 
 // ownPrefixes are addresses that no automatism touches: this machine's, its routers', its

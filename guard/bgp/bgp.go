@@ -141,8 +141,8 @@ var families = []struct {
 	{api.Family_AFI_IP6, api.Family_SAFI_FLOW_SPEC_UNICAST},
 }
 
-// leave is how long withdrawals may take on their way out at the end.
-const leave = 2 * time.Second
+// leaveTime is how long withdrawals may take on their way out at the end.
+const leaveTime = 500 * time.Millisecond
 
 // Run speaks until ctx ends, then withdraws everything and closes the sessions.
 func (s *Speaker) Run(ctx context.Context) error {
@@ -285,7 +285,7 @@ func (s *Speaker) leave(b *server.BgpServer) error {
 	s.reconcile(b)
 	// The library does not say when an update has been written; a session that is closed
 	// at once would take it along, and the neighbour withdraws by itself then.
-	time.Sleep(min(leave, 500*time.Millisecond))
+	time.Sleep(leaveTime)
 	return nil
 }
 
