@@ -61,8 +61,6 @@ const (
 	StateObsolete State = "obsolete" // the attack was over before anybody approved
 )
 
-func (s State) open() bool { return s == StateObserved || s == StateProposed || s == StateActive }
-
 // Action is what is done about an attack, or would be.
 type Action struct {
 	ID       uint64        `json:"id"`

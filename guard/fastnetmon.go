@@ -149,10 +149,8 @@ type fastnetmon struct {
 	im       *Import
 	groups   map[string]*fastnetmonGroup
 	order    []string
-	banOff   bool
 	outgoing bool
 	incoming bool
-	forever  bool
 	main     fastnetmonGroup
 }
 
@@ -325,7 +323,6 @@ func (f *fastnetmon) pass2(l *ImportLine) {
 			return
 		}
 		if n == 0 {
-			f.forever = true
 			l.Fate, l.Note = FateChanged, "nothing lasts for ever: max-hold 30d"
 			n = 30 * 86400
 		} else {
