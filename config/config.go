@@ -40,7 +40,7 @@ type Config struct {
 	Console     Console                `yaml:"console"`
 	ACL         ACL                    `yaml:"acl"`
 	Forward     Forward                `yaml:"forward"`
-	Guard       any                    `yaml:"guard" reserved:"protection"`
+	Guard       Guard                  `yaml:"guard"`
 	Enrich      any                    `yaml:"enrich" reserved:"enrichment"`
 	Billing     any                    `yaml:"billing" reserved:"billing"`
 	Control     string                 `yaml:"control"`
@@ -61,9 +61,9 @@ type Interface struct {
 	ACL      InterfaceACL `yaml:"acl"`
 	// Forward is whether the flow cache forwards what comes in, URPF what must lead
 	// back to its source: strict, loose; empty or off: nothing.
-	Forward Forwards `yaml:"forward"`
-	URPF    string   `yaml:"urpf"`
-	Guard   any      `yaml:"guard" reserved:"protection"`
+	Forward Forwards       `yaml:"forward"`
+	URPF    string         `yaml:"urpf"`
+	Guard   InterfaceGuard `yaml:"guard"`
 }
 
 // Cache is the flow cache.
@@ -187,6 +187,7 @@ func Default() *Config {
 		Console: Console{Listen: "127.0.0.1:8642", Hosts: []string{}},
 		ACL:     defaultACL(),
 		Forward: Forward{Watchdog: Duration(time.Minute)},
+		Guard:   defaultGuard(),
 		Control: defaultControl(),
 		Log:     Log{Level: "info", Format: "text"},
 	}
@@ -259,6 +260,7 @@ func (c *Config) check(report func(path, msg string)) {
 	} else if what := c.Cache.BeyondKernel(); c.Filters() && what != "" {
 		report("cache", "access lists are judged in the kernel, which does not have "+what)
 	}
+	c.Guard.check(report)
 	for i, l := range c.Collect.Listen {
 		if _, err := ParseListen(l); err != nil {
 			report("collect.listen["+strconv.Itoa(i)+"]", err.Error())

@@ -178,6 +178,9 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 			d.acl(n, v, path)
 			return
 		}
+		if v.Type() == reflect.TypeFor[Guard]() && n.Kind == yaml.MappingNode {
+			v.FieldByName("Enabled").SetBool(true) // naming it is wanting it
+		}
 		if n.Kind == yaml.ScalarNode && v.Type() == reflect.TypeFor[Destination]() {
 			d.value(n, v.FieldByName("To"), path)
 			return
@@ -314,15 +317,16 @@ func (c *Config) Show(w io.Writer) error {
 		Console     Console                   `yaml:"console"`
 		ACL         ACL                       `yaml:"acl"`
 		Forward     Forward                   `yaml:"forward"`
+		Guard       Guard                     `yaml:"guard"`
 		Control     string                    `yaml:"control"`
 		Log         Log                       `yaml:"log"`
 	}
-	p := plain{nil, c.Cache, c.Aggregation, c.Export, c.Collect, c.Store, c.Console, c.ACL, c.Forward, c.Control, c.Log}
+	p := plain{nil, c.Cache, c.Aggregation, c.Export, c.Collect, c.Store, c.Console, c.ACL, c.Forward, c.Guard, c.Control, c.Log}
 	for name, i := range c.Interfaces {
 		if p.Interfaces == nil {
 			p.Interfaces = map[string]shownInterface{}
 		}
-		p.Interfaces[name] = shownInterface{i.Meter, i.Mode, i.Sample, i.Promiscuous, i.Filter, i.Prefixes, i.ACL, i.Forward, i.URPF}
+		p.Interfaces[name] = shownInterface{i.Meter, i.Mode, i.Sample, i.Promiscuous, i.Filter, i.Prefixes, i.ACL, i.Forward, i.URPF, i.Guard}
 	}
 	enc := yaml.NewEncoder(w)
 	enc.SetIndent(2)
@@ -334,13 +338,14 @@ func (c *Config) Show(w io.Writer) error {
 
 // shownInterface is an Interface without its reserved keys.
 type shownInterface struct {
-	Meter       bool         `yaml:"meter"`
-	Mode        string       `yaml:"mode"`
-	Sample      Sample       `yaml:"sample"`
-	Promiscuous bool         `yaml:"promiscuous"`
-	Filter      string       `yaml:"filter,omitempty"`
-	Prefixes    []Prefix     `yaml:"prefixes,omitempty"`
-	ACL         InterfaceACL `yaml:"acl,omitempty"`
-	Forward     Forwards     `yaml:"forward"`
-	URPF        string       `yaml:"urpf,omitempty"`
+	Meter       bool           `yaml:"meter"`
+	Mode        string         `yaml:"mode"`
+	Sample      Sample         `yaml:"sample"`
+	Promiscuous bool           `yaml:"promiscuous"`
+	Filter      string         `yaml:"filter,omitempty"`
+	Prefixes    []Prefix       `yaml:"prefixes,omitempty"`
+	ACL         InterfaceACL   `yaml:"acl,omitempty"`
+	Forward     Forwards       `yaml:"forward"`
+	URPF        string         `yaml:"urpf,omitempty"`
+	Guard       InterfaceGuard `yaml:"guard,omitempty"`
 }

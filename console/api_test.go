@@ -40,7 +40,7 @@ var (
 )
 
 func whole() *Server {
-	opt := parts(Options{Engine: engine1}, time.Now(), hostile)
+	opt := parts(Options{Engine: engine1, Guard: new(guarded).answer}, time.Now(), hostile)
 	opt.Store = func() Store { return Store{Kind: "parquet", Path: "/var/lib/weir", Oldest: t0} }
 	opt.Metrics = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "weir_up 1\n") })
 	return New(opt)

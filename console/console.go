@@ -10,7 +10,7 @@
 // Units: packets and octets as metered (flow.Record), not multiplied by a
 // sampling rate; rates are means a second; times are RFC 3339 in UTC, the
 // times of a series Unix seconds. Nothing here changes state: every route is a
-// GET.
+// GET, but for POST /api/v1/guard, which asks Options.GuardDo.
 //
 // A Server may be used by many goroutines. New starts nothing; Run listens and
 // serves until its context ends.
@@ -53,6 +53,10 @@ type Options struct {
 	Exports    func() []Destination
 	Cache      func() Cache
 	Store      func() Store
+	Guard      func() *GuardAnswer // nil answer: it is switched off
+
+	// GuardDo approves or lifts an action of the guard; the error is told.
+	GuardDo func(do string, id uint64, by string) error
 
 	Metrics http.Handler // serves /metrics
 	Ready   func() error // nil error: ready; serves /readyz

@@ -104,6 +104,7 @@ func routeList() []route {
 		{"losses", "Every counter of loss, zeros included", nil, LossesAnswer{}, nil, (*Server).lossesPage},
 		{"exporters", "The senders of flow records", nil, ExportersAnswer{}, nil, (*Server).exporters},
 		{"interfaces", "The interfaces metered here and those told by exporters", nil, InterfacesAnswer{}, nil, (*Server).interfaces},
+		{"guard", "Attacks with their evidence, and what is done about them, or would be", nil, GuardAnswer{}, nil, (*Server).guardPage},
 		{"status", "The process and its parts", nil, StatusAnswer{}, nil, (*Server).status},
 		{"openapi.json", "This description", nil, map[string]any{}, nil, (*Server).openapi},
 	}
@@ -119,6 +120,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET "+apiRoot, func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, &apiError{Status: http.StatusNotFound, Message: "no such route: " + r.URL.Path + "; see " + apiRoot + "openapi.json"})
 	})
+	mux.HandleFunc("POST "+apiRoot+"guard", s.guardAction)
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
 		if s.opt.Metrics == nil {
 			writeError(w, absent("metrics"))
@@ -138,7 +140,7 @@ func (s *Server) routes() http.Handler {
 	})
 	mux.Handle("GET /", newScreens())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead && (r.Method != http.MethodPost || r.URL.Path != apiRoot+"guard") {
 			w.Header().Set("Allow", "GET, HEAD")
 			writeError(w, &apiError{Status: http.StatusMethodNotAllowed, Message: r.Method + " is not allowed: this server only reads"})
 			return

@@ -11,7 +11,7 @@ build="gcc:gcc g++:g++"
 ui="npm:npm node:nodejs"
 bpf="clang-19:clang-19 llvm-strip-19:llvm-19"
 test="$build $ui $bpf ethtool:ethtool ip:iproute2 tcpdump:tcpdump tshark:tshark nfcapd:nfdump softflowd:softflowd chromium:chromium zstd:zstd nft:nftables iptables-save:iptables"
-interop="$test nfacctd:pmacct fprobe:fprobe ovs-vswitchd:openvswitch-switch"
+interop="$test nfacctd:pmacct fprobe:fprobe ovs-vswitchd:openvswitch-switch bird:bird2 vtysh:frr"
 bench="$test nfacctd:pmacct"
 
 task=${1:?usage: setup.sh build|test|ui|bpf|interop|bench}

@@ -27,6 +27,7 @@ var mayImport = map[string]string{
 	"hook":      "bpf host",
 	"route":     "host", // findings
 	"datapath":  "flow packet capture cache meter acl bpf hook host route",
+	"guard":     "flow",
 	"ie":        "",
 	"wire":      "flow ie packet", // packet: sFlow carries the start of packets
 	"export":    "flow ie wire",
@@ -35,7 +36,7 @@ var mayImport = map[string]string{
 	"replay":    "flow wire",
 	"store":     "flow",
 	"query":     "flow store",
-	"config":    "flow capture acl aggregate", // keys, filters, lists are checked as they are read
+	"config":    "flow capture acl aggregate guard", // keys, filters, lists, thresholds are checked as they are read
 	"host":      "config",
 	"control":   "",
 	"metrics":   "flow",
@@ -53,6 +54,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"export", "collect", "probe and collector meet in flow, ie and wire alone"},
 	{"collect", "export", "probe and collector meet in flow, ie and wire alone"},
 	{"collect", "store", "a collector's sink may be any store"},
+	{"guard", "datapath", "what enforces a rule is behind guard's own interface"},
 	{"store", "query", "another engine may ask the same store"},
 	{"wire", "collect", "codecs are pure"},
 	{"console", "store", "screens use the public API and what a query.Engine answers"},

@@ -78,6 +78,7 @@ func (n *node) answerAt(ctx context.Context, level slog.Level) error {
 	mux.HandleFunc("/control/flows", d.handle(d.flows))
 	mux.HandleFunc("/control/top", d.handle(d.top))
 	n.aclHandlers(mux)
+	n.guardHandlers(mux)
 	tell("cache", "no interface is metered here", func(context.Context) (any, error) {
 		if m, _, _ := n.rooms(); m == nil {
 			return nil, nil

@@ -135,7 +135,7 @@ func pages(t *testing.T) []string {
 	if err != nil || len(list) == 0 {
 		t.Fatalf("no pages in docs/verbs: %v", err)
 	}
-	return append(list, "../../docs/api.md", "../../docs/metrics.md", "../../docs/formats.md", "../../docs/export.md", "../../docs/troubleshooting.md", "../../README.md")
+	return append(list, "../../docs/api.md", "../../docs/metrics.md", "../../docs/formats.md", "../../docs/export.md", "../../docs/troubleshooting.md", "../../docs/guard.md", "../../README.md")
 }
 
 func TestDocumentedCommands(t *testing.T) {
@@ -252,7 +252,7 @@ func TestDocumentedMetrics(t *testing.T) {
 	for _, unit := range []string{"records", "packets", "bytes", "datagrams"} {
 		is["weir_lost_"+unit+"_total"] = true
 	}
-	for _, file := range []string{"node.go", "forward.go", "show_export.go", "../../metrics/metrics.go", "../../console/meters.go"} {
+	for _, file := range []string{"node.go", "forward.go", "show_export.go", "guard_live.go", "../../metrics/metrics.go", "../../console/meters.go"} {
 		source, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -335,7 +335,7 @@ func TestDocumentedLinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"README", "api", "formats", "metrics"} {
+	for _, name := range []string{"README", "api", "formats", "metrics", "guard"} {
 		list = append(list, "../../docs/"+name+".md")
 	}
 	link := regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)

@@ -80,6 +80,13 @@ var examples = map[string]string{
   nft -j list ruleset | weir acl import --from nft > imported.acl
   iptables-save | weir acl import --from iptables --partial -o yaml > imported.yaml
   weir acl export --to nft wan.acl               for nft -f`,
+	"guard": `  weir guard list                                what is proposed and in force
+  weir guard approve 12                          put a proposal in force; weir guard lift 12 undoes it
+  weir guard propose --to 192.0.2.10 --proto udp --sport 53 --action drop --for 30m
+  weir guard simulate -t -1d                     what would have fired on the flows of the last day?
+  weir guard simulate -r trace.pcap --threshold pps=50k
+  weir guard import /etc/fastnetmon.conf > weir.yaml
+  weir guard off                                 the kill switch; works without a running weir`,
 	"doctor": `  weir doctor                                    each finding with its fix`,
 	"config": `  weir config example > weir.yaml                start from a commented file
   weir config check weir.yaml                    file:line:col for each mistake`,

@@ -151,7 +151,7 @@ func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*pa
 	l.config.Own = own.is
 	rings := len(l.sources) > 0
 	l.sources = n.outlived(l.sources)
-	run, err := l.into(n.tally.before(flow.Tee(append(aggregates.sinks(), e, &n.staging)...)))
+	run, err := l.into(n.tally.before(flow.Tee(append(aggregates.sinks(), e, &n.staging, &n.guarding)...)))
 	if err != nil {
 		return nil, err
 	}

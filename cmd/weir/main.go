@@ -65,15 +65,15 @@ type cli struct {
 	Query      queryCmd      `cmd:"" help:"Ask a store, in nfdump's language."`
 	Show       showCmd       `cmd:"" help:"Look into a running weir."`
 	ACL        aclCmd        `cmd:"" name:"acl" help:"Access lists: check, explain, try on captures and flows, stage, apply, convert."`
+	Guard      guardCmd      `cmd:"" help:"Floods: what attacks whom, what is proposed, approve, lift, simulate, the kill switch."`
 	Doctor     doctorCmd     `cmd:"" help:"Check the machine, and say how to mend it."`
 	Conf       confCmd       `cmd:"" name:"config" help:"Check or show the configuration, or print one to start from."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 	Help       helpCmd       `cmd:"" help:"Explain a verb or a topic: export, filter."`
 
-	Man   manCmd   `cmd:"" hidden:""`
-	Top   laterCmd `cmd:"" hidden:""`
-	Guard laterCmd `cmd:"" hidden:""`
-	Bill  laterCmd `cmd:"" hidden:""`
+	Man  manCmd   `cmd:"" hidden:""`
+	Top  laterCmd `cmd:"" hidden:""`
+	Bill laterCmd `cmd:"" hidden:""`
 }
 
 // laterCmd is a verb of the plan that this version does not have.

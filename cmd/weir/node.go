@@ -29,14 +29,15 @@ type slogger = *slog.Logger
 // node is a running weir: the rooms that this process has, and what is told of
 // them through the console, the control socket and the metrics.
 type node struct {
-	log     slogger
-	started time.Time
-	engine  query.Engine
-	store   *storeRoom
-	rings   map[uint32]ring // by interface index; of the goroutine that reloads
-	gone    atomic.Bool     // an interface went away since the metering started
-	tally   tally           // of what left the cache; meters hand on through tally.before
-	staging staging         // of access lists; meters hand on to it, too
+	log      slogger
+	started  time.Time
+	engine   query.Engine
+	store    *storeRoom
+	rings    map[uint32]ring // by interface index; of the goroutine that reloads
+	gone     atomic.Bool     // an interface went away since the metering started
+	tally    tally           // of what left the cache; meters hand on through tally.before
+	staging  staging         // of access lists; meters hand on to it, too
+	guarding guarding        // the guard; and to it
 
 	serving sync.Once
 	served  *console.Server
@@ -213,6 +214,7 @@ func (n *node) newServer() *console.Server {
 	if e != nil {
 		o.Exports = n.exports
 	}
+	o.Guard, o.GuardDo = n.guardAnswer, n.guardDo
 	if n.store != nil {
 		o.Store = n.storeState
 		o.Ready = func() error {
@@ -365,6 +367,7 @@ func (n *node) samples(emit func(metrics.Sample)) {
 		gauge("weir_store_segments", "Segments.", float64(s.Segments))
 		gauge("weir_store_unflushed_seconds", "Age of the oldest record that is not yet durable.", s.UnflushedAge.Seconds())
 	}
+	n.guardSamples(emit)
 	n.mu.Lock()
 	r := n.reloaded
 	n.mu.Unlock()

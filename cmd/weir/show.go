@@ -19,7 +19,7 @@ import (
 )
 
 type showCmd struct {
-	What   string   `arg:"" help:"flows, top-talkers, cache, aggregation [SCHEME], interfaces, loss, balance, export, exporters, templates, access-lists, routes or store."`
+	What   string   `arg:"" help:"flows, top-talkers, cache, aggregation [SCHEME], interfaces, loss, balance, export, exporters, templates, access-lists, routes, guard or store."`
 	Filter []string `arg:"" optional:"" help:"Of flows, top-talkers and cache --cisco: which flows (see: weir help filter); all, if there is none."`
 
 	Number        *int   `short:"n" placeholder:"N" help:"Rows of flows and top-talkers; 0 for all flows (default: 10 for top-talkers, 100 for a table of flows, else all)."`
@@ -104,15 +104,12 @@ var views = map[string]view{
 }
 
 // showable lists what can be shown, in the order in which it is told.
-var showable = []string{"flows", "top-talkers", "cache", "aggregation", "interfaces", "loss", "balance", "export", "exporters", "templates", "access-lists", "routes", "store"}
+var showable = []string{"flows", "top-talkers", "cache", "aggregation", "interfaces", "loss", "balance", "export", "exporters", "templates", "access-lists", "routes", "guard", "store"}
 
 func (c *showCmd) Run(a *app) error {
 	format, err := rows.ParseFormat(c.Output)
 	if err != nil {
 		return usageError{err}
-	}
-	if c.What == "guard" {
-		return usagef("show %s is not in this version yet", c.What)
 	}
 	if !slices.Contains(showable, c.What) {
 		hint := ""
@@ -147,6 +144,9 @@ func (c *showCmd) Run(a *app) error {
 	}
 	if c.What == "routes" && format == rows.Table {
 		return c.routes(a, client)
+	}
+	if c.What == "guard" {
+		return c.guard(a, format)
 	}
 	if err := c.show(a, client, views[c.What], format); err != nil || c.What != "loss" || format != rows.Table {
 		return err

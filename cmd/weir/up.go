@@ -181,6 +181,11 @@ func (n *node) run(ctx context.Context, source startFunc, hup <-chan os.Signal, 
 		return err
 	}
 	defer func() { err = also(err, metering.stop()) }()
+	guarding, err := n.startGuard(behind, failed)
+	if err != nil {
+		return err
+	}
+	defer func() { err = also(err, guarding.stop()) }()
 
 	show := start(behind, "console", failed, n.serve)
 	defer func() { err = also(err, show.stop()) }()
@@ -199,7 +204,11 @@ func (n *node) run(ctx context.Context, source startFunc, hup <-chan os.Signal, 
 		case err := <-failed:
 			return err
 		case <-hup:
+			old := n.config()
 			if collecting, metering, err = n.reload(behind, failed, load, collecting, metering); err != nil {
+				return err
+			}
+			if guarding, err = n.exchangeGuard(behind, failed, guarding, old); err != nil {
 				return err
 			}
 		}

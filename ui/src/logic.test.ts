@@ -9,6 +9,7 @@ import { marks } from "./text/marks.ts";
 import { icmpType, protocol, service, tcpFlags, version } from "./text/names.ts";
 import { instant, flowSeconds } from "./views/flows/cells.ts";
 import { begin, byStage, covered, figures, lossAmount, rates, stageSums } from "./views/now/rates.ts";
+import { secondsLeft, targetFilter, tone } from "./views/guard/logic.ts";
 import { nextOrder, parseOrder } from "./query/order.ts";
 import { shown } from "./query/columns.ts";
 import type { LossLine, NowAnswer, SeriesAnswer } from "./api/types.ts";
@@ -234,4 +235,20 @@ test("a click on a heading sorts down, then up", () => {
 test("columns are shown in the table's order", () => {
   assert.deepEqual(shown(["bytes", "src", "nonsense"]).map((c) => c.name), ["src", "bytes"]);
   assert.ok(shown([]).length > 5);
+});
+
+test("an action counts down between answers, and never below nothing", () => {
+  assert.equal(secondsLeft({ left: 60 }, 1000, 1000), 60);
+  assert.equal(secondsLeft({ left: 60 }, 1000, 11_000), 50);
+  assert.equal(secondsLeft({ left: 5 }, 1000, 60_000), 0);
+  assert.equal(tone("active"), "bad");
+  assert.equal(tone("ended"), "plain");
+});
+
+test("an attack's target leads to its flows", () => {
+  assert.equal(targetFilter({ scope: "host", target: "192.0.2.1" }), "dst ip 192.0.2.1");
+  assert.equal(targetFilter({ scope: "network", target: "2001:db8::/64" }), "dst net 2001:db8::/64");
+  assert.equal(targetFilter({ scope: "source", target: "203.0.113.9" }), "src ip 203.0.113.9");
+  assert.equal(targetFilter({ scope: "group", target: "web" }), "");
+  assert.equal(formatView(parseView("/guard", "")), "/guard");
 });

@@ -6,6 +6,7 @@ import "./style/tokens.css";
 import "./style/base.css";
 import "./style/now.css";
 import "./style/flows.css";
+import "./style/guard.css";
 import { App } from "./views/app.tsx";
 import { applyTheme } from "./state/store.ts";
 

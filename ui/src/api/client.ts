@@ -51,6 +51,19 @@ export async function get<T>(url: string, signal?: AbortSignal): Promise<Got<T>>
   return { data: (await response.json()) as T, asOf: Date.now() - age * 1000 };
 }
 
+/** Asks the API to do something. */
+export async function send<T>(route: string, what: unknown): Promise<T> {
+  let response: Response;
+  try {
+    response = await fetch("/api/v1/" + route, { method: "POST", headers: { "Content-Type": "application/json", Accept: "application/json" }, body: JSON.stringify(what) });
+  } catch {
+    throw new ApiError(0, { error: "weir does not answer: is it still running?" });
+  }
+  const answer = (await response.json()) as T | Failure;
+  if (!response.ok) throw new ApiError(response.status, answer as Failure);
+  return answer as T;
+}
+
 export interface Asked<T> {
   /** The last answer; stays while a newer one is on its way. */
   data: T | undefined;

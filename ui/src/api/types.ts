@@ -224,6 +224,103 @@ export interface InterfacesAnswer {
   interfaces: Interface[];
 }
 
+export interface GuardGroup {
+  group: string;
+  mode: string;
+  networks: number;
+  pps: number;
+  bps: number;
+  flows: number;
+  syn_ratio: number;
+  dropped_pps: number;
+  thresholds: string[];
+}
+
+export interface GuardShare {
+  value: string;
+  share: number;
+}
+
+export interface GuardHeader {
+  src: string;
+  dst: string;
+  proto: number;
+  tcp_flags: number;
+  tos: number;
+  fragment: boolean;
+  packets: number;
+  bytes: number;
+}
+
+export interface GuardEvidence {
+  at: string;
+  sampled: number;
+  packets: number;
+  sources: number;
+  established: number;
+  top_sources: GuardShare[];
+  protocols: GuardShare[];
+  source_ports: GuardShare[];
+  dest_ports: GuardShare[];
+  sizes: GuardShare[];
+  tcp_flags: GuardShare[];
+  headers: GuardHeader[];
+}
+
+export interface GuardAttack {
+  id: number;
+  group: string;
+  scope: string;
+  target: string;
+  kind: string;
+  threshold: string;
+  rate: string;
+  peak: string;
+  pps: number;
+  bps: number;
+  peak_pps: number;
+  peak_bps: number;
+  syn_ratio: number;
+  began: string;
+  seen: string;
+  ended?: string;
+  times: number;
+  note?: string;
+  evidence: GuardEvidence | null;
+}
+
+export interface GuardAction {
+  id: number;
+  attack: number;
+  group: string;
+  what: string;
+  state: string;
+  by: string;
+  why: string;
+  note?: string;
+  created: string;
+  started?: string;
+  ends?: string;
+  left: number;
+  hold_seconds: number;
+  hit: number;
+  innocent: number;
+  packets: number;
+  dropped_packets: number;
+  dropped_bytes: number;
+  undo?: string;
+  here: boolean;
+}
+
+export interface GuardAnswer {
+  on: boolean;
+  may_act: boolean;
+  now: string;
+  groups: GuardGroup[];
+  attacks: GuardAttack[];
+  actions: GuardAction[];
+}
+
 export interface Error {
   error: string;
   line?: number;

@@ -6,12 +6,15 @@ import { empty, type View } from "../state/address.ts";
 import { currentPreferences, go, prefer, usePreferences, useView, type Theme } from "../state/store.ts";
 import { zoneName } from "../text/format.ts";
 import { Flows } from "./flows/flows.tsx";
+import { Guard } from "./guard/guard.tsx";
 import { Now } from "./now/now.tsx";
 
 /** The same time range and filter on another page. */
 function elsewhere(v: View, page: View["page"]): View {
   return { ...empty, page, range: v.range, from: v.from, to: v.to, filter: v.filter };
 }
+
+const titles: Record<View["page"], string> = { now: "Now", flows: "Flows", guard: "Guard" };
 
 const themes: Theme[] = ["auto", "light", "dark"];
 
@@ -21,7 +24,7 @@ export function App() {
   const [help, setHelp] = useState(false);
 
   useEffect(() => {
-    document.title = (view.page === "now" ? "Now" : "Flows") + " – weir";
+    document.title = titles[view.page] + " – weir";
   }, [view.page]);
 
   useEffect(() => {
@@ -40,6 +43,8 @@ export function App() {
           return go(elsewhere(view, "now"));
         case "gf":
           return go(elsewhere(view, "flows"));
+        case "gg":
+          return go(elsewhere(view, "guard"));
         case "u":
           return prefer({ unit: p.unit === "bit" ? "byte" : "bit" });
         case "z":
@@ -69,6 +74,7 @@ export function App() {
         <nav aria-label="Screens">
           <ViewLink to={elsewhere(view, "now")} current={view.page === "now"} title="Keys: g n">Now</ViewLink>
           <ViewLink to={elsewhere(view, "flows")} current={view.page === "flows"} title="Keys: g f">Flows</ViewLink>
+          <ViewLink to={elsewhere(view, "guard")} current={view.page === "guard"} title="Keys: g g">Guard</ViewLink>
         </nav>
         <div class="preferences">
           <Segmented
@@ -98,7 +104,7 @@ export function App() {
           </button>
         </div>
       </header>
-      <main>{view.page === "now" ? <Now view={view} /> : <Flows view={view} />}</main>
+      <main>{view.page === "now" ? <Now view={view} /> : view.page === "guard" ? <Guard /> : <Flows view={view} />}</main>
       {help && <Keys close={() => setHelp(false)} />}
     </>
   );
@@ -107,6 +113,7 @@ export function App() {
 const keys: [string, string][] = [
   ["g n", "Now"],
   ["g f", "Flows"],
+  ["g g", "Guard"],
   ["/", "The filter"],
   ["r", "Ask again"],
   ["↑ ↓", "Move through the rows"],

@@ -1,0 +1,78 @@
+package guard
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"weir/flow"
+)
+
+// million is a second of a million flow entries: as many sources, towards a few hosts.
+func million(n, victims int) []Delta {
+	list := make([]Delta, n)
+	for i := range list {
+		d := &list[i]
+		d.Key.Src = flow.AddrFrom4([4]byte{11})
+		binary.BigEndian.PutUint32(d.Key.Src[12:], 0x0b000000+uint32(i)*2654435761>>8)
+		d.Key.Dst = flow.AddrFrom4([4]byte{192, 0, byte(i % victims >> 8), byte(i % victims)})
+		d.Key.Proto, d.Key.SrcPort, d.Key.DstPort = flow.ProtoTCP, uint16(i), 443
+		d.TCPFlags, d.Packets, d.Bytes, d.Flows = flow.SYN, 1, 60, 1
+		if i%4 == 0 {
+			d.TCPFlags, d.Packets, d.Bytes, d.Flows, d.Established = flow.SYN|flow.ACK, 20, 20000, 0, true
+		}
+	}
+	return list
+}
+
+func policyOf(networks ...string) Policy {
+	p := DefaultPolicy()
+	for _, n := range networks {
+		p.Groups[0].Networks = append(p.Groups[0].Networks, netip.MustParsePrefix(n))
+	}
+	p.Sources = []Limit{{Packets, 100_000, Second}}
+	return p
+}
+
+func BenchmarkSecondOfAMillionFlows(b *testing.B) {
+	list := million(1_000_000, 4096)
+	e, err := New(Options{Policy: policyOf("192.0.0.0/16")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	now := int64(1e18)
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := 0; i < len(list); i += 1024 {
+			e.Add(list[i:min(i+1024, len(list))])
+		}
+		now += 1e9
+		e.Tick(now)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(list)), "ns/flow")
+}
+
+func TestASteadySecondAllocatesNothing(t *testing.T) {
+	list := million(50_000, 64)
+	p := policyOf("192.0.0.0/16")
+	p.Groups[0].Hosts = []Limit{{Packets, 1 << 40, Second}, {Bytes, 1 << 40, TenSeconds}}
+	p.Sources, p.Keys = nil, 1<<10 // fewer than there are sources: the sketch works, too
+	e, err := New(Options{Policy: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := int64(1e18)
+	second := func() {
+		e.Add(list)
+		now += 1e9
+		e.Tick(now)
+	}
+	for range 2 * windowTicks {
+		second()
+	}
+	if n := testing.AllocsPerRun(20, second); n > 20 {
+		t.Errorf("a second of %d deltas allocates %v times", len(list), n)
+	} else {
+		t.Logf("%v allocations a tick, whatever the number of flows", n)
+	}
+}
