@@ -74,7 +74,6 @@ func TestErrorsNameThePlace(t *testing.T) {
 			`f:3:14: log.level: "loud": accepted: debug, info, warn, error` + "\n" +
 			`f:3:20: log.levle: unknown key; accepted: level, format (did you mean "level"?)`},
 		{"interfaces: {eth0: {forward: x}}\n", `f:1:30: interfaces.eth0.forward: "x": accepted: on, off, force`},
-		{"interfaces: {eth0: {guard: x}}\n", `f:1:21: interfaces.eth0.guard: protection is not part of this version`},
 		{"interfaces: {eth0: {forward: on, mode: tc}}\n", `f:1:30: interfaces.eth0.forward: on, and the mode is tc: forwarding needs XDP; accepted: mode auto or xdp`},
 		{"interfaces: {eth0: {sample: 100:1}}\n", `f:1:29: interfaces.eth0.sample: "100:1" is no sampling rate; accepted: 1:N with N from 1 to 16777215, e.g. 1:100`},
 		{"interfaces: {eth0: {sample: 1:10}, eth1: {}}\n", `f:1:42: interfaces.eth1.sample: 1:1: another interface has 1:10; accepted: the same rate for all`},

@@ -61,7 +61,7 @@ var kinds = map[string]string{
 }
 
 // pages are the addresses of the screens.
-var pages = map[string]bool{"/": true, "/flows": true, "/guard": true}
+var pages = map[string]bool{"/": true, "/flows": true, "/interfaces": true, "/guard": true}
 
 func (s *screens) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := r.URL.Path

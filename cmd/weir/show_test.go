@@ -285,7 +285,6 @@ func TestShowUsage(t *testing.T) {
 		{[]string{"flows", "bytes >"}, `filter:1:8`},
 		{[]string{"top-talkers", "host www.example.org"}, `names are not looked up`},
 		{[]string{"flow"}, `did you mean "flows"?`},
-		{[]string{"guard"}, `not in this version yet`},
 		{[]string{"loss", "proto tcp"}, `takes no filter`},
 		{[]string{"store", "-n", "3"}, `takes no filter`},
 		{[]string{"flows", "-o", "xml"}, `accepted: table, csv, json, ndjson`},

@@ -10,6 +10,7 @@ import { icmpType, protocol, service, tcpFlags, version } from "./text/names.ts"
 import { instant, flowSeconds } from "./views/flows/cells.ts";
 import { begin, byStage, covered, figures, lossAmount, rates, stageSums } from "./views/now/rates.ts";
 import { secondsLeft, targetFilter, tone } from "./views/guard/logic.ts";
+import { between, fates, portion } from "./views/interfaces/rates.ts";
 import { nextOrder, parseOrder } from "./query/order.ts";
 import { shown } from "./query/columns.ts";
 import type { LossLine, NowAnswer, SeriesAnswer } from "./api/types.ts";
@@ -251,4 +252,18 @@ test("an attack's target leads to its flows", () => {
   assert.equal(targetFilter({ scope: "source", target: "203.0.113.9" }), "src ip 203.0.113.9");
   assert.equal(targetFilter({ scope: "group", target: "web" }), "");
   assert.equal(formatView(parseView("/guard", "")), "/guard");
+});
+
+test("interfaces: rates between two answers, shares of what came in", () => {
+  const i = (packets_in: number, more: object = {}) => ({ index: 2, name: "eth0", mode: "xdp", packets_in, bytes_in: 10 * packets_in, packets_out: 0, bytes_out: 0, dropped: 0, ...more });
+  const notes = [{ at: 1000, list: [i(100)] }, { at: 3000, list: [i(300)] }];
+  assert.deepEqual(between(notes, i(300)), { packetsIn: 100, bytesIn: 1000, packetsOut: 0, bytesOut: 0 });
+  assert.equal(between(notes.slice(1), i(300)), undefined);
+  assert.equal(between([...notes, { at: 4000, list: [i(5)] }], i(5)), undefined);
+  const f = fates(i(0, { forwarded: 99, slow: [{ name: "ttl", count: 1 }, { name: "lost", count: 50 }] }));
+  assert.equal(f.share, 0.99);
+  assert.deepEqual(f.reasons.map((c) => c.name), ["lost", "ttl"]);
+  assert.equal(fates(i(0, { forwarded: 0 })).share, 0);
+  assert.equal(portion(1), "100.0\u00a0%");
+  assert.equal(portion(0.99996), "99.9\u00a0%");
 });

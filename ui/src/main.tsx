@@ -7,6 +7,7 @@ import "./style/base.css";
 import "./style/now.css";
 import "./style/flows.css";
 import "./style/guard.css";
+import "./style/interfaces.css";
 import { App } from "./views/app.tsx";
 import { applyTheme } from "./state/store.ts";
 

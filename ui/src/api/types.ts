@@ -108,6 +108,8 @@ export interface Interface {
   bytes_out: number;
   dropped: number;
   ignored?: Count[];
+  forwarded?: number | null;
+  slow?: Count[];
 }
 
 export interface Parts {

@@ -1,7 +1,7 @@
 // The address is the state: what a screen shows is a function of its path and
 // query string, so a link is a bookmark, and back and forward work.
 
-export type Page = "now" | "flows" | "guard";
+export type Page = "now" | "flows" | "interfaces" | "guard";
 
 export interface View {
   page: Page;
@@ -20,7 +20,7 @@ export interface View {
   columns: string[];
 }
 
-const paths: Record<Page, string> = { now: "/", flows: "/flows", guard: "/guard" };
+const paths: Record<Page, string> = { now: "/", flows: "/flows", interfaces: "/interfaces", guard: "/guard" };
 
 export const empty: View = { page: "now", range: "", from: "", to: "", filter: "", by: "", order: "", limit: 0, columns: [] };
 
@@ -32,7 +32,7 @@ export function parseView(path: string, search: string): View {
   const to = time(q.get("to"));
   const limit = Number(q.get("limit") ?? "0");
   return {
-    page: path === "/flows" ? "flows" : path === "/guard" ? "guard" : "now",
+    page: path === "/flows" ? "flows" : path === "/interfaces" ? "interfaces" : path === "/guard" ? "guard" : "now",
     range: seconds(range) > 0 && !from && !to ? range : "",
     from,
     to,

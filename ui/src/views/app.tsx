@@ -7,6 +7,7 @@ import { currentPreferences, go, prefer, usePreferences, useView, type Theme } f
 import { zoneName } from "../text/format.ts";
 import { Flows } from "./flows/flows.tsx";
 import { Guard } from "./guard/guard.tsx";
+import { Interfaces } from "./interfaces/interfaces.tsx";
 import { Now } from "./now/now.tsx";
 
 /** The same time range and filter on another page. */
@@ -14,7 +15,7 @@ function elsewhere(v: View, page: View["page"]): View {
   return { ...empty, page, range: v.range, from: v.from, to: v.to, filter: v.filter };
 }
 
-const titles: Record<View["page"], string> = { now: "Now", flows: "Flows", guard: "Guard" };
+const titles: Record<View["page"], string> = { now: "Now", flows: "Flows", interfaces: "Interfaces", guard: "Guard" };
 
 const themes: Theme[] = ["auto", "light", "dark"];
 
@@ -43,6 +44,8 @@ export function App() {
           return go(elsewhere(view, "now"));
         case "gf":
           return go(elsewhere(view, "flows"));
+        case "gi":
+          return go(elsewhere(view, "interfaces"));
         case "gg":
           return go(elsewhere(view, "guard"));
         case "u":
@@ -74,6 +77,7 @@ export function App() {
         <nav aria-label="Screens">
           <ViewLink to={elsewhere(view, "now")} current={view.page === "now"} title="Keys: g n">Now</ViewLink>
           <ViewLink to={elsewhere(view, "flows")} current={view.page === "flows"} title="Keys: g f">Flows</ViewLink>
+          <ViewLink to={elsewhere(view, "interfaces")} current={view.page === "interfaces"} title="Keys: g i">Interfaces</ViewLink>
           <ViewLink to={elsewhere(view, "guard")} current={view.page === "guard"} title="Keys: g g">Guard</ViewLink>
         </nav>
         <div class="preferences">
@@ -104,7 +108,7 @@ export function App() {
           </button>
         </div>
       </header>
-      <main>{view.page === "now" ? <Now view={view} /> : view.page === "guard" ? <Guard /> : <Flows view={view} />}</main>
+      <main>{view.page === "now" ? <Now view={view} /> : view.page === "interfaces" ? <Interfaces /> : view.page === "guard" ? <Guard /> : <Flows view={view} />}</main>
       {help && <Keys close={() => setHelp(false)} />}
     </>
   );
@@ -113,6 +117,7 @@ export function App() {
 const keys: [string, string][] = [
   ["g n", "Now"],
   ["g f", "Flows"],
+  ["g i", "Interfaces"],
   ["g g", "Guard"],
   ["/", "The filter"],
   ["r", "Ask again"],
