@@ -326,7 +326,7 @@ func (c *Config) Show(w io.Writer) error {
 		if p.Interfaces == nil {
 			p.Interfaces = map[string]shownInterface{}
 		}
-		p.Interfaces[name] = shownInterface{i.Meter, i.Mode, i.Sample, i.Promiscuous, i.Filter, i.Prefixes, i.ACL, i.Forward, i.URPF, i.Guard}
+		p.Interfaces[name] = shownInterface(i)
 	}
 	enc := yaml.NewEncoder(w)
 	enc.SetIndent(2)
@@ -336,7 +336,7 @@ func (c *Config) Show(w io.Writer) error {
 	return enc.Close()
 }
 
-// shownInterface is an Interface without its reserved keys.
+// shownInterface is an Interface without what is not set.
 type shownInterface struct {
 	Meter       bool           `yaml:"meter"`
 	Mode        string         `yaml:"mode"`

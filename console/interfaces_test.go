@@ -12,8 +12,10 @@ func TestInterfacesScreen(t *testing.T) {
 	at := serve(t, Options{Interfaces: func() []Interface {
 		tick++
 		return []Interface{
-			{Index: 2, Name: "eth0", Alias: "uplink", Mode: "xdp", Why: "native, driver ixgbe", PacketsIn: 10_000_000 + 2_000_000*tick, BytesIn: 1e9 * (8 + tick), PacketsOut: 7, BytesOut: 900,
-				Ignored: []Count{{"arp", 12}}, Forwarded: &forwarded, Slow: []Count{{"ttl", 3}, {"fragment", 200_000}, {"local", 49_997}, {"lost", 17}}},
+			{
+				Index: 2, Name: "eth0", Alias: "uplink", Mode: "xdp", Why: "native, driver ixgbe", PacketsIn: 10_000_000 + 2_000_000*tick, BytesIn: 1e9 * (8 + tick), PacketsOut: 7, BytesOut: 900,
+				Ignored: []Count{{"arp", 12}}, Forwarded: &forwarded, Slow: []Count{{"ttl", 3}, {"fragment", 200_000}, {"local", 49_997}, {"lost", 17}},
+			},
 			{Index: 3, Name: "eth1", Mode: "tc", Why: "as asked", PacketsIn: 5, BytesIn: 400, Dropped: 3},
 			{Index: 4, Name: "eth2", Mode: "xdp", Why: "native, driver ixgbe", Forwarded: &none},
 			{Exporter: "192.0.2.1", Index: 17, Name: "Gi0/0/1", Alias: "<b>to the lab</b>"},

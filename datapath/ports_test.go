@@ -12,10 +12,19 @@ import (
 // is metered.
 func TestUppers(t *testing.T) {
 	links := []host.Interface{
-		{Name: "eth0", Index: 2}, {Name: "eth1", Index: 3}, {Name: "eth2", Index: 4, Master: "br0"}, {Name: "eth3", Index: 5, Master: "br0"},
-		{Name: "br0", Index: 6}, {Name: "eth0.10", Index: 7, Parent: 2, VLAN: 10}, {Name: "eth0.10.20", Index: 8, Parent: 7, VLAN: 20},
-		{Name: "tap0", Index: 9, Master: "br1"}, {Name: "eth1.5", Index: 10, Parent: 3, VLAN: 5, Master: "br1"}, {Name: "br1", Index: 11},
-		{Name: "mac0", Index: 12, Parent: 2}, {Name: "red", Index: 13, Kind: "vrf"}, {Name: "eth4", Index: 14, Master: "red"},
+		{Name: "eth0", Index: 2},
+		{Name: "eth1", Index: 3},
+		{Name: "eth2", Index: 4, Master: "br0"},
+		{Name: "eth3", Index: 5, Master: "br0"},
+		{Name: "br0", Index: 6},
+		{Name: "eth0.10", Index: 7, Parent: 2, VLAN: 10},
+		{Name: "eth0.10.20", Index: 8, Parent: 7, VLAN: 20},
+		{Name: "tap0", Index: 9, Master: "br1"},
+		{Name: "eth1.5", Index: 10, Parent: 3, VLAN: 5, Master: "br1"},
+		{Name: "br1", Index: 11},
+		{Name: "mac0", Index: 12, Parent: 2},
+		{Name: "red", Index: 13, Kind: "vrf"},
+		{Name: "eth4", Index: 14, Master: "red"},
 		{Name: "br0.7", Index: 15, Parent: 6, VLAN: 7},
 	}
 	metered := map[uint32]uint32{2: 1, 3: 2, 4: 3, 5: 4, 14: 5}
