@@ -43,6 +43,7 @@ echo; echo "== kernel: a packet of a known flow, and of new ones, beside the has
 go test ./bpf -run '^$' -bench Kernel -benchtime 1x | grep -v '^ok\|^PASS\|^goos\|^goarch\|^pkg'
 
 echo; echo "== kernel: what metering and filtering cost of forwarding, 60-octet frames over veth"
+export BENCH_DETACH="$weir --control $BENCH_TMP/ctl meter --detach"
 live() { echo "meter:$weir --control $BENCH_TMP/ctl meter -i {IN} -i {OUT} --mode $1 -w /dev/null"; }
 lists=$BENCH_TMP/lists
 {

@@ -67,6 +67,7 @@ for ((i = 1; i <= rounds; i++)); do
 		c1=$(awk '/^cpu /{print $2+$3+$4+$7+$8}' /proc/stat)
 		b=$(rx)
 		[ -z "$prog" ] || { kill "$prog"; wait "$prog"; PIDS=(); tail -n 1 "$BENCH_TMP/log.$label" | cut -c 1-200; }
+		[ -z "$prog" ] || ip netns exec $R sh -c "${BENCH_DETACH:-true}" # or its memory stays
 		echo "$label $((b - a)) $(jget "$BENCH_TMP/gen.$$" Made) $(jget "$BENCH_TMP/gen.$$" Seconds) $((c1 - c0))" | tee -a "$RES"
 	done
 	unlock

@@ -10,6 +10,7 @@
  *                  on its way in
  *   tc_ingress_ip, tc_egress_ip
  *                  the same on interfaces without link headers (tun, wireguard)
+ *   count_lost     counts what was redirected and then not sent
  *   tell_time      writes down what the clock says; run by the daemon
  *
  * parse.h reads a frame, choose.h says whether it is metered, table.h looks it
@@ -281,6 +282,11 @@ static __always_inline int tc(struct __sk_buff *skb, bool egress, bool ip)
 	struct seen s;
 	__u32 reason = UNKNOWN_LINK, ifindex = skb->ifindex;
 	void *data, *end;
+	if (egress && !use_lists && skb->ingress_ifindex && likely(!corrects(now_ns()))) {
+		struct port *p = find_port(skb->ingress_ifindex);
+		if (p && READ_ONCE(p->flags) & PORT_INGRESS)
+			return TC_ACT_UNSPEC;
+	}
 	for (int i = 0; i < 2; i++) {
 		data = (void *)(long)skb->data, end = (void *)(long)skb->data_end;
 		if (ip)
@@ -322,6 +328,23 @@ SEC("tc") int tc_ingress(struct __sk_buff *skb)    { return tc(skb, false, false
 SEC("tc") int tc_egress(struct __sk_buff *skb)     { return tc(skb, true, false); }
 SEC("tc") int tc_ingress_ip(struct __sk_buff *skb) { return tc(skb, false, true); }
 SEC("tc") int tc_egress_ip(struct __sk_buff *skb)  { return tc(skb, true, true); }
+
+/* Redirected frames are handed to their device some at a time, when no program sees
+ * them any more. */
+SEC("tp_btf/xdp_devmap_xmit")
+int count_lost(__u64 *ctx)
+{
+	struct net_device *to = (void *)ctx[1];
+	int lost = ctx[3];
+	if (lost <= 0 || to->nd_net.net->net_cookie != netns)
+		return 0;
+	struct port *p = find_port(to->ifindex);
+	__u32 number = p ? READ_ONCE(p->number) % MAX_PORTS : 0;
+	struct why_counts *w = bpf_map_lookup_elem(&whys, &number);
+	if (w)
+		__sync_fetch_and_add(&w->packets[WHY_LOST], lost);
+	return 0;
+}
 
 SEC("syscall")
 int tell_time(void *none)

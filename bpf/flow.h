@@ -126,6 +126,7 @@ enum why {
 	WHY_HAIRPIN,       /* it would leave where it came in: the kernel tells the sender of a better way */
 	WHY_URPF,          /* the way back to its source leads elsewhere: dropped */
 	WHY_ERROR,         /* the routing table could not be asked */
+	WHY_LOST = 30,     /* none: counted at the output; forwarded, and its driver did not take it */
 	WHY_OFF = 31,      /* the programs do not forward there: not counted */
 	WHYS = 32,
 };
@@ -242,6 +243,7 @@ struct counters {
 #define PORT_PARTIAL        0x800 /* frames may come from this machine, with checksums that are yet to be made */
 #define PORT_URPF_STRICT   0x1000 /* sources are reached by the interface that they come in by, */
 #define PORT_URPF_LOOSE    0x2000 /* or by any */
+#define PORT_UPPER         0x4000 /* it is on top of metered ones */
 #define PORT_VLAN    16 /* flags >> PORT_VLAN: KEY_TAGGED and the id, for a VLAN's interface on top of a metered one */
 
 /* The kernel says of a forwarded packet that it came in by the uppermost
@@ -267,7 +269,9 @@ struct control {
 	__u64 test_clock; /* with the rodata switch of that name: now, in ns */
 	__u64 jiffies_ns; /* written by the program `tell_time`: the kernel's clock as entries have it … */
 	__u64 mono_ns;    /* … and CLOCK_MONOTONIC at the same moment */
-	__u64 spare2[3];
+	__u64 correct_until; /* the programs': until then, what is forwarded is looked up where it leaves, see correct() */
+	__u64 correct;       /* not 0: at all times */
+	__u64 spare2;
 	/* Which lists are in force, as generation << 32 | LISTS_BANK | LISTS_ORPHAN. A
 	 * packet goes by one of these words, which is read once. */
 	__u64 lists;       /* 0: none */

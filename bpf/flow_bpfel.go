@@ -33,6 +33,7 @@ const (
 	flowMapTx            = "tx"
 	flowMapUppers        = "uppers"
 	flowMapWhys          = "whys"
+	flowProgCountLost    = "count_lost"
 	flowProgTcEgress     = "tc_egress"
 	flowProgTcEgressIp   = "tc_egress_ip"
 	flowProgTcIngress    = "tc_ingress"
@@ -43,6 +44,7 @@ const (
 	flowVarControl       = "control"
 	flowVarFrags         = "frags"
 	flowVarKey5tuple     = "key_5tuple"
+	flowVarNetns         = "netns"
 	flowVarRealTime      = "real_time"
 	flowVarSecret        = "secret"
 	flowVarSets          = "sets"
@@ -97,6 +99,7 @@ type flowSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type flowProgramSpecs struct {
+	CountLost   *ebpf.ProgramSpec `ebpf:"count_lost"`
 	TcEgress    *ebpf.ProgramSpec `ebpf:"tc_egress"`
 	TcEgressIp  *ebpf.ProgramSpec `ebpf:"tc_egress_ip"`
 	TcIngress   *ebpf.ProgramSpec `ebpf:"tc_ingress"`
@@ -136,6 +139,7 @@ type flowVariableSpecs struct {
 	Control       *ebpf.VariableSpec `ebpf:"control"`
 	Frags         *ebpf.VariableSpec `ebpf:"frags"`
 	Key5tuple     *ebpf.VariableSpec `ebpf:"key_5tuple"`
+	Netns         *ebpf.VariableSpec `ebpf:"netns"`
 	RealTime      *ebpf.VariableSpec `ebpf:"real_time"`
 	Secret        *ebpf.VariableSpec `ebpf:"secret"`
 	Sets          *ebpf.VariableSpec `ebpf:"sets"`
@@ -217,6 +221,7 @@ type flowVariables struct {
 	Control       *ebpf.Variable `ebpf:"control"`
 	Frags         *ebpf.Variable `ebpf:"frags"`
 	Key5tuple     *ebpf.Variable `ebpf:"key_5tuple"`
+	Netns         *ebpf.Variable `ebpf:"netns"`
 	RealTime      *ebpf.Variable `ebpf:"real_time"`
 	Secret        *ebpf.Variable `ebpf:"secret"`
 	Sets          *ebpf.Variable `ebpf:"sets"`
@@ -233,6 +238,7 @@ type flowVariables struct {
 //
 // It can be passed to loadFlowObjects or ebpf.CollectionSpec.LoadAndAssign.
 type flowPrograms struct {
+	CountLost   *ebpf.Program `ebpf:"count_lost"`
 	TcEgress    *ebpf.Program `ebpf:"tc_egress"`
 	TcEgressIp  *ebpf.Program `ebpf:"tc_egress_ip"`
 	TcIngress   *ebpf.Program `ebpf:"tc_ingress"`
@@ -243,6 +249,7 @@ type flowPrograms struct {
 
 func (p *flowPrograms) Close() error {
 	return _FlowClose(
+		p.CountLost,
 		p.TcEgress,
 		p.TcEgressIp,
 		p.TcIngress,

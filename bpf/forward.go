@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"weir/flow"
@@ -44,6 +45,9 @@ const (
 	WhyHairpin
 	WhyURPF
 	WhyError
+
+	// WhyLost is counted at the output: forwarded, and its driver did not take it.
+	WhyLost Why = 30
 )
 
 // Constants of flow.h.
@@ -84,6 +88,7 @@ var whyTexts = [Whys]struct{ name, help string }{
 	WhyHairpin:       {"hairpin", "It would leave where it came in: the kernel tells the sender of a better way."},
 	WhyURPF:          {"urpf", "The way back to its source leads elsewhere: dropped."},
 	WhyError:         {"error", "The routing table could not be asked."},
+	WhyLost:          {"lost", "Of what was forwarded to this interface: its driver did not take it."},
 }
 
 func (w Why) String() string {
@@ -264,6 +269,44 @@ func (f *Forward) SetOutput(number uint16, ifindex uint32) error {
 		return gone(f.tx.Delete(uint32(number)))
 	}
 	return f.tx.Put(uint32(number), ifindex)
+}
+
+// CountLost counts, as WhyLost at the output's port, frames that drivers did not take
+// after they had been forwarded, until the link is closed; in the calling thread's
+// network namespace. It needs the kernel's BTF.
+func (f *Forward) CountLost(t *Table) (link.Link, error) {
+	netns, err := netnsCookie()
+	if err != nil {
+		return nil, err
+	}
+	spec, err := loadFlow()
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.Variables["netns"].Set(netns); err != nil {
+		return nil, err
+	}
+	spec.Programs = map[string]*ebpf.ProgramSpec{"count_lost": spec.Programs["count_lost"]}
+	spec.Maps = map[string]*ebpf.MapSpec{".data.control": spec.Maps[".data.control"], ".rodata": spec.Maps[".rodata"], "whys": spec.Maps["whys"]}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{".data.control": t.maps.control, "whys": f.whys}})
+	if err != nil {
+		return nil, loadError(err)
+	}
+	defer coll.Close()
+	return link.AttachTracing(link.TracingOptions{Program: coll.Programs["count_lost"]})
+}
+
+func netnsCookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("cookie of the network namespace: %w", err)
+	}
+	return cookie, nil
 }
 
 func gone(err error) error {

@@ -19,6 +19,7 @@
 
 CONSTANT bool use_forward = false;
 CONSTANT bool real_time   = false; /* a program may be preempted by another on its CPU */
+CONSTANT __u64 netns      = 0;     /* cookie of the network namespace that interfaces are of */
 
 /* where counts what became of a packet. */
 static __always_inline void where(__u32 ifindex, __u32 why)
@@ -305,8 +306,7 @@ __noinline int ask_route(struct xdp_md *ctx, struct seen *s)
 	__u32 output = 0;
 	__u64 generation = generation_of(&s->p); /* before the routing table is asked: what changes meanwhile makes the answer stale */
 	__u64 when = s->now >> ROUTE_UNIT & 0xffff, way = way_of(ctx, s, &output);
-	struct port *p = output ? find_port(output) : NULL;
-	s->output = p && READ_ONCE(p->lower) ? READ_ONCE(p->lower) : output;
+	s->output = metered_below(output);
 	s->route = generation << 32 | when << 16 | (way & 0xffff);
 	return 0;
 }

@@ -166,6 +166,7 @@ func Load(o Options) (k *Kernel, err error) {
 		return nil, err
 	}
 	o.Needs.leave(spec)
+	delete(spec.Programs, "count_lost") // see Forward.CountLost
 	opts := ebpf.CollectionOptions{}
 	if k.Reused {
 		opts.MapReplacements = pinned.replacements()

@@ -70,6 +70,12 @@ struct __sk_buff {
 	__u32 gso_size; /* 5.7 */
 };
 
+/* Of the kernel's own, where the loader finds them in its BTF (CO-RE). */
+#define OF_KERNEL __attribute__((preserve_access_index))
+struct net { __u64 net_cookie; } OF_KERNEL;
+typedef struct { struct net *net; } OF_KERNEL possible_net_t;
+struct net_device { int ifindex; possible_net_t nd_net; } OF_KERNEL;
+
 #define AF_INET  2
 #define AF_INET6 10
 

@@ -45,6 +45,7 @@ const (
 	PortPartial       = 0x800  // frames may come from this machine, with checksums that are yet to be made
 	PortURPFStrict    = 0x1000 // sources are reached by the interface that they come in by,
 	PortURPFLoose     = 0x2000 // or by any
+	PortUpper         = 0x4000 // it is on top of metered ones
 	PortVLAN          = 16     // Flags>>PortVLAN: flow.KeyTagged and the id, of a VLAN's interface on top of a metered one
 
 	MaxRules = 1 << 16
@@ -179,7 +180,10 @@ type Control struct {
 	TestClock  uint64
 	JiffiesNs  uint64 // written by tell_time: the entries' clock, and
 	MonoNs     uint64 // CLOCK_MONOTONIC at the same moment
-	_          [3]uint64
+
+	CorrectUntil uint64 // the programs': until then, what is forwarded is looked up where it leaves
+	Correct      uint64 // not 0: at all times
+	_            uint64
 
 	// Which lists are in force: generation << 32 | ListsBank | ListsOrphan; 0: none.
 	Lists      uint64

@@ -48,6 +48,14 @@ static __always_inline struct port *find_port(__u32 ifindex)
 	return NULL;
 }
 
+/* metered_below is the metered interface that what leaves by one leaves by in the end: 0: it
+ * is one of several. */
+static __always_inline __u32 metered_below(__u32 ifindex)
+{
+	struct port *p = ifindex ? find_port(ifindex) : NULL;
+	return p && READ_ONCE(p->flags) & PORT_UPPER ? READ_ONCE(p->lower) : ifindex;
+}
+
 /* row is where a port's counters and its catch-all are. */
 static __always_inline __u32 row(__u32 port)
 {

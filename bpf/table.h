@@ -368,8 +368,10 @@ __noinline int aggregate(struct seen *s)
 	return 0;
 }
 
-/* forwards_to asks the routing table where the packet will leave; 0: not by an
- * interface. */
+#define OUTPUT_NONE 0xffffffffu
+
+/* forwards_to asks the routing table where the packet will leave; OUTPUT_NONE: here,
+ * or nowhere; 0: that it cannot tell. */
 static __noinline __u32 forwards_to(void *ctx, const struct seen *s)
 {
 	const __u32 *w = s->p.word;
@@ -391,10 +393,35 @@ static __noinline __u32 forwards_to(void *ctx, const struct seen *s)
 		f.dst[0] = w[7];
 	}
 	long ret = bpf_fib_lookup(ctx, &f, sizeof f, 0);
+	if (ret == BPF_FIB_LKUP_RET_NOT_FWDED)
+		return OUTPUT_NONE;
 	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return 0;
-	struct port *p = find_port(f.ifindex);
-	return p && READ_ONCE(p->lower) ? READ_ONCE(p->lower) : f.ifindex;
+	return metered_below(f.ifindex);
+}
+
+/* is_to says whether a frame is to the router that has a port: what a bridge passes
+ * on goes by no route. */
+static __always_inline bool is_to(const struct port *p, const __u8 *data)
+{
+	return READ_ONCE(p->flags) & PORT_NO_LINK || (LOAD(__u32, data) | (__u64)LOAD(__u16, data + 4) << 32) == READ_ONCE(p->mac);
+}
+
+/* Where a flow leaves is found out when it comes in, if the routing table knows; else
+ * as it leaves, where its packets are looked up once more. That is done soon after a
+ * flow has come of which it is not known, and now and then, for what has changed. */
+#define AWAITED_NS  (50 * 1000000ull)
+#define CORRECT_BIT 25 /* an eighth of all time, 34 ms at a time */
+
+static __always_inline void await_output(__u64 now)
+{
+	if (READ_ONCE(control.correct_until) < now + AWAITED_NS)
+		WRITE_ONCE(control.correct_until, now + AWAITED_NS);
+}
+
+static __always_inline bool corrects(__u64 now)
+{
+	return now < READ_ONCE(control.correct_until) || !(now >> CORRECT_BIT & 7) || READ_ONCE(control.correct);
 }
 
 /* is_own says whether a packet is of our own exports. */
@@ -408,7 +435,7 @@ __noinline int is_own(const struct seen *s)
 }
 
 /* first is for a packet whose flow is not in the table. */
-static __always_inline int first(void *ctx, struct seen *s, const struct place *at, bool xdp)
+static __always_inline int first(void *ctx, struct seen *s, const struct place *at, bool xdp, const __u8 *data, const __u8 *end)
 {
 	if (!s || !at)
 		return 0;
@@ -428,9 +455,13 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 		ask_route(ctx, s);
 	} else if (!pressed && !s->output) {
 		struct port *p = find_port(s->port);
-		if (p && READ_ONCE(p->flags) & PORT_FORWARDS)
+		if (p && READ_ONCE(p->flags) & PORT_FORWARDS && data + 6 <= end && is_to(p, data))
 			s->output = forwards_to(ctx, s);
 	}
+	if (s->output == OUTPUT_NONE)
+		s->output = 0;
+	else if (!s->output)
+		await_output(s->now);
 	if (!enter(s, at, pressed)) {
 		if (use_lists)
 			unplaced(s);
@@ -441,8 +472,8 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 	return 0;
 }
 
-__noinline int first_xdp(struct xdp_md *ctx, struct seen *s, const struct place *at) { return first(ctx, s, at, true); }
-__noinline int first_tc(struct __sk_buff *ctx, struct seen *s, const struct place *at) { return first(ctx, s, at, false); }
+__noinline int first_xdp(struct xdp_md *ctx, struct seen *s, const struct place *at) { return first(ctx, s, at, true, (void *)(long)ctx->data, (void *)(long)ctx->data_end); }
+__noinline int first_tc(struct __sk_buff *ctx, struct seen *s, const struct place *at) { return first(ctx, s, at, false, (void *)(long)ctx->data, (void *)(long)ctx->data_end); }
 
 /* ahead begins to fetch a set that is likely to be looked at, while another still
  * is on its way: programs have no other way to say so. */

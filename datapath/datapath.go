@@ -68,6 +68,7 @@ type Datapath struct {
 	filter *Filter // nil without Options.Policy
 
 	forwarder *forwarder // nil if no interface forwards
+	uppers    []upper    // of setUppers, whose caller has it: Open, then watch
 
 	life   sync.RWMutex // held by who reads the table; Close waits for it
 	closed bool
@@ -311,6 +312,7 @@ func (d *Datapath) kernel() *bpf.Kernel { return d.groups[0].kernel }
 // are there in place. A port is written before its programs see a packet.
 func (d *Datapath) attach() error {
 	ports := ports{d.kernel().Memory().Control}
+	atomic.StoreUint64(&ports.c.Correct, 1) // until setFlags knows
 	for i, p := range d.plans {
 		if p.Mode == hook.AFPacket {
 			continue
@@ -329,6 +331,7 @@ func (d *Datapath) attach() error {
 		if err := d.openForward(); err != nil {
 			return err
 		}
+		d.setFlags(ports)
 	}
 	for i, p := range d.plans {
 		if p.Mode == hook.AFPacket {
@@ -348,6 +351,7 @@ func (d *Datapath) attach() error {
 			return err
 		}
 	}
+	d.setUppers(ports)
 	if d.o.Policy == nil { // no program asks for lists any more
 		c := d.kernel().Memory().Control
 		for _, word := range []*uint64{&c.Trial, &c.Orphan, &c.Lists} {
@@ -393,7 +397,9 @@ func (d *Datapath) flags(i int) (f uint32) {
 	if v4, v6 := hook.Forwards(p.Interface); v4 || v6 {
 		f |= bpf.PortForwards
 	}
-	f |= d.o.Interfaces[i].Forward.flags(p)
+	if d.forwarder.refuses(p.Interface) == "" {
+		f |= d.o.Interfaces[i].Forward.flags(p)
+	}
 	if d.o.Policy != nil {
 		f |= d.o.Interfaces[i].Lists.flags()
 		policies := []*acl.Policy{d.o.Policy}
@@ -622,14 +628,48 @@ func (d *Datapath) watch(ctx context.Context) {
 			d.lose(a.Ifindex, a.Interface)
 		}
 		d.setFlags(ports)
+		d.setUppers(ports)
 	}
 }
 
 func (d *Datapath) setFlags(ports ports) {
+	correct := uint64(0)
+	if host.RoutesByMark() {
+		correct = 1
+	}
+	atomic.StoreUint64(&ports.c.Correct, correct)
 	for i, p := range d.plans {
 		if p.Mode != hook.AFPacket && !d.lost(p.Ifindex) {
 			ports.set(p.Ifindex, d.flags(i))
 			ports.setMAC(p.Ifindex, macOf(p.Ifindex))
+		}
+	}
+}
+
+// setUppers lets the programs know what is on top of metered interfaces.
+func (d *Datapath) setUppers(ports ports) {
+	links, err := host.Links()
+	if err != nil {
+		d.log.Debug("interfaces", "error", err)
+		return
+	}
+	list := uppers(links, func(ifindex uint32) (uint32, bool) {
+		p := d.plan(ifindex)
+		at := ports.find(ifindex)
+		if p == nil || at == nil || !p.Ingress() || d.lost(ifindex) {
+			return 0, false
+		}
+		return at.Number, true
+	})
+	for _, was := range d.uppers {
+		if !slices.ContainsFunc(list, func(u upper) bool { return u.ifindex == was.ifindex }) && d.plan(was.ifindex) == nil {
+			ports.quiet(was.ifindex)
+		}
+	}
+	d.uppers = list
+	for _, u := range list {
+		if err := ports.setUpper(u); err != nil {
+			d.log.Warn("packets that it forwards are counted where they leave, too", "error", err)
 		}
 	}
 }

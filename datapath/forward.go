@@ -32,8 +32,9 @@ const (
 
 // ForwardChoice is what an interface forwards.
 type ForwardChoice struct {
-	On   bool // what comes in is forwarded by the program, where it can
-	URPF URPF
+	On    bool // what comes in is forwarded by the program, where it can
+	Force bool // whatever that bypasses (route.Obstacles)
+	URPF  URPF
 }
 
 // ForwardOptions are of all interfaces that forward.
@@ -88,11 +89,13 @@ type forwarder struct {
 
 	mu    sync.Mutex
 	rows  map[bpf.HopKey]uint32
-	free  []freed // in the order of freeing
-	fresh uint32  // the next row that was never used
+	old   map[bpf.HopKey]bool // of rows: from an earlier daemon, and not heard of since
+	free  []freed             // in the order of freeing
+	fresh uint32              // the next row that was never used
 
 	last    uint32 // second of the kernel's clock until which Used has told
 	outputs map[uint32]output
+	refused map[string]string // interfaces that do not forward for now, and why
 }
 
 // freed is a row that may still be some flow's: until every flow has asked again.
@@ -120,6 +123,7 @@ func (d *Datapath) openForward() error {
 	}
 	f.adopt()
 	f.setOutputs(d.Plans())
+	d.lookForObstacles(f)
 	f.monitor = route.New(route.Options{Table: f, Output: f.redirects, Log: d.log.With("component", "route")})
 	d.forwarder = f
 	return f.beat(d.kernel())
@@ -138,6 +142,10 @@ func (f *forwarder) adopt() {
 			continue
 		}
 		found[row] = true
+	}
+	f.old = map[bpf.HopKey]bool{}
+	for k := range f.rows {
+		f.old[k] = true
 	}
 	for row := uint32(bpf.Whys); row < bpf.MaxHops; row++ {
 		h := &f.f.Hops[row]
@@ -206,7 +214,62 @@ func (f *forwarder) beat(k *bpf.Kernel) error {
 	return nil
 }
 
-const beatEvery = time.Second
+// lookForObstacles finds out which interfaces may not forward, since packets would
+// be kept from what somebody has set up for them. It may come later than weir. It
+// says whether anything has changed.
+func (d *Datapath) lookForObstacles(f *forwarder) (changed bool) {
+	found, err := route.Obstacles(context.Background(), d.isOwn)
+	if err != nil {
+		f.log.Debug("not all that forwarding may bypass could be looked at", "error", err)
+	}
+	now := map[string]string{}
+	for i := range d.o.Interfaces {
+		in := &d.o.Interfaces[i]
+		if !in.Forward.On || in.Forward.Force {
+			continue
+		}
+		if err := route.Refusal(found, in.Name); err != nil {
+			now[in.Name] = err.Error()
+		}
+	}
+	f.mu.Lock()
+	before := f.refused
+	f.refused = now
+	f.mu.Unlock()
+	for name, why := range now {
+		if before[name] == "" {
+			f.log.Error("an interface does not forward", "interface", name, "why", why)
+		}
+	}
+	for name := range before {
+		if now[name] == "" {
+			f.log.Info("an interface forwards again", "interface", name)
+		}
+	}
+	return !maps.Equal(before, now)
+}
+
+// isOwn says whether a program is one that a weir has attached here.
+func (d *Datapath) isOwn(id uint32) bool {
+	list, err := d.folder.List()
+	return err == nil && slices.ContainsFunc(list, func(a hook.Attachment) bool { return uint32(a.Program) == id })
+}
+
+// refuses says why an interface does not forward though it is to; empty: it does.
+func (f *forwarder) refuses(ifname string) string {
+	if f == nil {
+		return ""
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.refused[ifname]
+}
+
+const (
+	beatEvery     = time.Second
+	obstacleEvery = 10 // times that
+	forgetAfter   = 3
+)
 
 // run forwards until ctx ends.
 func (f *forwarder) run(ctx context.Context, d *Datapath) {
@@ -219,7 +282,12 @@ func (f *forwarder) run(ctx context.Context, d *Datapath) {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
 	defer beside.Wait()
-	for {
+	if lost, err := f.f.CountLost(d.kernel().Table); err != nil {
+		f.log.Info("what drivers do not take of what is forwarded cannot be counted", "reason", err)
+	} else {
+		defer lost.Close()
+	}
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
@@ -228,8 +296,14 @@ func (f *forwarder) run(ctx context.Context, d *Datapath) {
 		if err := f.beat(d.kernel()); err != nil {
 			f.log.Warn("the watchdog of forwarding", "error", err)
 		}
+		if n >= forgetAfter && f.monitor.Snapshot().Listings > 0 {
+			f.forget()
+		}
 		if f.setOutputs(d.Plans()) {
 			f.monitor.Refresh()
+		}
+		if n%obstacleEvery == 0 && d.lookForObstacles(f) {
+			d.setFlags(f.ports)
 		}
 	}
 }
@@ -248,6 +322,7 @@ func (f *forwarder) SetHop(key route.Hop, way route.Way) error {
 	defer f.mu.Unlock()
 	out := f.outputs[way.Device]
 	row, there := f.rows[k]
+	delete(f.old, k)
 	if !there {
 		var ok bool
 		if row, ok = f.take(); !ok {
@@ -302,18 +377,34 @@ func (f *forwarder) give(row uint32) {
 }
 
 func (f *forwarder) DropHop(key route.Hop) {
-	k := hopKey(key)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.drop(hopKey(key))
+}
+
+func (f *forwarder) drop(k bpf.HopKey) {
 	row, ok := f.rows[k]
 	if !ok {
 		return
 	}
 	if err := f.f.DropRow(k); err != nil {
-		f.log.Warn("a next hop cannot be taken out", "address", key.Gateway, "error", err)
+		f.log.Warn("a next hop cannot be taken out", "address", k.Address, "error", err)
 	}
 	delete(f.rows, k)
-	f.give(row)
+	delete(f.old, k)
+	if k.Ifindex != 0 {
+		f.give(row)
+	}
+}
+
+// forget takes out what an earlier daemon knew and the monitor, which has listed all
+// there is, does not.
+func (f *forwarder) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for k := range f.old {
+		f.drop(k)
+	}
 }
 
 func (f *forwarder) SetUpper(lower uint32, vlan uint16, upper uint32) {
@@ -327,6 +418,7 @@ func (f *forwarder) SetOwn(addr netip.Addr, own bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var err error
+	delete(f.old, k)
 	if own {
 		f.rows[k] = 0
 		err = f.f.SetRow(k, 0)

@@ -2,9 +2,12 @@ package datapath
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"weir/bpf"
+	"weir/flow"
+	"weir/host"
 )
 
 // ports is the table of metered interfaces that the programs search. Only one
@@ -46,6 +49,86 @@ func (p ports) setMAC(ifindex uint32, mac uint64) {
 	if at := p.find(ifindex); at != nil {
 		atomic.StoreUint64(&at.MAC, mac)
 	}
+}
+
+// An upper is an interface on top of metered ones, which the kernel says that a
+// forwarded packet came in by: a VLAN's, a bridge, a VRF.
+type upper struct {
+	ifindex uint32
+	lower   uint32 // the metered one; 0: there are several
+	number  uint32 // one's port number
+	vlan    uint16 // the tag that what comes in there has on the wire; 0: none
+}
+
+// uppers finds them. One that some interface leads to which is not metered is none:
+// what comes in by that has been counted nowhere.
+func uppers(links []host.Interface, metered func(ifindex uint32) (number uint32, ok bool)) (list []upper) {
+	found := map[uint32]upper{}
+	whole := map[uint32]bool{} // all that leads there is metered
+	note := func(at uint32, u upper, ok bool) {
+		before, known := found[at]
+		if known && u.lower != before.lower {
+			u.lower = 0
+		}
+		whole[at] = ok && (whole[at] || !known)
+		u.ifindex = at
+		found[at] = u
+	}
+	for i := range links {
+		base := &links[i]
+		if base.Parent != 0 || hasMembers(links, base.Name) {
+			continue // what it is on top of is looked at
+		}
+		number, ok := metered(base.Index)
+		climb(links, base, upper{lower: base.Index, number: number}, func(at uint32, u upper) { note(at, u, ok) })
+	}
+	for at, u := range found {
+		if _, own := metered(at); !own && whole[at] {
+			list = append(list, u)
+		}
+	}
+	slices.SortFunc(list, func(a, b upper) int { return int(a.ifindex) - int(b.ifindex) })
+	return list
+}
+
+func hasMembers(links []host.Interface, master string) bool {
+	return slices.ContainsFunc(links, func(i host.Interface) bool { return i.Master == master })
+}
+
+// climb visits all that is on top of an interface.
+func climb(links []host.Interface, at *host.Interface, u upper, visit func(uint32, upper)) {
+	const highest = 8 // what is on top of each other; there are no circles
+	var up func(at *host.Interface, u upper, left int)
+	up = func(at *host.Interface, u upper, left int) {
+		for i := range links {
+			next := &links[i]
+			if left == 0 || next.Parent != at.Index && (at.Master == "" || next.Name != at.Master) {
+				continue
+			}
+			v := u
+			if next.Parent == at.Index && next.VLAN != 0 && v.vlan == 0 {
+				v.vlan = flow.KeyTagged | next.VLAN // the outermost tag, which keys have
+			}
+			visit(next.Index, v)
+			up(next, v, left-1)
+		}
+	}
+	up(at, u, highest)
+}
+
+// setUpper enters one, and takes note of it.
+func (p ports) setUpper(u upper) error {
+	at := p.find(u.ifindex)
+	if at == nil {
+		if at = p.place(u.ifindex); at == nil {
+			return fmt.Errorf("interface %d: no place among the interfaces on top of metered ones", u.ifindex)
+		}
+	}
+	at.Number = u.number
+	atomic.StoreUint32(&at.Lower, u.lower)
+	atomic.StoreUint32(&at.Flags, bpf.PortIngress|bpf.PortUpper|uint32(u.vlan)<<bpf.PortVLAN)
+	atomic.StoreUint32(&at.Ifindex, u.ifindex)
+	return nil
 }
 
 // place is where an interface can be entered, or nil.

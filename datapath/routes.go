@@ -86,6 +86,24 @@ func (d *Datapath) Routes() (Routes, error) {
 	return r, nil
 }
 
+// Watching is how many next hops there are, and what was heard of routes; false:
+// nothing is forwarded.
+func (d *Datapath) Watching() (hops int, heard route.Stats, ok bool) {
+	d.life.RLock()
+	defer d.life.RUnlock()
+	if d.closed || d.forwarder == nil {
+		return 0, heard, false
+	}
+	d.forwarder.mu.Lock()
+	defer d.forwarder.mu.Unlock()
+	for k := range d.forwarder.rows {
+		if k.Ifindex != 0 {
+			hops++
+		}
+	}
+	return hops, d.forwarder.monitor.Snapshot(), true
+}
+
 // Fates is what became of the packets that came in by an interface; false: it does
 // not forward.
 func (d *Datapath) Fates(ifindex uint32) (counts bpf.WhyCounts, ok bool) {

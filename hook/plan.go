@@ -203,7 +203,7 @@ func look(k *Features, i host.Interface) (facts, error) {
 		f.features, f.told = driverFeatures(i.Index)
 	}
 	if i.Kind == "bond" || i.Kind == "team" {
-		all, err := host.Interfaces()
+		all, err := host.Links()
 		if err != nil {
 			return f, err
 		}

@@ -27,19 +27,30 @@ type Interface struct {
 	Driver string // of the hardware; empty for virtual ones
 	Master string
 	Up     bool
-	Routed bool // a unicast route of any table leaves by it
+	Routed bool // a unicast route of any table leaves by it; Links does not say
 	MTU    int
+	Parent uint32 // index of the interface that it is on top of: a VLAN's, a MACVLAN's; 0: none
+	VLAN   uint16 // its VLAN's id; 0: none
 }
 
-// Interfaces lists all, by index.
+// Interfaces lists all, by index. It reads the whole routing table.
 func Interfaces() ([]Interface, error) {
+	list, err := Links()
+	if err != nil {
+		return nil, err
+	}
+	routed, err := routedLinks()
+	for i := range list {
+		list[i].Routed = routed[int(list[i].Index)]
+	}
+	return list, err
+}
+
+// Links lists all, by index.
+func Links() ([]Interface, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("listing interfaces: %w", err)
-	}
-	routed, err := routedLinks()
-	if err != nil {
-		return nil, err
 	}
 	byIndex := map[int]string{}
 	for _, l := range links {
@@ -50,7 +61,13 @@ func Interfaces() ([]Interface, error) {
 		a := l.Attrs()
 		i := Interface{
 			Name: a.Name, Index: uint32(a.Index), Kind: l.Type(), Master: byIndex[a.MasterIndex],
-			Up: a.RawFlags&unix.IFF_UP != 0, Routed: routed[a.Index], MTU: a.MTU,
+			Up: a.RawFlags&unix.IFF_UP != 0, MTU: a.MTU,
+		}
+		if slices.Contains([]string{"vlan", "macvlan", "ipvlan"}, l.Type()) { // a veth's parent is its peer
+			i.Parent = uint32(a.ParentIndex)
+		}
+		if v, ok := l.(*netlink.Vlan); ok {
+			i.VLAN = uint16(v.VlanId)
 		}
 		if driver, err := os.Readlink(filepath.Join("/sys/class/net", a.Name, "device/driver")); err == nil {
 			i.Driver = filepath.Base(driver)
@@ -61,26 +78,36 @@ func Interfaces() ([]Interface, error) {
 	return list, nil
 }
 
+// RoutesByMark says whether marks of packets, which netfilter and sockets set, decide
+// where some leave.
+func RoutesByMark() bool {
+	rules, err := netlink.RuleList(netlink.FAMILY_ALL)
+	if err != nil {
+		return true // nobody knows
+	}
+	return slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Mark != 0 })
+}
+
 // routedLinks are the interfaces that some unicast route leaves by.
 func routedLinks() (map[int]bool, error) {
 	routed := map[int]bool{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC, Type: unix.RTN_UNICAST}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
-		if errors.Is(err, unix.EAFNOSUPPORT) {
-			continue // a kernel without IPv6
-		}
-		if err != nil {
-			return nil, fmt.Errorf("listing routes: %w", err)
-		}
-		for _, r := range routes {
+		err := netlink.RouteListFilteredIter(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC, Type: unix.RTN_UNICAST}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE, func(r netlink.Route) bool {
 			// Every IPv6 interface has its link-local and multicast routes: no sign of use.
 			if family == netlink.FAMILY_V6 && r.Dst != nil && (r.Dst.IP.IsLinkLocalUnicast() || r.Dst.IP.IsMulticast()) {
-				continue
+				return true
 			}
 			routed[r.LinkIndex] = true
 			for _, hop := range r.MultiPath {
 				routed[hop.LinkIndex] = true
 			}
+			return true
+		})
+		if errors.Is(err, unix.EAFNOSUPPORT) {
+			continue // a kernel without IPv6
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listing routes: %w", err)
 		}
 	}
 	return routed, nil

@@ -285,13 +285,11 @@ func text(b []byte) string {
 // nothing that was.
 func settingForwards(b []byte) bool {
 	const netconfHead = 4 // struct netconfmsg, padded
-	const forwarding, rpFilter, ignoreDown = 2, 3, 6
+	const forwarding, proxyNeighbours, ignoreDown = 2, 5, 6
 	if len(b) < netconfHead {
 		return false
 	}
 	b = b[netconfHead:]
-	if find(b, rpFilter) != nil && find(b, forwarding) != nil {
-		return false
-	}
-	return find(b, forwarding) != nil || find(b, ignoreDown) != nil
+	one := find(b, proxyNeighbours) == nil
+	return one && (find(b, forwarding) != nil || find(b, ignoreDown) != nil)
 }

@@ -134,6 +134,9 @@ func (m *Monitor) failed(err error) {
 	m.o.Log.Warn("the kernel's routing cannot be followed", "error", err)
 }
 
+// gather is how long routes are left to gather while they change, milliseconds.
+const gather = 1
+
 // follow opens the sockets, lists what there is, and takes in what changes.
 func (m *Monitor) follow(ctx context.Context, wake int) error {
 	rare, err := openSocket(m.o.ReceiveBuffer, 16, 64<<10,
@@ -161,16 +164,23 @@ func (m *Monitor) follow(ctx context.Context, wake int) error {
 	}
 	m.tick = now.Add(m.o.KeepAlive)
 	fds := []unix.PollFd{{Fd: int32(wake), Events: unix.POLLIN}, {Fd: int32(rare.fd), Events: unix.POLLIN}, {Fd: int32(routes.fd), Events: unix.POLLIN}}
+	heard := 0 // route messages in this turn
 	for ctx.Err() == nil {
 		m.publish()
-		if _, err := unix.Poll(fds, m.timeout(time.Now(), rare.congested || routes.congested)); err != nil && err != unix.EINTR {
+		if heard > 0 {
+			// Where one route changes others do. To be woken for each costs several
+			// times what it is to hear it: they gather for a moment, the rare do not.
+			if _, err := unix.Poll(fds[:2], gather); err != nil && err != unix.EINTR {
+				return fmt.Errorf("poll: %w", err)
+			}
+		} else if _, err := unix.Poll(fds, m.timeout(time.Now())); err != nil && err != unix.EINTR {
 			return fmt.Errorf("poll: %w", err)
 		}
 		drain(wake)
-		if err := m.listen(rare, takeRare, true); err != nil {
+		if _, err := m.listen(rare, takeRare, true); err != nil {
 			return err
 		}
-		if err := m.listen(routes, takeRoute, false); err != nil {
+		if heard, err = m.listen(routes, takeRoute, false); err != nil {
 			return err
 		}
 		now := time.Now()
@@ -194,14 +204,16 @@ func (m *Monitor) follow(ctx context.Context, wake int) error {
 // listen takes in what a socket has, at most a few bursts of it. From one that
 // has lost messages all is asked again, once now and once when it is empty: only
 // then does the kernel go on to tell.
-func (m *Monitor) listen(s *socket, take func(message) bool, relist bool) error {
-	const bursts = 8
+func (m *Monitor) listen(s *socket, take func(message) bool, relist bool) (heard int, err error) {
+	const bursts = 16
 	for range bursts {
 		n, lost, err := s.read(take, &m.stats.Malformed)
 		if err != nil {
-			return err
+			return heard, err
 		}
+		heard += n
 		if lost {
+			heard++ // there is more
 			if !s.congested {
 				m.stats.Overruns++
 			}
@@ -215,10 +227,10 @@ func (m *Monitor) listen(s *socket, take func(message) bool, relist bool) error 
 					m.listAll(time.Now())
 				}
 			}
-			return nil
+			return heard, nil
 		}
 	}
-	return nil
+	return heard, nil
 }
 
 // rare takes a message that is not of routes. A neighbour in use that is stale
@@ -255,15 +267,12 @@ func (m *Monitor) listAll(now time.Time) error {
 }
 
 // timeout is how long may be waited, in milliseconds.
-func (m *Monitor) timeout(now time.Time, congested bool) int {
+func (m *Monitor) timeout(now time.Time) int {
 	until := m.tick
 	for _, t := range []time.Time{m.view.due, m.retry} {
 		if !t.IsZero() && t.Before(until) {
 			until = t
 		}
-	}
-	if congested {
-		until = now
 	}
 	return max(0, int((until.Sub(now)+time.Millisecond-1)/time.Millisecond))
 }

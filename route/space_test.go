@@ -20,11 +20,11 @@ import (
 
 // space is a network namespace without a name: it ends with the test.
 type space struct {
-	t  *testing.T
+	t  testing.TB
 	fd int
 }
 
-func newSpace(t *testing.T) *space {
+func newSpace(t testing.TB) *space {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("a network namespace needs root")
@@ -41,6 +41,7 @@ func newSpace(t *testing.T) *space {
 	}
 	t.Cleanup(func() { unix.Close(s.fd) })
 	s.ip("link", "set", "lo", "up")
+	s.sysctl("net/ipv6/conf/default/accept_dad", "0") // addresses serve at once
 	return s
 }
 
@@ -277,7 +278,7 @@ func (f *fake) with(do func()) {
 
 // eventually waits for what must become true, with more patience than any
 // machine needs.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -296,7 +297,13 @@ func (s *space) watch(o Options) *Monitor {
 	m := New(o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go s.in(func() { done <- m.Run(ctx) })
+	go thread(func() {
+		err := unix.Setns(s.fd, unix.CLONE_NEWNET)
+		if err == nil {
+			err = m.Run(ctx)
+		}
+		done <- err
+	})
 	s.t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

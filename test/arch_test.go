@@ -24,7 +24,7 @@ var mayImport = map[string]string{
 	"acl":      "flow packet",
 	"bpf":      "flow packet capture",
 	"hook":     "bpf host",
-	"route":    "",
+	"route":    "host", // findings
 	"datapath": "flow packet capture cache meter acl bpf hook host route",
 	"ie":       "",
 	"wire":     "flow ie",

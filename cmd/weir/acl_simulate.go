@@ -218,7 +218,7 @@ func interfaceNumber(name string, given map[string]uint32) (uint32, error) {
 	if n, err := strconv.ParseUint(name, 10, 32); err == nil {
 		return uint32(n), nil
 	}
-	all, err := host.Interfaces()
+	all, err := host.Links()
 	if err == nil {
 		for _, i := range all {
 			if i.Name == name {

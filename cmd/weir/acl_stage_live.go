@@ -66,7 +66,7 @@ func (n *node) followStaged(ctx context.Context) {
 // interfaceIndices are this machine's.
 func interfaceIndices() map[string]uint32 {
 	index := map[string]uint32{}
-	all, err := host.Interfaces()
+	all, err := host.Links()
 	if err != nil {
 		return index
 	}

@@ -352,7 +352,7 @@ func (d *desk) printer(q flowQuestion, out io.Writer) recordPrinter {
 // interfaceNameTable gives this machine's interfaces by index, safe to print.
 func interfaceNameTable() map[uint32]string {
 	names := map[uint32]string{}
-	if all, err := host.Interfaces(); err == nil { // else there are numbers
+	if all, err := host.Links(); err == nil { // else there are numbers
 		for _, i := range all {
 			names[i.Index] = rows.Plain(i.Name)
 		}

@@ -39,7 +39,7 @@ func (n *node) interfaces() []console.Interface {
 	var list []console.Interface
 	if m != nil {
 		names := map[uint32]string{}
-		if all, err := host.Interfaces(); err == nil {
+		if all, err := host.Links(); err == nil {
 			for _, i := range all {
 				names[i.Index] = i.Name
 			}

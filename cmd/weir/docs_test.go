@@ -252,7 +252,7 @@ func TestDocumentedMetrics(t *testing.T) {
 	for _, unit := range []string{"records", "packets", "bytes", "datagrams"} {
 		is["weir_lost_"+unit+"_total"] = true
 	}
-	for _, file := range []string{"node.go", "../../metrics/metrics.go", "../../console/meters.go"} {
+	for _, file := range []string{"node.go", "forward.go", "../../metrics/metrics.go", "../../console/meters.go"} {
 		source, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

@@ -30,6 +30,7 @@ func (c *doctorCmd) Run(a *app) error {
 			return mode
 		})...)
 	}
+	found = append(found, forwardFindings(a.ctx, conf)...)
 	for _, f := range found {
 		if f.State == host.Fail {
 			failed++

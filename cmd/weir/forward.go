@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -10,13 +12,15 @@ import (
 	"weir/config"
 	"weir/console"
 	"weir/datapath"
+	"weir/hook"
 	"weir/host"
+	"weir/route"
 	"weir/rows"
 )
 
 // forwardChoice is what an interface forwards, as its configuration says.
 func forwardChoice(c config.Interface) datapath.ForwardChoice {
-	f := datapath.ForwardChoice{On: c.Forward != config.ForwardsOff}
+	f := datapath.ForwardChoice{On: c.Forward != config.ForwardsOff, Force: c.Forward == config.ForwardsForce}
 	switch c.URPF {
 	case "strict":
 		f.URPF = datapath.URPFStrict
@@ -89,7 +93,7 @@ func (n *node) routes() ([]shownRoute, error) {
 // interfaceNamer names interfaces by their indexes.
 func interfaceNamer() func(uint32) string {
 	names := map[uint32]string{}
-	if all, err := host.Interfaces(); err == nil {
+	if all, err := host.Links(); err == nil {
 		for _, i := range all {
 			names[i.Index] = i.Name
 		}
@@ -119,6 +123,30 @@ func (n *node) addFates(x *console.Interface) {
 			x.Slow = append(x.Slow, console.Count{Name: why.String(), Count: counts[why]})
 		}
 	}
+}
+
+// forwardSamples are the metrics of forwarding.
+func (n *node) forwardSamples(counter func(name, help string, v uint64, labels ...string), gauge func(name, help string, v float64, labels ...string)) {
+	d, err := n.forwarder()
+	if err != nil {
+		return
+	}
+	hops, watch, ok := d.Watching()
+	if !ok {
+		return
+	}
+	for _, p := range d.Plans() {
+		counts, ok := d.Fates(p.Ifindex)
+		if !ok {
+			continue
+		}
+		for _, why := range bpf.AllWhys() {
+			counter("weir_forward_packets_total", "Packets that came in where the flow cache forwards: forwarded, or why they were left to the kernel.", counts[why], "interface", p.Interface, "fate", why.String())
+		}
+	}
+	gauge("weir_forward_next_hops", "Next hops that the flow cache can send to.", float64(hops))
+	counter("weir_forward_invalidations_total", "Changes of the routing table that made flows ask it again.", watch.Invalidations+watch.InvalidationsAll)
+	counter("weir_forward_overruns_total", "Times that the kernel's messages about routes were lost, and all was asked again.", watch.Overruns)
 }
 
 // routes prints two tables: next hops, and what became of packets, an interface a
@@ -158,4 +186,25 @@ func (c *showCmd) routes(a *app, client *http.Client) error {
 	}
 	v.columns = append(v.columns, "help")
 	return c.print(a, v, rows.Table, lines)
+}
+
+// forwardFindings are the doctor's about interfaces that forward.
+func forwardFindings(ctx context.Context, conf *config.Config) []host.Finding {
+	var forward []string
+	for _, name := range slices.Sorted(maps.Keys(conf.Interfaces)) {
+		if conf.Interfaces[name].Forward != config.ForwardsOff {
+			forward = append(forward, name)
+		}
+	}
+	if len(forward) == 0 {
+		return nil
+	}
+	own := map[uint32]bool{}
+	if list, err := hook.List(hookOptions()); err == nil {
+		for _, a := range list {
+			own[uint32(a.Program)] = true
+		}
+	}
+	found, err := route.Obstacles(ctx, func(id uint32) bool { return own[id] })
+	return route.Findings(found, err, forward, func(name string) bool { return conf.Interfaces[name].Forward == config.ForwardsForce })
 }

@@ -66,7 +66,7 @@ func liveMeter(conf *config.Config, sources int) meter.Config {
 
 // interfaceNames is what exports tell of this machine's interfaces.
 func interfaceNames() []export.Interface {
-	all, err := host.Interfaces()
+	all, err := host.Links()
 	if err != nil {
 		return nil // the names stay unknown, the flows do not
 	}

@@ -314,6 +314,7 @@ func (n *node) samples(emit func(metrics.Sample)) {
 			counter("weir_acl_dropped_bytes_total", "Their octets.", c.Bytes)
 		}
 	}
+	n.forwardSamples(counter, gauge)
 	if e != nil {
 		for _, d := range n.exports() {
 			counter("weir_export_records_total", "Flow records sent.", d.Records, "destination", d.Address)

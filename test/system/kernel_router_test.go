@@ -196,6 +196,48 @@ func some(all rows) (mine rows) {
 	return mine
 }
 
+// Behind a bridge it is the bridge that the kernel says a packet came in by: what is
+// forwarded is counted once all the same, at the bridge's port.
+func TestRouterWithBridge(t *testing.T) {
+	kernel.Programs(t)
+	t.Parallel()
+	for _, mode := range []string{"xdp", "tc"} {
+		for _, ports := range []string{"ra", "ra tap"} {
+			t.Run(mode+" "+ports, func(t *testing.T) {
+				t.Parallel()
+				n := newRouted(t)
+				must(t, n.r, "sh", "-e", "-c", `
+ip link add name lan type bridge
+ip link set lan address 02:00:00:00:01:fe addrgenmode none
+ip addr flush dev ra
+ip link set ra master lan
+ip addr add 10.1.0.254/24 dev lan
+ip link set lan up
+ip neigh replace 10.1.0.1 lladdr 02:00:00:00:01:01 dev lan nud permanent`)
+				if ports == "ra tap" { // which is metered too: the output is one of two
+					must(t, n.r, "sh", "-e", "-c", "ip link add tap type veth peer name far; ip link set tap master lan up; ip link set far up")
+				}
+				listen(t, n.a, "10.1.0.1:9")
+				listen(t, n.b, "10.2.0.1:9")
+				ra, rb := indexOf(t, n.r, "ra"), indexOf(t, n.r, "rb")
+				p := meterStart(t, n.r, mode, ports+" rb", "-o", "csv", "--cache", "1Ki")
+				want := map[flowAt]count{}
+				send := func(ns, from, to string, n int, direction, input, output string) {
+					t.Helper()
+					key, sent := datagrams(t, ns, from, to, n)
+					want[flowAt{key, direction, input, output}] = sent
+				}
+				send(n.a, "10.1.0.1:1000", "10.2.0.1:9", 300, "0", ra, rb)
+				send(n.b, "10.2.0.1:1001", "10.1.0.1:9", 300, "0", rb, ra)
+				settle()
+				p.stop(t)
+				samePoints(t, byPoint(t, some(parseCSV(t, p.stdout.String()))), want)
+				detach(t, n.r)
+			})
+		}
+	}
+}
+
 // With one of two interfaces metered, what comes in by the other is counted as
 // it leaves by this one.
 func TestRouterOneSided(t *testing.T) {
