@@ -37,8 +37,10 @@ func startSpeakers(t *testing.T) *speakers {
 		}
 		return file
 	}
-	if err := os.Chmod(s.dir, 0o777); err != nil {
-		t.Fatal(err)
+	for dir, mode := range map[string]os.FileMode{filepath.Dir(s.dir): 0o755, s.dir: 0o777} { // FRR's user is its own
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
 	}
 	zebra := filepath.Join(s.dir, "zebra.api")
 	daemon := func(name, conf string) {
