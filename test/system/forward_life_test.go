@@ -1,9 +1,11 @@
 package system
 
 import (
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -167,4 +169,60 @@ func TestForwardWatchdog(t *testing.T) {
 			detach(t, n.r)
 		})
 	}
+}
+
+// As many packets as the kernel's own generator makes: what is lost while weir is
+// killed, restarted and replaced, beside what is lost anyway.
+func TestSoakForwardKilled(t *testing.T) {
+	soaking(t)
+	n := newCrossed(t)
+	next := otherWeir(t)
+	xdpsend := filepath.Join(t.TempDir(), "xdpsend")
+	build := exec.Command("go", "build", "-o", xdpsend, "./bench/gen/xdpsend")
+	build.Dir = filepath.Join("..", "..")
+	if text, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, text)
+	}
+	f := startForwarding(t, n.r, forwardAll)
+	received := func() uint64 {
+		return number(t, strings.TrimSpace(must(t, n.b, "cat", "/sys/class/net/vb/statistics/rx_packets").stdout))
+	}
+	run := func(what string, meanwhile func()) (share float64) {
+		t.Helper()
+		before := received()
+		p := start(t, n.a, xdpsend, "-dev", "va", "-dmac", "02:00:00:00:01:fe", "-src", "10.1.0.7", "-dst", "10.99.9.9", "-t", "12")
+		time.Sleep(time.Second)
+		meanwhile()
+		p.wait(t)
+		settle()
+		var made struct {
+			Made uint64
+			PPS  float64
+		}
+		if err := json.Unmarshal([]byte(p.stdout.String()), &made); err != nil {
+			t.Fatalf("%v: %s", err, p.stdout.String())
+		}
+		lost := int64(made.Made) - int64(received()-before)
+		share = float64(lost) / float64(made.Made)
+		t.Logf("%s: %.0f packets a second, %d of %d lost, %.4f %%", what, made.PPS, lost, made.Made, 100*share)
+		return share
+	}
+	calm := run("nothing happens", func() {})
+	before := f.fates(t, "ra")
+	killed := run("killed, started, stopped, replaced", func() {
+		f.kill(t)
+		time.Sleep(time.Second)
+		f.begin(t)
+		f.stop(t)
+		f.program = next
+		f.begin(t)
+	})
+	if killed > calm+0.002 {
+		t.Errorf("%.4f %% lost while weir was killed and replaced, %.4f %% else", 100*killed, 100*calm)
+	}
+	if d := f.fates(t, "ra").less(before); d["forwarded"] != d.all() {
+		t.Errorf("not all were forwarded: %v", d)
+	}
+	f.stop(t)
+	detach(t, n.r)
 }
