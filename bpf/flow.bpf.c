@@ -212,7 +212,8 @@ static __always_inline int pass(struct xdp_md *ctx, struct seen *s)
 		struct hop *h = s->why < WHYS ? NULL : hop_at(s->why);
 		if (h) {
 			s->output = READ_ONCE(h->device);
-			s->why = fits(h, s, length(ctx) > ctx->data_end - ctx->data);
+			__u32 wire = length(ctx);
+			s->why = fits(h, s, wire, wire > ctx->data_end - ctx->data);
 			if (s->why == FORWARDED) {
 				if (use_lists && !leaves(ctx, s))
 					return XDP_DROP;

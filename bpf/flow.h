@@ -114,6 +114,7 @@ enum why {
 	WHY_OFFLOAD,       /* its checksum was left to hardware that it never comes to */
 	WHY_ORPHAN,        /* the daemon has been gone for longer than the watchdog allows */
 	WHY_MARTIAN,       /* addresses that are not forwarded, among them multicast */
+	WHY_CHECKSUM,      /* of its IPv4 header: wrong, and the kernel drops it */
 	/* said of a flow, in its route */
 	WHY_LOCAL = 16,    /* to this router */
 	WHY_UNREACHABLE,   /* no route, or one that says blackhole, unreachable, prohibit */

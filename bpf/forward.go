@@ -31,6 +31,7 @@ const (
 	WhyOffload
 	WhyOrphan
 	WhyMartian
+	WhyChecksum
 )
 
 const (
@@ -76,6 +77,7 @@ var whyTexts = [Whys]struct{ name, help string }{
 	WhyOffload:       {"offload", "Its checksum was left to hardware that it never comes to: it was sent on this machine."},
 	WhyOrphan:        {"watchdog", "Weir has been gone for longer than the watchdog allows."},
 	WhyMartian:       {"martian", "Packets are not forwarded between such addresses: multicast, loopback, link-local, this router's own as the source."},
+	WhyChecksum:      {"checksum", "The checksum of its IPv4 header was wrong: the kernel drops it."},
 	WhyLocal:         {"local", "It was to this router, or there was no route."},
 	WhyUnreachable:   {"unreachable", "The route says blackhole, unreachable or prohibit."},
 	WhyDisabled:      {"forwarding-off", "The kernel does not forward what comes in there."},

@@ -86,6 +86,17 @@ static __always_inline bool is_partial(const struct packet *p, const __u8 *data,
 	return sum == has;
 }
 
+/* is_sound says whether the checksum of an IPv4 header without options is right: a
+ * router must not forward others (RFC 1812, section 5.2.2). */
+static __always_inline bool is_sound(const __u8 *h)
+{
+	__u64 sum = (__u64)LOAD(__u32, h) + LOAD(__u32, h + 4) + LOAD(__u32, h + 8) + LOAD(__u32, h + 12) + LOAD(__u32, h + 16);
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum == 0xffff;
+}
+
 #define NETWORK_UNTAGGED 14
 #define NETWORK_TAGGED   18
 
@@ -117,6 +128,8 @@ static __always_inline __u32 plain(const struct seen *s, const __u8 *data, const
 			return WHY_FRAGMENT;
 		if (h[0] != 0x45)
 			return WHY_OPTIONS;
+		if (unlikely(!is_sound(h)))
+			return WHY_CHECKSUM;
 	}
 	if (p->ttl <= 1)
 		return WHY_TTL;
@@ -319,13 +332,14 @@ static __always_inline struct hop *hop_at(__u32 row)
 	return bpf_map_lookup_elem(&hops, &row);
 }
 
-/* fits says whether a packet can go to a next hop: else an enum why. */
-static __always_inline __u32 fits(const struct hop *h, const struct seen *s, bool in_frags)
+/* fits says whether a packet can go to a next hop: else an enum why. What is behind
+ * it in its frame, of `wire` octets, goes along. */
+static __always_inline __u32 fits(const struct hop *h, const struct seen *s, __u32 wire, bool in_frags)
 {
 	__u64 to = READ_ONCE(h->to);
 	if (!(to >> 48 & HOP_ALIVE))
 		return WHY_NEIGHBOUR;
-	if (s->p.length > READ_ONCE(h->mtu))
+	if (wire - s->p.network > READ_ONCE(h->mtu))
 		return WHY_MTU;
 	if (in_frags && !(to >> 48 & HOP_FRAGS))
 		return WHY_OUTPUT;

@@ -104,7 +104,7 @@ func TestConstants(t *testing.T) {
 		"PORT_FORWARD": PortForward, "PORT_PARTIAL": PortPartial, "PORT_URPF_STRICT": PortURPFStrict, "PORT_URPF_LOOSE": PortURPFLoose, "PORT_UPPER": PortUpper,
 		"WHYS": Whys, "MAX_HOPS": MaxHops, "ROUTE_BUCKETS": RouteBuckets, "ROUTE_UNIT": RouteUnit, "ROUTE_HOLDS": RouteHolds, "ROUTE_HOLDS_BRIEFLY": RouteHoldsBriefly, "WHY_OFF": WhyOff, "HOP_ALIVE": HopAlive, "HOP_FRAGS": HopFrags, "HOP_USED_UNIT": HopUsedUnit,
 		"FORWARDED": uint64(Forwarded), "WHY_ADDRESSEE": uint64(WhyAddressee), "WHY_ENCAPSULATION": uint64(WhyEncapsulation), "WHY_OPTIONS": uint64(WhyOptions), "WHY_FRAGMENT": uint64(WhyFragment),
-		"WHY_TTL": uint64(WhyTTL), "WHY_MTU": uint64(WhyMTU), "WHY_OFFLOAD": uint64(WhyOffload), "WHY_ORPHAN": uint64(WhyOrphan), "WHY_MARTIAN": uint64(WhyMartian), "WHY_LOCAL": uint64(WhyLocal),
+		"WHY_TTL": uint64(WhyTTL), "WHY_MTU": uint64(WhyMTU), "WHY_OFFLOAD": uint64(WhyOffload), "WHY_ORPHAN": uint64(WhyOrphan), "WHY_MARTIAN": uint64(WhyMartian), "WHY_CHECKSUM": uint64(WhyChecksum), "WHY_LOCAL": uint64(WhyLocal),
 		"WHY_UNREACHABLE": uint64(WhyUnreachable), "WHY_DISABLED": uint64(WhyDisabled), "WHY_LWT": uint64(WhyLWT), "WHY_NEIGHBOUR": uint64(WhyNeighbour), "WHY_OUTPUT": uint64(WhyOutput),
 		"WHY_ROUTE_MTU": uint64(WhyRouteMTU), "WHY_HAIRPIN": uint64(WhyHairpin), "WHY_URPF": uint64(WhyURPF), "WHY_ERROR": uint64(WhyError), "WHY_LOST": uint64(WhyLost),
 		"VERDICT_MASK": VerdictMask, "VERDICT_NONE": VerdictNone, "VERDICT_PERMIT": VerdictPermit, "VERDICT_DENY": VerdictDeny, "VERDICT_COUNT": VerdictCount, "VERDICT_REJECT": VerdictReject, "VERDICT_LOG": VerdictLog,

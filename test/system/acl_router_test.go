@@ -130,14 +130,19 @@ func (n routed) hasVLAN(t testing.TB) bool {
 func TestListsRouter(t *testing.T) {
 	kernel.Programs(t)
 	t.Parallel()
-	for _, mode := range []string{"xdp", "tc"} {
-		t.Run(mode, func(t *testing.T) {
+	for _, way := range []string{"xdp", "tc", "forwarding"} {
+		t.Run(way, func(t *testing.T) {
 			t.Parallel()
-			n := filterRouter(t)
+			n, mode, forwards := filterRouter(t), way, "off"
+			if way == "forwarding" {
+				mode, forwards = "xdp", "on"
+				takesFrames(t, n.a, "va")
+				takesFrames(t, n.b, "vb")
+			}
 			vlan := n.hasVLAN(t)
 			arrived := newArrivals(t, n.b, "vb")
 			out := newSender(t, n.a, "va")
-			j := startJudged(t, n.r, mode, "interfaces: {ra: {meter: true, mode: MODE}, rb: {meter: true, mode: MODE}}\ncache: {entries: 4Ki, idle: 2s}", routerLists)
+			j := startJudged(t, n.r, mode, fmt.Sprintf("interfaces: {ra: {meter: true, mode: MODE, forward: %[1]s}, rb: {meter: true, mode: MODE, forward: %[1]s}}\ncache: {entries: 4Ki, idle: 2s}", forwards), routerLists)
 			kinds := routerFrames()
 			if !vlan {
 				kinds = slices.DeleteFunc(kinds, func(k ruled) bool { return k.tags != nil })
@@ -187,6 +192,9 @@ func TestListsRouter(t *testing.T) {
 				}
 			}
 			same()
+			if way == "forwarding" {
+				forwardedByLists(t, j, kinds, want)
+			}
 			denied := j.denied(t).Packets
 			if got := uint64(arrived.count()) + denied + stubs; got != sent {
 				t.Errorf("sent %d; %d arrived and rules dropped %d and %d tiny fragments", sent, arrived.count(), denied, stubs)
@@ -207,6 +215,23 @@ func TestListsRouter(t *testing.T) {
 			}
 			detach(t, n.r)
 		})
+	}
+}
+
+// forwardedByLists says that what lists let pass did not go by the kernel, but for
+// what is not plain.
+func forwardedByLists(t *testing.T, j *judged, kinds []ruled, arrived map[uint32]int) {
+	t.Helper()
+	plain, all := 0, 0
+	for i, n := range arrived {
+		all += n
+		if k := kinds[i].name; k != "a later fragment" && !strings.Contains(k, "extension header") && kinds[i].tags == nil {
+			plain += n
+		}
+	}
+	got := fatesOf(t, j.ns, j.control, "ra")
+	if got["forwarded"] != uint64(plain) || got.all() != uint64(all) {
+		t.Errorf("%d of %d packets that lists let pass are plain: %v", plain, all, got.less(nil))
 	}
 }
 

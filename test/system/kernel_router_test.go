@@ -22,18 +22,26 @@ type routed struct{ a, r, b string }
 func newRouted(t testing.TB) routed {
 	t.Helper()
 	n := routed{namespace(t), namespace(t), namespace(t)}
-	for i, side := range []struct{ ns, name, router string }{{n.a, "va", "ra"}, {n.b, "vb", "rb"}} {
-		if out, err := exec.Command("ip", "link", "add", side.name, "netns", side.ns, "type", "veth", "peer", "name", side.router, "netns", n.r).CombinedOutput(); err != nil {
-			t.Skipf("skipped: no veth pair: %v: %s", err, out)
-		}
-		i++
-		for _, end := range []struct {
-			ns, name  string
-			host, mac int
-			peer      int
-		}{{side.ns, side.name, 1, 1, 254}, {n.r, side.router, 254, 254, 1}} {
-			six := map[int]string{1: "1", 254: "ff"}
-			must(t, end.ns, "sh", "-e", "-c", fmt.Sprintf(`
+	joinRouter(t, n.a, "va", n.r, "ra", 1)
+	joinRouter(t, n.b, "vb", n.r, "rb", 2)
+	must(t, n.r, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
+	return n
+}
+
+// joinRouter connects a namespace with a router's, on networks 10.I.0.0/24 and
+// fd00:I::/64, and makes the router its way to all others.
+func joinRouter(t testing.TB, ns, name, r, router string, i int) {
+	t.Helper()
+	if out, err := exec.Command("ip", "link", "add", name, "netns", ns, "type", "veth", "peer", "name", router, "netns", r).CombinedOutput(); err != nil {
+		t.Skipf("skipped: no veth pair: %v: %s", err, out)
+	}
+	for _, end := range []struct {
+		ns, name  string
+		host, mac int
+		peer      int
+	}{{ns, name, 1, 1, 254}, {r, router, 254, 254, 1}} {
+		six := map[int]string{1: "1", 254: "ff"}
+		must(t, end.ns, "sh", "-e", "-c", fmt.Sprintf(`
 echo 0 >/proc/sys/net/ipv6/conf/%[1]s/disable_ipv6
 echo 0 >/proc/sys/net/ipv6/conf/%[1]s/accept_dad
 ip link set %[1]s address 02:00:00:00:%02[2]x:%02[3]x addrgenmode none
@@ -42,13 +50,10 @@ ip addr add fd00:%[2]d::%[4]s/64 dev %[1]s nodad
 ip link set %[1]s up
 ip neigh replace 10.%[2]d.0.%[5]d lladdr 02:00:00:00:%02[2]x:%02[5]x dev %[1]s nud permanent
 ip neigh replace fd00:%[2]d::%[6]s lladdr 02:00:00:00:%02[2]x:%02[5]x dev %[1]s nud permanent`,
-				end.name, i, end.mac, six[end.host], end.peer, six[end.peer]))
-		}
-		must(t, side.ns, "ip", "route", "add", "default", "via", fmt.Sprintf("10.%d.0.254", i))
-		must(t, side.ns, "ip", "route", "add", "default", "via", fmt.Sprintf("fd00:%d::ff", i))
+			end.name, i, end.mac, six[end.host], end.peer, six[end.peer]))
 	}
-	must(t, n.r, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
-	return n
+	must(t, ns, "ip", "route", "add", "default", "via", fmt.Sprintf("10.%d.0.254", i))
+	must(t, ns, "ip", "route", "add", "default", "via", fmt.Sprintf("fd00:%d::ff", i))
 }
 
 // listen receives UDP for nobody.
