@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -298,6 +299,9 @@ const bpfXDPHasFrags = 1 << 5 // BPF_F_XDP_HAS_FRAGS
 func loadError(err error) error {
 	var v *ebpf.VerifierError
 	if errors.As(err, &v) {
+		if strings.Contains(v.Error(), "combined stack size") {
+			return fmt.Errorf("loading the kernel's programs: those that forward and have access lists where packets leave need a kernel that counts stacks by 16 octets (newer than 6.7): forward, or filter what leaves: %+v", v)
+		}
 		return fmt.Errorf("loading the kernel's programs: %+v", v)
 	}
 	if errors.Is(err, os.ErrPermission) {

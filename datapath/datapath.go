@@ -150,9 +150,6 @@ func (d *Datapath) open() error {
 		}
 		d.plans = append(d.plans, p)
 	}
-	if err := d.checkForward(); err != nil {
-		return err
-	}
 	if !d.any() {
 		return nil
 	}

@@ -49,20 +49,18 @@ func (d *Datapath) forwards() bool {
 	return slices.ContainsFunc(d.o.Interfaces, func(i Interface) bool { return i.Forward.On })
 }
 
-// checkForward says why an interface cannot forward, if it is to.
-func (d *Datapath) checkForward() error {
-	for i, p := range d.plans {
-		switch in := &d.o.Interfaces[i]; {
-		case !in.Forward.On:
-		case p.Mode != hook.XDP:
-			return fmt.Errorf("%s: forwarding needs XDP, and it is metered by %s (%s); leave `forward` off there, or see `weir doctor`", p.Interface, p.Mode, p.Why)
-		case d.o.Cache.Key != flow.KeyCisco:
-			return fmt.Errorf("%s: forwarding needs `key: cisco`: what a key leaves out, routing may look at", p.Interface)
-		case in.Master != "" && d.masterKind(in.Master) != "vrf":
-			return fmt.Errorf("%s: it belongs to %s, which forwards what comes in there: `forward` goes with interfaces that have addresses of their own", p.Interface, in.Master)
-		}
+// cannotForward says why the i-th interface cannot forward, whatever is wished for;
+// empty: it can.
+func (d *Datapath) cannotForward(i int) string {
+	switch in, p := &d.o.Interfaces[i], d.plans[i]; {
+	case p.Mode != hook.XDP:
+		return fmt.Sprintf("it takes XDP in the driver, and the interface is metered by %s (%s)", p.Mode, p.Why)
+	case d.o.Cache.Key != flow.KeyCisco:
+		return "it takes the key cisco: what another leaves out, routing may look at"
+	case in.Master != "" && d.masterKind(in.Master) != "vrf":
+		return fmt.Sprintf("the interface belongs to %s, which has the addresses and forwards what comes in there", in.Master)
 	}
-	return nil
+	return ""
 }
 
 func (d *Datapath) masterKind(name string) string {
@@ -225,10 +223,12 @@ func (d *Datapath) lookForObstacles(f *forwarder) (changed bool) {
 	now := map[string]string{}
 	for i := range d.o.Interfaces {
 		in := &d.o.Interfaces[i]
-		if !in.Forward.On || in.Forward.Force {
+		if !in.Forward.On || d.plans[i].Mode == hook.AFPacket {
 			continue
 		}
-		if err := route.Refusal(found, in.Name); err != nil {
+		if why := d.cannotForward(i); why != "" {
+			now[in.Name] = why
+		} else if err := route.Refusal(found, in.Name); err != nil && !in.Forward.Force {
 			now[in.Name] = err.Error()
 		}
 	}

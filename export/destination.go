@@ -517,7 +517,8 @@ func (d *Destination) check(given map[string]bool) error {
 		only(secure, "tls and dtls", "cert", "key", "ca", "name"),
 		only(d.FailOver != "", "failover", "priority", "hold"),
 		only(d.Spool != "", "spool", "spool-size"),
-		only(d.Version >= flow.VersionV9, "version 9 and 10", "fields", "template"),
+		only(d.Version >= flow.VersionV9, "version 9 and 10", "fields"),
+		only(d.Version >= flow.VersionV9 || d.Preset == wire.Cisco, "version 9 and 10", "template"), // the fixed formats are Cisco's
 		only(d.Version == flow.VersionV8, "version 8", "v8-masks"),
 		only(d.Version == flow.VersionIPFIX, "version 10", "biflow"),
 		only(!d.stream(), "udp and dtls", "refresh-packets", "refresh-time", "mtu"),

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,7 +46,9 @@ func exchange(t *testing.T, params string, form wire.FormV8, records []flow.Reco
 		defer got.mu.Unlock()
 		return uint64(len(got.records)) == st.WireRecords
 	})
-	return got.records, st
+	got.mu.Lock() // options may still come
+	defer got.mu.Unlock()
+	return slices.Clone(got.records), st
 }
 
 const boot = 1_700_000_000 * int64(time.Second)
