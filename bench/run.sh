@@ -4,12 +4,13 @@
 #
 #   make bench                    packets to flows, the kernel's hit path, forwarding, collector, queries
 #   PACKETS=2000000 make bench    smaller (default 20 M packets, 5 M records)
+#   SHORT=3 ROUTES=100000 ...     of forwarding: rounds (7), and prefixes of the BGP table (900 k, some 200 MB for each of three)
 #
 # Needs root, for the network namespace that all traffic stays in.
 set -eu
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/sbin:/sbin
-: "${PACKETS:=20000000}" "${FLOWS:=$((PACKETS / 20))}" "${RECORDS:=5000000}" "${RATE:=400000}" "${ROUNDS:=3}"
+: "${PACKETS:=20000000}" "${FLOWS:=$((PACKETS / 20))}" "${RECORDS:=5000000}" "${RATE:=400000}" "${ROUNDS:=3}" "${SHORT:=7}" "${ROUTES:=900000}"
 export BENCH_TMP=${BENCH_TMP:-$PWD/bench/out} BENCH_BIN=$PWD/bench/out/bin
 [ "$(id -u)" = 0 ] || { echo "bench: needs root for network namespaces: sudo make bench" >&2; exit 1; }
 mkdir -p "$BENCH_BIN"
@@ -42,9 +43,9 @@ done
 echo; echo "== kernel: a packet of a known flow, and of new ones, beside the hash maps of eBPF agents"
 go test ./bpf -run '^$' -bench Kernel -benchtime 1x | grep -v '^ok\|^PASS\|^goos\|^goarch\|^pkg'
 
-echo; echo "== kernel: what metering and filtering cost of forwarding, 60-octet frames over veth"
-export BENCH_DETACH="$weir --control $BENCH_TMP/ctl meter --detach"
-live() { echo "meter:$weir --control $BENCH_TMP/ctl meter -i {IN} -i {OUT} --mode $1 -w /dev/null"; }
+export BENCH_DETACH="$weir --control {CTL} meter --detach"
+# What weir itself says that it did: packets by interface and reason.
+export BENCH_SHOW="$weir --control {CTL} show routes -o csv 2>/dev/null | awk -F, 'NR==1 {for (i=1; i<=NF; i++) c[\$i]=i; next} \$c[\"reason\"] != \"\" && \$c[\"packets\"] > 0 {printf \"%s %s %s; \", \$c[\"interface\"], \$c[\"reason\"], \$c[\"packets\"]}'"
 lists=$BENCH_TMP/lists
 {
 	echo "ip access-list extended BENCH"
@@ -52,10 +53,32 @@ lists=$BENCH_TMP/lists
 	printf ' permit ip any any\ninterface r0\n ip access-group BENCH in\n'
 } >"$lists.acl"
 printf 'interfaces: {r0: {meter: on}, r1: {meter: on}}\nacl: {file: %s.acl}\n' "$lists" >"$lists.yaml"
+printf 'interfaces: {r0: {mode: xdp, forward: on}, r1: {mode: xdp, forward: on}}\n' >"$lists.forward.yaml"
+sed 1q "$lists.forward.yaml" | cat - <(printf 'acl: {file: %s.acl}\n' "$lists") >"$lists.both.yaml"
+live() { echo "meter:$weir $2 --control {CTL} meter -i {IN} $3 --mode $1 -w /dev/null"; }
+forward() { echo "meter:$weir -c $lists.$1.yaml --control {CTL} meter -i {IN} -i {OUT} -w /dev/null"; }
+xdp() { echo "meter:$BENCH_BIN/xdpfib -o $BENCH_BIN/xdpfib.o -do $1 -dmac 02:00:00:00:09:09 {IN} {OUT}"; }
 filters=()
-has nft && filters+=("nft-100={N:100}" "nft-1000={N:1000}")
-bench/run_forward.sh -r "$ROUNDS" "no-program=true" "weir-xdp=$(live xdp)" "weir-tc=$(live tc)" \
-	"weir-1000-rules=$(live xdp | sed "s#$weir#$weir -c $lists.yaml#")" "${filters[@]}"
+has nft && filters=("nft-100={N:100}" "nft-1000={N:1000}")
+if has clang-19; then
+	clang-19 -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-function -c bench/gen/xdpfib/xdpfib.bpf.c -o "$BENCH_BIN/xdpfib.o"
+	echo; echo "== kernel: what metering and filtering cost of the kernel's forwarding"
+	bench/run_forward.sh -r "$SHORT" -f 1,64,1024 "no-program=true" "idle-xdp=$(xdp idle)" "weir-xdp=$(live xdp "" "-i {OUT}")" \
+		"weir-xdp-in=$(live xdp "" "")" "weir-tc=$(live tc "" "-i {OUT}")" "weir-xdp-1000-rules=$(live xdp "-c $lists.yaml" "-i {OUT}")"
+
+	echo; echo "== kernel: forwarders"
+	bench/run_forward.sh -r "$SHORT" -f 1024,65536,524288 "kernel=true" "${filters[@]}" "xdp-fib=$(xdp fib)" "xdp-redirect=$(xdp redirect)" \
+		"weir=$(forward forward)" "weir-1000-rules=$(forward both)"
+
+	echo; echo "== kernel: forwarders with a full BGP table"
+	"$BENCH_BIN/genroutes" -n "$ROUTES" -o "$BENCH_TMP/routes" -dsts "$BENCH_TMP/routes.dsts"
+	bench/run_forward.sh -r "$SHORT" -f 1024,65536,524288 -b "$BENCH_TMP/routes" "kernel=true" "xdp-fib=$(xdp fib)" "weir=$(forward forward)"
+
+	echo; echo "== kernel: how long a packet takes there and back, alone, and beside a tenth of what the kernel forwards"
+	for pps in 0 60000; do
+		bench/run_forward.sh -r "$SHORT" -t 2 -l $pps "kernel=true" "${filters[@]}" "xdp-fib=$(xdp fib)" "weir=$(forward forward)"
+	done
+fi
 
 echo; echo "== collector: receive and store"
 peers=()

@@ -18,8 +18,8 @@
 # packets start; {IN} and {OUT} are its devices, {CTL} a control socket's name,
 # {N:1000} expands to the built-in "nftables chain of 1000 rules that do not match,
 # then accept". If the setup begins with "meter:" the rest is a program
-# that stays in the foreground and says "msg=metering" or "msg=attached" for each
-# device (METERED, 2) when it is ready.
+# that stays in the foreground and says "msg=metering" or "msg=attached" for each of
+# the devices that it is given when it is ready.
 #
 # -b: ROUTES is a file for ip -batch, and ROUTES.dsts has addresses that packets are
 #     sent to; both are genroutes'.
@@ -31,14 +31,15 @@ while getopts r:t:s:f:b:l: o; do case $o in
 	r) rounds=$OPTARG ;; t) secs=$OPTARG ;; s) size=$OPTARG ;; f) flows=$OPTARG ;; b) routes=$OPTARG ;; l) pps=$OPTARG ;; *) exit 2 ;; esac; done
 shift $((OPTIND - 1))
 : "${SEND_CPU:=0}"
-rt="taskset -c $SEND_CPU"
-chrt -f 50 true 2>/dev/null && rt="$rt chrt -f 50"
+rt="taskset -c $SEND_CPU" low="taskset -c $SEND_CPU"
+chrt -f 50 true 2>/dev/null && rt="$rt chrt -f 50" low="$low chrt -f 40"
 xdp=$BENCH_BIN/xdpfib.o
 labels=() stop=()
 more() {
 	for i in "${!labels[@]}"; do take_down "$i"; done
 	cleanup
-}
+	wait
+} 2>/dev/null
 trap more EXIT
 at() { printf '%s%s%d' "$NS" "$1" "$2"; } # c, r or s; which setup
 
@@ -91,12 +92,15 @@ rules() { # linear list, none matching
 	echo "  accept"; echo " }"; echo "}"
 }
 take_up() { # which setup, what
-	local r setup=$2
+	local r setup=$2 devices=1
 	r=$(at r "$1")
 	up "$1"
 	setup=$(subst "$setup" IN r0 OUT r1 CTL "$BENCH_TMP/ctl.$$.$1")
 	case $setup in
-	meter:*) attach "$r" "${METERED:-$(awk -v s="$setup" 'BEGIN { print 1 + (s ~ /r1/) }')}" bash -c "exec ${setup#meter:}"; stop[$1]=$! ;;
+	meter:*)
+		[[ $2 == *{OUT}* ]] && devices=2
+		attach "$r" "$devices" bash -c "exec ${setup#meter:}"
+		stop[$1]=$! ;;
 	*)
 		while [[ $setup =~ \{N:([0-9]+)\} ]]; do
 			rules "${BASH_REMATCH[1]}" >"$BENCH_TMP/rules.$$"
@@ -109,7 +113,7 @@ take_down() {
 	local r pid=${stop[$1]:-}
 	r=$(at r "$1")
 	if [ -n "$pid" ]; then
-		kill "$pid" 2>/dev/null && wait "$pid"
+		kill "$pid" && wait "$pid"
 		stop[$1]=
 		ip netns exec "$r" sh -c "$(subst "${BENCH_DETACH:-true}" CTL "$BENCH_TMP/ctl.$$.$1")" 2>/dev/null # or its memory stays
 	fi
@@ -138,16 +142,15 @@ rate() { # which setup, flows
 latency() { # which setup
 	local a b noise= f=$BENCH_TMP/trips.$$
 	if [ "$pps" != 0 ]; then
-		send "$1" "${flows%%,*}" -t 600 -pps "$pps" >/dev/null & noise=$!
+		rt=$low send "$1" "${flows%%,*}" -pps "$pps" >/dev/null 2>&1 & noise=$! # it spins: the others come first
 		sleep 0.5
 	fi
 	a=($(counts "$1"))
 	ip netns exec "$(at c "$1")" $rt "$BENCH_BIN/pingpong" -to 10.9.2.2:7 -t "$secs" >"$f"
 	b=($(counts "$1"))
-	[ -z "$noise" ] || { pkill_child "$noise"; wait "$noise"; } 2>/dev/null
+	[ -z "$noise" ] || { kill "$noise" $(cat "/proc/$noise/task/$noise/children"); wait "$noise"; } 2>/dev/null
 	echo "$pps ${labels[$1]} $(jget "$f" Trips) $(jget "$f" P50) $(jget "$f" P99) $(jget "$f" P999) $((b[0] - a[0])) $((b[1] - a[1]))" >>"$RES"
 }
-pkill_child() { kill "$1" $(cat "/proc/$1/task/$1/children" 2>/dev/null); }
 
 setups=("meter:$BENCH_BIN/xdpfib -o $xdp -do drop {IN}") labels=(generator)
 [ -z "$pps" ] || setups=() labels=()

@@ -4,7 +4,8 @@
 //	ip netns exec sink pingpong -echo 10.9.2.2:7
 //	ip netns exec client pingpong -to 10.9.2.2:7 -t 3
 //
-// It blocks in system calls, without a runtime's poller in between.
+// It blocks in system calls that Go's runtime does not hear of: neither its poller
+// nor its scheduler has a part in what is measured.
 package main
 
 import (
@@ -15,6 +16,7 @@ import (
 	"runtime"
 	"slices"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +27,7 @@ func main() {
 	echo := flag.String("echo", "", "send back what comes to this address and port")
 	to := flag.String("to", "", "ask this address and port")
 	secs := flag.Float64("t", 3, "seconds")
+	gap := flag.Duration("gap", 100*time.Microsecond, "pause between round trips, for what else is to be done on the CPU")
 	flag.Parse()
 	log.SetFlags(0)
 	log.SetPrefix("pingpong: ")
@@ -36,7 +39,7 @@ func main() {
 	if *echo != "" {
 		err = answer(fd, netip.MustParseAddrPort(*echo))
 	} else {
-		err = ask(fd, netip.MustParseAddrPort(*to), time.Duration(*secs*1e9))
+		err = ask(fd, netip.MustParseAddrPort(*to), time.Duration(*secs*1e9), *gap)
 	}
 	if err != nil {
 		log.Fatal(err)
@@ -53,18 +56,22 @@ func answer(fd int, at netip.AddrPort) error {
 	}
 	fmt.Println("msg=attached")
 	b := make([]byte, 2048)
+	var from unix.RawSockaddrInet4
 	for {
-		n, from, err := unix.Recvfrom(fd, b, 0)
-		if err == nil {
-			err = unix.Sendto(fd, b[:n], 0, from)
+		length := uint32(unix.SizeofSockaddrInet4)
+		n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), address(b), uintptr(len(b)), 0, uintptr(unsafe.Pointer(&from)), uintptr(unsafe.Pointer(&length)))
+		if e == 0 {
+			_, _, e = unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), address(b), n, 0, uintptr(unsafe.Pointer(&from)), uintptr(length))
 		}
-		if err != nil && err != unix.EINTR {
-			return err
+		if e != 0 && e != unix.EINTR {
+			return e
 		}
 	}
 }
 
-func ask(fd int, to netip.AddrPort, long time.Duration) error {
+func address(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }
+
+func ask(fd int, to netip.AddrPort, long, gap time.Duration) error {
 	if err := unix.Connect(fd, sockaddr(to)); err != nil {
 		return err
 	}
@@ -75,13 +82,15 @@ func ask(fd int, to netip.AddrPort, long time.Duration) error {
 	var lost int
 	b, back := make([]byte, size), make([]byte, 2048)
 	for start := time.Now(); time.Since(start) < long && len(took) < cap(took); {
+		pause := unix.NsecToTimespec(gap.Nanoseconds())
+		unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0)
 		b[0]++ // or a late answer is taken for this one's
 		sent := time.Now()
-		if _, err := unix.Write(fd, b); err != nil {
-			return err
+		if _, _, e := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), address(b), size); e != 0 {
+			return e
 		}
-		n, err := unix.Read(fd, back)
-		if err != nil || n != size || back[0] != b[0] {
+		n, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(fd), address(back), uintptr(len(back)))
+		if e != 0 || n != size || back[0] != b[0] {
 			lost++
 			continue
 		}
