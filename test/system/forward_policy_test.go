@@ -185,7 +185,7 @@ func TestForwardURPF(t *testing.T) {
 		{"fd17::1", false, false},
 	} {
 		for port, passes := range map[string]bool{"ra": c.strict, "rc": c.lets} {
-			p := ipv4("10.1.0.1", far4, 17, 0, 0, udp(7000, 53, 40))
+			var p []byte
 			if strings.Contains(c.source, ":") {
 				p = ipv6(c.source, far6, 17, 0, udp(7000, 53, 40))
 			} else {
