@@ -40,7 +40,13 @@ echo 0 >/proc/sys/net/ipv4/icmp_ratelimit
 echo 0 >/proc/sys/net/ipv6/icmp/ratelimit
 sysctl -qw net.ipv4.icmp_msgs_per_sec=100000 net.ipv4.icmp_msgs_burst=100000
 ip route add 10.99.0.0/16 via 10.2.0.1
-ip -6 route add fd00:99::/32 via fd00:2::1`)
+ip -6 route add fd00:99::/32 via fd00:2::1
+# Answers to those that tests send for find their way: if they waited for a neighbour,
+# they would take the room of the sockets that every namespace's ICMP leaves by.
+for i in 7 8; do
+	ip neigh replace 10.1.0.$i lladdr 02:00:00:00:01:01 dev ra nud permanent
+	ip neigh replace fd00:1::$i lladdr 02:00:00:00:01:01 dev ra nud permanent
+done`)
 	return n
 }
 

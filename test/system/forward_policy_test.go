@@ -36,7 +36,7 @@ func (s sides) of(t *testing.T, out *sender, frames [][]byte) map[uint32]string 
 // policyFrames are of many flows that rules and multipath tell apart.
 func policyFrames() (frames [][]byte) {
 	r := rand.New(rand.NewPCG(8, 1))
-	for n := range 900 {
+	for n := range 500 {
 		port, tos := uint16(1024+r.IntN(60000)), []uint8{0, 0, 0x10, 0x10, 0xb8, 0x03}[r.IntN(6)]
 		proto, l4 := uint8(17), udp(port, uint16(r.IntN(60000)), 20)
 		switch r.IntN(7) {
