@@ -67,7 +67,7 @@ if has clang-19; then
 		"weir-xdp-in=$(live xdp "" "")" "weir-tc=$(live tc "" "-i {OUT}")" "weir-xdp-1000-rules=$(live xdp "-c $lists.yaml" "-i {OUT}")"
 
 	echo; echo "== kernel: forwarders"
-	bench/run_forward.sh -r "$SHORT" -f 1024,65536,524288 "kernel=true" "${filters[@]}" "xdp-fib=$(xdp fib)" "xdp-redirect=$(xdp redirect)" \
+	bench/run_forward.sh -r "$SHORT" -f 1,1024,65536,524288 "kernel=true" "${filters[@]}" "xdp-fib=$(xdp fib)" "xdp-redirect=$(xdp redirect)" \
 		"weir=$(forward forward)" "weir-1000-rules=$(forward both)"
 
 	echo; echo "== kernel: forwarders with a full BGP table"

@@ -201,7 +201,7 @@ static __always_inline bool leaves(struct xdp_md *ctx, struct seen *s)
 
 /* pass sends a packet that is metered, and that no list stops as it comes in, to its
  * next hop, or lets the kernel have it. */
-static __always_inline int pass(struct xdp_md *ctx, struct seen *s)
+static __always_inline int pass(struct xdp_md *ctx, struct seen *s, const struct port *port)
 {
 	if (s->why == WHY_OFF)
 		return XDP_PASS;
@@ -217,11 +217,11 @@ static __always_inline int pass(struct xdp_md *ctx, struct seen *s)
 			if (s->why == FORWARDED) {
 				if (use_lists && !leaves(ctx, s))
 					return XDP_DROP;
-				s->why = send(ctx, s);
+				s->why = send(ctx, s, h);
 			}
 		}
 	}
-	where(s->port, s->why);
+	where(port, s->why);
 	return s->why == FORWARDED ? XDP_REDIRECT : s->why == WHY_URPF ? XDP_DROP : XDP_PASS;
 }
 
@@ -238,8 +238,9 @@ int xdp_meter(struct xdp_md *ctx)
 		return use_lists && is_stopped(s.word) ? XDP_DROP : XDP_PASS;
 	}
 	one(&s);
+	struct port *port = use_forward ? find_port(s.port) : NULL;
 	if (use_forward)
-		s.why = plain(&s, data, end);
+		s.why = plain(&s, port, data, end);
 	meter(ctx, &s, data, end, true);
 	if (use_lists) {
 		if (unlikely(is_told(&s)))
@@ -247,7 +248,7 @@ int xdp_meter(struct xdp_md *ctx)
 		if (is_stopped(s.word))
 			return XDP_DROP;
 	}
-	return use_forward ? pass(ctx, &s) : XDP_PASS;
+	return use_forward ? pass(ctx, &s, port) : XDP_PASS;
 }
 
 /* The outermost VLAN tag, if it is no longer in the frame. */

@@ -21,10 +21,9 @@ CONSTANT bool use_forward = false;
 CONSTANT bool real_time   = false; /* a program may be preempted by another on its CPU */
 CONSTANT __u64 netns      = 0;     /* cookie of the network namespace that interfaces are of */
 
-/* where counts what became of a packet. */
-static __always_inline void where(__u32 ifindex, __u32 why)
+/* where counts what became of a packet that came in by a port. */
+static __always_inline void where(const struct port *p, __u32 why)
 {
-	struct port *p = find_port(ifindex);
 	__u32 number = p ? READ_ONCE(p->number) % MAX_PORTS : 0;
 	struct why_counts *w = bpf_map_lookup_elem(&whys, &number);
 	if (!w)
@@ -102,10 +101,9 @@ static __always_inline bool is_sound(const __u8 *h)
 
 /* plain says whether a packet is one to forward, as far as it tells itself: else
  * an enum why. */
-static __always_inline __u32 plain(const struct seen *s, const __u8 *data, const void *end)
+static __always_inline __u32 plain(const struct seen *s, const struct port *port, const __u8 *data, const void *end)
 {
 	const struct packet *p = &s->p;
-	const struct port *port = find_port(s->port);
 	if (!port || !(READ_ONCE(port->flags) & PORT_FORWARD))
 		return WHY_OFF;
 	if (data + NETWORK_UNTAGGED + 20 > (const __u8 *)end)
@@ -358,12 +356,9 @@ static __always_inline void lower_ttl(__u8 *h, bool six)
 	h[8]--;
 }
 
-/* send forwards a packet: else, with nothing changed in it, an enum why. */
-__noinline int send(struct xdp_md *ctx, const struct seen *s)
+/* send forwards a packet to a next hop: else, with nothing changed in it, an enum why. */
+static __always_inline __u32 send(struct xdp_md *ctx, const struct seen *s, struct hop *hop)
 {
-	struct hop *hop = s ? hop_at(ROUTE_WAY(s->route)) : NULL;
-	if (!hop)
-		return WHY_OUTPUT;
 	__u64 to = READ_ONCE(hop->to), from = READ_ONCE(hop->from);
 	__u32 tag = from >> 48, tagged = s->p.network == NETWORK_TAGGED, used = s->now >> HOP_USED_UNIT;
 	if (bpf_redirect_map(&tx, READ_ONCE(hop->number), XDP_PASS) != XDP_REDIRECT)
