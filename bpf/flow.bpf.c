@@ -105,6 +105,15 @@ static __always_inline void leave(void *ctx, struct seen *s, void *data, void *e
 	}
 }
 
+/* stop_alone is for a packet that is not metered, and judged all the same. */
+static __always_inline void stop_alone(struct seen *s)
+{
+	if (s->lists)
+		judge_alone(s, s->port);
+	guard(s, NULL);
+	guarded_alone(s);
+}
+
 /* meter does all that is left once a frame is parsed and its sizes are known. */
 static __always_inline void meter(void *ctx, struct seen *s, void *data, void *end, bool xdp)
 {
@@ -113,10 +122,10 @@ static __always_inline void meter(void *ctx, struct seen *s, void *data, void *e
 		s->word = s->lists >> 32 << 32;
 	}
 	if (!chosen(s, ctx, data, end)) {
-		if (use_lists && s->lists) {
+		if (use_lists && (s->lists || use_guard)) {
 			mask(&s->p, s->port);
 			if (!is_own(s)) /* a filter or a lot that leaves our own exports out does not subject them to lists */
-				judge_alone(s, s->port);
+				stop_alone(s);
 		}
 		return;
 	}

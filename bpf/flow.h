@@ -60,7 +60,7 @@ struct entry {
 	__u64 last;            /* @72 */
 	__u64 verdict;         /* @80: what the lists said, see VERDICT_…; changed by compare-and-exchange */
 	__u64 route;           /* @88: where it is forwarded to, see ROUTE_…; changed by compare-and-exchange */
-	__u64 rate[2];         /* @96: for guarding */
+	__u64 rate[2];         /* @96: which rule of the guard hits it, see GUARD_…, changed by compare-and-exchange; spare */
 	union {                /* @112: changed as one word by compare-and-exchange */
 		__u64 facts;
 		struct {
@@ -87,6 +87,7 @@ struct entry {
 #define VERDICT_COUNT  0x04 /* with the last: it passes all the same, the list only counts */
 #define VERDICT_REJECT 0x08 /* with it: the sender is told */
 #define VERDICT_LOG    0x10
+#define VERDICT_GUARD  0x20 /* of a packet, not of an entry: the guard stops it */
 
 /* Where a flow is forwarded to: generation << 32 | when << 16 | way. It holds as long
  * as the generation is that of its destination (struct control), and for two
@@ -177,6 +178,45 @@ struct hits {
 	__u64 last;                           /* ns of the kernel's clock: the daemon's alone */
 	__u64 spare[3];
 };
+
+/* Which rule of the guard hits a flow: generation << 32 | row + 1, or 0 << 16. It holds
+ * while the generation is control.guard's; 0: never asked, or before there were any. */
+#define GUARD_GENERATION(w) ((__u64)(w) >> 32)
+#define GUARD_RULE(w)       ((__u32)((w) >> 16 & 0xffff))
+#define GUARD_ROWS(w)       ((__u32)((w) & 0x3ff)) /* of control.guard */
+#define GUARD_KEPT          0x8000 /* of control.guard: the programs keep `judged` for it */
+
+/* A rule of the guard. What it hits is written while until is 0, or in the past, and no
+ * program can still be at it; the rest is changed word by word. */
+#define GUARD_RULES 256
+#define GUARD_PORTS 8
+#define GUARD_LOOKS 8 /* at rules, for one packet: if so many are for other packets of its flow, it passes */
+struct guard_rule {
+	/* lines 0 and 1: what it hits */
+	__u32 want[11], mask[11];   /* of a flow's key, as words */
+	__u16 src_ports[GUARD_PORTS]; /* with GUARD_FROM_PORTS: one of these; what is left over repeats the first */
+	__u32 flags;                /* @104 */
+	__u32 what;                 /* GUARD_COUNT, … */
+	__u64 id;                   /* @112: the daemon's */
+	__u64 until;                /* @120: ns of the kernel's clock; 0: the row is not in use */
+	/* line 2: of GUARD_POLICE */
+	__u64 packet_cost;          /* @128: of a packet, in 1/16 ns; 0: not looked at */
+	__u64 byte_cost;            /* of an octet, in 1/16 ns >> GUARD_BYTE_SHIFT; 0: not looked at */
+	__u64 burst;                /* what may be owed, in 1/16 ns */
+	__u64 packets_at, bytes_at; /* the buckets, see guard.h: the programs' */
+	__u64 pps, bps;             /* the daemon's */
+	__u64 spare;
+	/* line 3: the programs add */
+	__u64 hit_packets, hit_bytes;
+	__u64 dropped_packets, dropped_bytes; /* of these */
+	__u64 spare2[4];
+};
+#define GUARD_COUNT  0
+#define GUARD_POLICE 1
+#define GUARD_DROP   2
+#define GUARD_FROM_PORTS 1
+#define GUARD_SYN        2 /* of its flows, only TCP packets with SYN and without ACK */
+#define GUARD_BYTE_SHIFT 16
 
 /* What the daemon is told of a packet, in front of its first octets. */
 struct event { /* 32 octets */
@@ -271,7 +311,7 @@ struct control {
 	__u64 mono_ns;    /* … and CLOCK_MONOTONIC at the same moment */
 	__u64 correct_until; /* the programs': until then, what is forwarded is looked up where it leaves, see correct() */
 	__u64 correct;       /* not 0: at all times */
-	__u64 spare2;
+	__u64 guard;         /* generation << 32 | rows of the guard's rules that are looked at; 0: there never were any */
 	/* Which lists are in force, as generation << 32 | LISTS_BANK | LISTS_ORPHAN. A
 	 * packet goes by one of these words, which is read once. */
 	__u64 lists;       /* 0: none */
@@ -282,7 +322,7 @@ struct control {
 	__u64 generation;  /* the last that was given, the daemon's */
 	__u64 forward_until; /* from then on, which the daemon puts off, the kernel forwards; 0: it need not be put off */
 	__u32 routes;      /* of a route's generation, the part that all destinations have, */
-	__u32 spare3;
+	__u32 guard_off;     /* not 0: no packet is stopped for any of them; whoever may write the pinned map sets it */
 	struct port port[PORT_SLOTS];
 	__u32 routes_to[2 * ROUTE_BUCKETS]; /* and the part of those that are near each other: see route_bucket */
 };

@@ -19,6 +19,8 @@ const (
 	flowMapBanks         = "banks"
 	flowMapCounters      = "counters"
 	flowMapEvents        = "events"
+	flowMapGuardAllowed  = "guard_allowed"
+	flowMapGuardRules    = "guard_rules"
 	flowMapHits          = "hits"
 	flowMapHopOf         = "hop_of"
 	flowMapHops          = "hops"
@@ -52,6 +54,7 @@ const (
 	flowVarTickNs        = "tick_ns"
 	flowVarUseFilter     = "use_filter"
 	flowVarUseForward    = "use_forward"
+	flowVarUseGuard      = "use_guard"
 	flowVarUseLists      = "use_lists"
 	flowVarUsePrefixes   = "use_prefixes"
 	flowVarWeakOrder     = "weak_order"
@@ -112,23 +115,25 @@ type flowProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type flowMapSpecs struct {
-	Banks    *ebpf.MapSpec `ebpf:"banks"`
-	Counters *ebpf.MapSpec `ebpf:"counters"`
-	Events   *ebpf.MapSpec `ebpf:"events"`
-	Hits     *ebpf.MapSpec `ebpf:"hits"`
-	HopOf    *ebpf.MapSpec `ebpf:"hop_of"`
-	Hops     *ebpf.MapSpec `ebpf:"hops"`
-	Judged   *ebpf.MapSpec `ebpf:"judged"`
-	Meta     *ebpf.MapSpec `ebpf:"meta"`
-	Own      *ebpf.MapSpec `ebpf:"own"`
-	Prefixes *ebpf.MapSpec `ebpf:"prefixes"`
-	Side     *ebpf.MapSpec `ebpf:"side"`
-	Table    *ebpf.MapSpec `ebpf:"table"`
-	Told     *ebpf.MapSpec `ebpf:"told"`
-	Touched  *ebpf.MapSpec `ebpf:"touched"`
-	Tx       *ebpf.MapSpec `ebpf:"tx"`
-	Uppers   *ebpf.MapSpec `ebpf:"uppers"`
-	Whys     *ebpf.MapSpec `ebpf:"whys"`
+	Banks        *ebpf.MapSpec `ebpf:"banks"`
+	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Events       *ebpf.MapSpec `ebpf:"events"`
+	GuardAllowed *ebpf.MapSpec `ebpf:"guard_allowed"`
+	GuardRules   *ebpf.MapSpec `ebpf:"guard_rules"`
+	Hits         *ebpf.MapSpec `ebpf:"hits"`
+	HopOf        *ebpf.MapSpec `ebpf:"hop_of"`
+	Hops         *ebpf.MapSpec `ebpf:"hops"`
+	Judged       *ebpf.MapSpec `ebpf:"judged"`
+	Meta         *ebpf.MapSpec `ebpf:"meta"`
+	Own          *ebpf.MapSpec `ebpf:"own"`
+	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
+	Side         *ebpf.MapSpec `ebpf:"side"`
+	Table        *ebpf.MapSpec `ebpf:"table"`
+	Told         *ebpf.MapSpec `ebpf:"told"`
+	Touched      *ebpf.MapSpec `ebpf:"touched"`
+	Tx           *ebpf.MapSpec `ebpf:"tx"`
+	Uppers       *ebpf.MapSpec `ebpf:"uppers"`
+	Whys         *ebpf.MapSpec `ebpf:"whys"`
 }
 
 // flowVariableSpecs contains global variables before they are loaded into the kernel.
@@ -147,6 +152,7 @@ type flowVariableSpecs struct {
 	TickNs        *ebpf.VariableSpec `ebpf:"tick_ns"`
 	UseFilter     *ebpf.VariableSpec `ebpf:"use_filter"`
 	UseForward    *ebpf.VariableSpec `ebpf:"use_forward"`
+	UseGuard      *ebpf.VariableSpec `ebpf:"use_guard"`
 	UseLists      *ebpf.VariableSpec `ebpf:"use_lists"`
 	UsePrefixes   *ebpf.VariableSpec `ebpf:"use_prefixes"`
 	WeakOrder     *ebpf.VariableSpec `ebpf:"weak_order"`
@@ -172,23 +178,25 @@ func (o *flowObjects) Close() error {
 //
 // It can be passed to loadFlowObjects or ebpf.CollectionSpec.LoadAndAssign.
 type flowMaps struct {
-	Banks    *ebpf.Map `ebpf:"banks"`
-	Counters *ebpf.Map `ebpf:"counters"`
-	Events   *ebpf.Map `ebpf:"events"`
-	Hits     *ebpf.Map `ebpf:"hits"`
-	HopOf    *ebpf.Map `ebpf:"hop_of"`
-	Hops     *ebpf.Map `ebpf:"hops"`
-	Judged   *ebpf.Map `ebpf:"judged"`
-	Meta     *ebpf.Map `ebpf:"meta"`
-	Own      *ebpf.Map `ebpf:"own"`
-	Prefixes *ebpf.Map `ebpf:"prefixes"`
-	Side     *ebpf.Map `ebpf:"side"`
-	Table    *ebpf.Map `ebpf:"table"`
-	Told     *ebpf.Map `ebpf:"told"`
-	Touched  *ebpf.Map `ebpf:"touched"`
-	Tx       *ebpf.Map `ebpf:"tx"`
-	Uppers   *ebpf.Map `ebpf:"uppers"`
-	Whys     *ebpf.Map `ebpf:"whys"`
+	Banks        *ebpf.Map `ebpf:"banks"`
+	Counters     *ebpf.Map `ebpf:"counters"`
+	Events       *ebpf.Map `ebpf:"events"`
+	GuardAllowed *ebpf.Map `ebpf:"guard_allowed"`
+	GuardRules   *ebpf.Map `ebpf:"guard_rules"`
+	Hits         *ebpf.Map `ebpf:"hits"`
+	HopOf        *ebpf.Map `ebpf:"hop_of"`
+	Hops         *ebpf.Map `ebpf:"hops"`
+	Judged       *ebpf.Map `ebpf:"judged"`
+	Meta         *ebpf.Map `ebpf:"meta"`
+	Own          *ebpf.Map `ebpf:"own"`
+	Prefixes     *ebpf.Map `ebpf:"prefixes"`
+	Side         *ebpf.Map `ebpf:"side"`
+	Table        *ebpf.Map `ebpf:"table"`
+	Told         *ebpf.Map `ebpf:"told"`
+	Touched      *ebpf.Map `ebpf:"touched"`
+	Tx           *ebpf.Map `ebpf:"tx"`
+	Uppers       *ebpf.Map `ebpf:"uppers"`
+	Whys         *ebpf.Map `ebpf:"whys"`
 }
 
 func (m *flowMaps) Close() error {
@@ -196,6 +204,8 @@ func (m *flowMaps) Close() error {
 		m.Banks,
 		m.Counters,
 		m.Events,
+		m.GuardAllowed,
+		m.GuardRules,
 		m.Hits,
 		m.HopOf,
 		m.Hops,
@@ -229,6 +239,7 @@ type flowVariables struct {
 	TickNs        *ebpf.Variable `ebpf:"tick_ns"`
 	UseFilter     *ebpf.Variable `ebpf:"use_filter"`
 	UseForward    *ebpf.Variable `ebpf:"use_forward"`
+	UseGuard      *ebpf.Variable `ebpf:"use_guard"`
 	UseLists      *ebpf.Variable `ebpf:"use_lists"`
 	UsePrefixes   *ebpf.Variable `ebpf:"use_prefixes"`
 	WeakOrder     *ebpf.Variable `ebpf:"weak_order"`

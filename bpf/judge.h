@@ -16,6 +16,7 @@
 #include "acl.h"
 
 CONSTANT bool use_lists = false;
+CONSTANT bool use_guard = false; /* only with lists: it needs what they have beside entries */
 
 /* lists_in_force reads which lists a packet is judged by. */
 static __always_inline __u64 lists_in_force(__u64 now)
@@ -28,11 +29,21 @@ static __always_inline __u64 lists_in_force(__u64 now)
 	return lists;
 }
 
-/* is_stopped says whether a packet with this verdict does not pass. */
-static __always_inline bool is_stopped(__u64 word)
+/* is_denied says whether a list stops a packet with this verdict. */
+static __always_inline bool is_denied(__u64 word)
 {
 	return (word & (VERDICT_MASK | VERDICT_COUNT)) == VERDICT_DENY;
 }
+
+/* is_stopped says whether a packet with this word does not pass. */
+static __always_inline bool is_stopped(__u64 word)
+{
+	return is_denied(word) || (use_guard && word & VERDICT_GUARD);
+}
+
+/* of_guard is the guard's part of a packet's word, of_lists the rest. */
+static __always_inline __u64 of_guard(__u64 word) { return use_guard ? word & VERDICT_GUARD : 0; }
+static __always_inline __u64 of_lists(__u64 word) { return use_guard ? word & ~(__u64)VERDICT_GUARD : word; }
 
 static __always_inline __u64 verdict_word(__u64 lists, __u32 rule, __u32 class, __u32 verdict)
 {
@@ -156,7 +167,7 @@ __noinline int departed(const struct seen *s, __u32 at)
 		return 0;
 	__sync_fetch_and_add(&f->out_packets, s->packets);
 	__sync_fetch_and_add(&f->out_bytes, s->bytes);
-	if (is_stopped(s->word)) {
+	if (is_denied(s->word)) {
 		__sync_fetch_and_add(&f->dropped_bytes, s->bytes);
 		__sync_fetch_and_add(&f->dropped_packets, s->packets);
 		note(at, DROPPED, s->packets, s->bytes);
@@ -184,8 +195,15 @@ static __always_inline void judge_leaving(struct seen *s, __u32 at)
 static __always_inline void alone(const struct seen *s, __u32 at)
 {
 	decided(s);
-	if (is_stopped(s->word))
+	if (is_denied(s->word))
 		note(at, DROPPED, s->packets, s->bytes);
+}
+
+/* guarded_alone is for one that the guard has been asked about, and that is in no flow. */
+static __always_inline void guarded_alone(const struct seen *s)
+{
+	if (of_guard(s->word))
+		note(s->port, DROPPED, s->packets, s->bytes);
 }
 
 /* judge_alone is for one that has not been judged. */
@@ -231,7 +249,7 @@ static __always_inline void unplaced(struct seen *s)
 	struct port *port = find_port(s->port & ~KEY_EGRESS);
 	__u32 flags = port ? READ_ONCE(port->flags) : 0;
 	if (flags & (PORT_FULL_OPEN | PORT_FULL_CLOSED) && (s->word & VERDICT_MASK) != VERDICT_NONE)
-		s->word = verdict_word(s->lists, 0, CLASS_FIXED, flags & PORT_FULL_OPEN ? VERDICT_PERMIT : VERDICT_DENY);
+		s->word = verdict_word(s->lists, 0, CLASS_FIXED, flags & PORT_FULL_OPEN ? VERDICT_PERMIT : VERDICT_DENY) | of_guard(s->word);
 }
 
 /* stops_unread says whether an IP packet that cannot be read does not pass a port:

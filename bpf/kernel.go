@@ -45,6 +45,7 @@ type Options struct {
 
 	Lists   bool // access lists judge what passes (Lists)
 	Forward bool // XDP forwards (Forward)
+	Guard   bool // rules of the guard are carried out (Guard); implies Lists
 
 	// Needs are the programs to load, for each takes the verifier a while; zero: all.
 	Needs Needs
@@ -101,6 +102,7 @@ type Kernel struct {
 	Programs Programs
 	Lists    *Lists   // nil without Options.Lists
 	Forward  *Forward // nil without Options.Forward
+	Guard    *Guard   // nil without Options.Guard
 	Reused   bool     // the table was there
 	Frags    bool     // Programs.XDP takes frames in several buffers
 }
@@ -111,6 +113,7 @@ func Load(o Options) (k *Kernel, err error) {
 	if o.Entries == 0 {
 		o.Entries = DefaultEntries
 	}
+	o.Lists = o.Lists || o.Guard
 	if o.Entries < 0 || o.Entries > MaxEntries {
 		return nil, fmt.Errorf("a flow table of %d entries: 1 to %d can be had", o.Entries, MaxEntries)
 	}
@@ -199,6 +202,19 @@ func Load(o Options) (k *Kernel, err error) {
 		}
 		forward.replacements(opts.MapReplacements)
 	}
+	if o.Guard {
+		guard, err := openGuard(o.Dir, spec)
+		if err != nil {
+			return nil, err
+		}
+		k.Guard = guard
+		defer func() {
+			if k == nil {
+				guard.Close()
+			}
+		}()
+		guard.each(func(name string, m **ebpf.Map) { opts.MapReplacements[name] = *m })
+	}
 	coll, err := newCollection(spec, opts, o.Filter)
 	if err != nil {
 		return nil, loadError(err)
@@ -224,7 +240,8 @@ func Load(o Options) (k *Kernel, err error) {
 		if k.Lists, err = newLists(coll); err != nil {
 			return k, err
 		}
-		if k.Lists.fresh = !k.Reused || k.Memory().Control.Lists == 0; k.Lists.fresh {
+		k.Lists.fresh = !k.Reused || k.Memory().Control.Lists == 0
+		if k.Lists.fresh && k.Memory().Control.Guard&GuardKept == 0 {
 			clear(k.Lists.Judged) // entries that lists never judged say nothing there
 		}
 	}
@@ -250,7 +267,7 @@ func (k *Kernel) Close() error {
 	for _, p := range k.Programs.all() {
 		p.Close()
 	}
-	err := errors.Join(k.Lists.Close(), k.Forward.Close())
+	err := errors.Join(k.Lists.Close(), k.Forward.Close(), k.Guard.Close())
 	if k.Table == nil {
 		return err
 	}
@@ -270,6 +287,9 @@ func configure(spec *ebpf.CollectionSpec, m *Meta, o Options, frags bool) error 
 	if o.Forward {
 		spec.Maps["hops"].MaxEntries = MaxHops
 	}
+	if !o.Guard {
+		spec.Maps["guard_rules"].MaxEntries = 1
+	}
 	var secret [16]uint32
 	for i, s := range m.Secret {
 		secret[2*i], secret[2*i+1] = uint32(s), uint32(s>>32)
@@ -277,7 +297,8 @@ func configure(spec *ebpf.CollectionSpec, m *Meta, o Options, frags bool) error 
 	for name, value := range map[string]any{
 		"sets": m.Sets, "aggregate_sets": m.AggregateSets, "secret": secret, "tick_ns": m.TickNs,
 		"key_5tuple": m.KeyMode == uint32(flow.Key5Tuple), "test_clock": m.TestClock != 0,
-		"use_prefixes": o.Prefixes != nil, "use_lists": o.Lists, "use_forward": o.Forward, "real_time": realTime(), "frags": frags, "weak_order": runtime.GOARCH != "amd64" && runtime.GOARCH != "386",
+		"use_prefixes": o.Prefixes != nil,
+		"use_lists": o.Lists, "use_guard": o.Guard, "use_forward": o.Forward, "real_time": realTime(), "frags": frags, "weak_order": runtime.GOARCH != "amd64" && runtime.GOARCH != "386",
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("constant %s of the kernel's programs: %w", name, err)

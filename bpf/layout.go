@@ -58,6 +58,7 @@ const (
 	VerdictCount  = 0x04 // with the last: it passes all the same
 	VerdictReject = 0x08 // with it: the sender is told
 	VerdictLog    = 0x10
+	VerdictGuard  = 0x20 // of a packet, not of an entry: the guard stops it
 
 	ListsBank   = 1 // which of the two banks
 	ListsOrphan = 2
@@ -100,7 +101,7 @@ type Entry struct {
 	Last           uint64
 	Verdict        uint64 // what the lists say
 	Route          uint64 // generation << 32 | when << 16 | a Why, or a row of the next hops
-	Rate           [2]uint64
+	Rate           [2]uint64 // which rule of the guard hits it, see GuardRow; spare
 	Facts          Facts
 	Incarnation    uint32 // records the slot has given
 	Output         uint32 // ifindex; 0: unknown
@@ -183,7 +184,7 @@ type Control struct {
 
 	CorrectUntil uint64 // the programs': until then, what is forwarded is looked up where it leaves
 	Correct      uint64 // not 0: at all times
-	_            uint64
+	Guard        uint64 // generation << 32 | GuardKept | rows of the guard's rules that are looked at
 
 	// Which lists are in force: generation << 32 | ListsBank | ListsOrphan; 0: none.
 	Lists      uint64
@@ -196,7 +197,7 @@ type Control struct {
 	ForwardUntil uint64 // from then on, which the daemon puts off, the kernel forwards; 0: it need not be put off
 
 	Routes   uint32 // of a route's generation, the part that all destinations have,
-	_        uint32
+	GuardOff uint32 // not 0: the guard stops nothing
 	Port     [PortSlots]Port
 	RoutesTo [2 * RouteBuckets]uint32 // and that of those near each other
 }

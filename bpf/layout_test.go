@@ -39,6 +39,7 @@ func TestLayout(t *testing.T) {
 		{"judged", Judged{}, 64},
 		{"hits", Hits{}, 64},
 		{"meta", Meta{}, unsafe.Sizeof(Meta{})},
+		{"guard_rule", GuardRule{}, 256},
 		{"own", Own{}, 36},
 		{"prefix", prefixKey{}, 20},
 	} {
@@ -107,7 +108,8 @@ func TestConstants(t *testing.T) {
 		"WHY_TTL": uint64(WhyTTL), "WHY_MTU": uint64(WhyMTU), "WHY_OFFLOAD": uint64(WhyOffload), "WHY_ORPHAN": uint64(WhyOrphan), "WHY_MARTIAN": uint64(WhyMartian), "WHY_CHECKSUM": uint64(WhyChecksum), "WHY_LOCAL": uint64(WhyLocal),
 		"WHY_UNREACHABLE": uint64(WhyUnreachable), "WHY_DISABLED": uint64(WhyDisabled), "WHY_LWT": uint64(WhyLWT), "WHY_NEIGHBOUR": uint64(WhyNeighbour), "WHY_OUTPUT": uint64(WhyOutput),
 		"WHY_ROUTE_MTU": uint64(WhyRouteMTU), "WHY_HAIRPIN": uint64(WhyHairpin), "WHY_URPF": uint64(WhyURPF), "WHY_ERROR": uint64(WhyError), "WHY_LOST": uint64(WhyLost),
-		"VERDICT_MASK": VerdictMask, "VERDICT_NONE": VerdictNone, "VERDICT_PERMIT": VerdictPermit, "VERDICT_DENY": VerdictDeny, "VERDICT_COUNT": VerdictCount, "VERDICT_REJECT": VerdictReject, "VERDICT_LOG": VerdictLog,
+		"VERDICT_MASK": VerdictMask, "VERDICT_NONE": VerdictNone, "VERDICT_PERMIT": VerdictPermit, "VERDICT_DENY": VerdictDeny, "VERDICT_COUNT": VerdictCount, "VERDICT_REJECT": VerdictReject, "VERDICT_LOG": VerdictLog, "VERDICT_GUARD": VerdictGuard,
+		"GUARD_RULES": GuardRules, "GUARD_PORTS": GuardPorts, "GUARD_LOOKS": guardLooks, "GUARD_COUNT": GuardCount, "GUARD_POLICE": GuardPolice, "GUARD_DROP": GuardDrop, "GUARD_FROM_PORTS": GuardFromPorts, "GUARD_SYN": GuardSYN, "GUARD_BYTE_SHIFT": GuardByteShift, "GUARD_KEPT": GuardKept,
 		"LISTS_BANK": ListsBank, "LISTS_ORPHAN": ListsOrphan, "EVENT_OCTETS": EventOctets,
 		"VLAN_ID": flow.VLANMask, "KEY_IPV6": flow.KeyIPv6, "KEY_FRAGMENT": flow.KeyFragment, "KEY_INNER": flow.KeyInner, "KEY_TAGGED": flow.KeyTagged, "KEY_EGRESS": flow.KeyEgress,
 		"DECODED": uint64(packet.Decoded), "FILTERED": Filtered, "NOT_SAMPLED": NotSampled, "OWN_EXPORT": OwnExport, "REFUSED": Refused, "CAUGHT": Caught, "METERED": Metered, "DROPPED": Dropped, "UNTOLD": Untold, "REASONS": Reasons,

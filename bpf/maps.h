@@ -161,12 +161,34 @@ struct {
 	__uint(max_entries, MAX_PORTS);
 } whys SEC(".maps");
 
-/* Packets whose source or destination is in one of these are metered, if there
- * is a list; of these programs only: the daemon writes and deletes. Full: it is told. */
+/* A key of prefixes. */
 struct prefix {
 	__u32 bits; /* IPv4: 96 and its own */
 	__u8  addr[16];
 };
+
+/* The guard's rules, in the order in which they are asked. The daemon writes; the
+ * programs count in them. Full: the daemon is told. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct guard_rule);
+	__uint(max_entries, GUARD_RULES);
+} guard_rules SEC(".maps");
+
+/* Sources and destinations that no rule hits: the daemon writes and deletes, with
+ * values as in `prefixes`. Full: it is told, and no rule comes into force. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix);
+	__type(value, __u8);
+	__uint(max_entries, 1 << 16);
+} guard_allowed SEC(".maps");
+
+/* Packets whose source or destination is in one of these are metered, if there
+ * is a list; of these programs only: the daemon writes and deletes. Full: it is told. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

@@ -11,6 +11,7 @@
 #include "seen.h"
 #include "choose.h"
 #include "judge.h"
+#include "guard.h"
 #include "forward.h"
 
 CONSTANT __u32 sets           = 1;     /* of flows */
@@ -262,7 +263,7 @@ static __always_inline bool claim(struct set *s, __u32 at, const struct seen *v,
 		__builtin_memcpy(&e->key, &v->p.key, sizeof e->key);
 		e->closing = v->facts & FACTS_CLOSING ? closing_at(v->now) : 0;
 		e->first = e->last = v->now;
-		e->verdict = v->word;
+		e->verdict = of_lists(v->word);
 		e->route = v->route;
 		e->rate[0] = e->rate[1] = 0;
 		e->facts = v->facts;
@@ -326,7 +327,7 @@ __noinline int aggregate(struct seen *s)
 	note(s->port, REFUSED, s->packets, s->bytes);
 	__u32 *w = s->p.word;
 	w[0] = w[1] = w[2] = w[3] = 0;
-	w[8] = use_lists ? WORD_PORTS(VERDICT_RULE(s->word), s->word & 0xff) : 0; /* a rule's packets, which have one verdict */
+	w[8] = use_lists ? WORD_PORTS(VERDICT_RULE(s->word), of_lists(s->word) & 0xff) : 0; /* a rule's packets, which have one verdict */
 	if (s->p.key.vlan & KEY_IPV6)
 		w[6] = w[7] = 0;
 	else
@@ -443,6 +444,7 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 		note(s->port, FILTERED, s->packets, s->bytes);
 		if (use_lists)
 			alone(s, s->port);
+		guarded_alone(s);
 		return 0;
 	}
 	if (is_own(s)) {
@@ -502,11 +504,12 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 		__u64 old = e ? READ_ONCE(e->verdict) : 0;
 		s->word = old;
 		if (unlikely(!e || !holds(old, s))) {
-			s->word = judge(s, s->port);
+			s->word = use_guard && !s->lists ? 0 : judge(s, s->port); /* with a guard there may be none */
 			s->asked = VERDICT_RULE(old) != VERDICT_RULE(s->word);
 			if (e)
 				replace(e, slot, s, old);
 		}
+		guard(s, e);
 	}
 	if (likely(e)) {
 		bool stopped = use_lists && is_stopped(s->word);
