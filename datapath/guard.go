@@ -1,0 +1,389 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"weir/bpf"
+	"weir/flow"
+	"weir/guard"
+)
+
+// Guard carries out the guard's rules in the kernel's programs (guard.Enforcer). Rules
+// end in the kernel; what is in force stays so without this process.
+type Guard struct {
+	k *bpf.Kernel
+
+	mu     sync.Mutex // one change at a time; and Close waits
+	closed bool
+}
+
+// policeBurst is what may come at once at a policed rate, as time at it.
+const policeBurst = 100 * time.Millisecond
+
+// newGuard takes over what an earlier process has left in force.
+func newGuard(k *bpf.Kernel) *Guard {
+	g := &Guard{k: k}
+	g.move()
+	return g
+}
+
+// rowKey is a flow's key as the programs compare it.
+type rowKey [11]uint32
+
+func words(k *flow.Key) rowKey { return *(*rowKey)(unsafe.Pointer(k)) }
+func keyOf(w rowKey) flow.Key  { return *(*flow.Key)(unsafe.Pointer(&w)) }
+
+var _ = [1]struct{}{}[unsafe.Sizeof(flow.Key{})-unsafe.Sizeof(rowKey{})]
+
+// compile writes what a rule hits into a row.
+func compile(m *guard.Match, r *bpf.GuardRule) error {
+	var want, mask flow.Key
+	switch {
+	case m.Flow != nil:
+		want = *m.Flow
+		for i := range r.Mask {
+			r.Mask[i] = ^uint32(0)
+		}
+		r.Want = words(&want)
+		return nil
+	case m.SYN && m.Proto != 0 && m.Proto != flow.ProtoTCP:
+		return fmt.Errorf("%w: a SYN of protocol %d", guard.ErrUnsupported, m.Proto)
+	case len(m.SrcPorts) > bpf.GuardPorts:
+		return fmt.Errorf("%w: %d source ports, up to %d can be", guard.ErrUnsupported, len(m.SrcPorts), bpf.GuardPorts)
+	case m.Dst.IsValid() && m.Src.IsValid() && m.Dst.Addr().Is4() != m.Src.Addr().Is4():
+		return fmt.Errorf("%w: from %v to %v", guard.ErrUnsupported, m.Src, m.Dst)
+	}
+	prefix(m.Dst, &want.Dst, &mask.Dst)
+	prefix(m.Src, &want.Src, &mask.Src)
+	if m.SYN {
+		r.Flags |= bpf.GuardSYN
+		want.Proto, mask.Proto = flow.ProtoTCP, 0xff
+	}
+	if m.Proto != 0 {
+		want.Proto, mask.Proto = m.Proto, 0xff
+	}
+	if m.DstPort != 0 {
+		want.DstPort, mask.DstPort = m.DstPort, 0xffff
+	}
+	if m.Fragments {
+		want.VLAN, mask.VLAN = flow.KeyFragment, flow.KeyFragment
+	}
+	if len(m.SrcPorts) > 0 {
+		r.Flags |= bpf.GuardFromPorts
+		for i := range r.SrcPorts {
+			r.SrcPorts[i] = m.SrcPorts[min(i, len(m.SrcPorts)-1)]
+		}
+	}
+	r.Want, r.Mask = words(&want), words(&mask)
+	return nil
+}
+
+func prefix(p netip.Prefix, want, mask *flow.Addr) {
+	if !p.IsValid() {
+		return
+	}
+	p = p.Masked()
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	*want = flow.AddrFrom(p.Addr())
+	for i := range mask {
+		mask[i] = ^byte(0) << (8 - min(max(bits-8*i, 0), 8))
+	}
+}
+
+// match reads back what a row hits.
+func match(r *bpf.GuardRule) (m guard.Match) {
+	want, mask := keyOf(r.Want), keyOf(r.Mask)
+	if mask.Input != 0 {
+		return guard.Match{Flow: &want, Dst: netip.PrefixFrom(want.Dst.Netip(), want.Dst.Netip().BitLen()), Src: netip.PrefixFrom(want.Src.Netip(), want.Src.Netip().BitLen()), Proto: want.Proto}
+	}
+	m = guard.Match{
+		Dst: prefixOf(want.Dst, mask.Dst), Src: prefixOf(want.Src, mask.Src), Proto: want.Proto, DstPort: want.DstPort,
+		Fragments: want.VLAN&flow.KeyFragment != 0, SYN: r.Flags&bpf.GuardSYN != 0,
+	}
+	if r.Flags&bpf.GuardFromPorts != 0 {
+		m.SrcPorts = slices.Clone(r.SrcPorts[:])
+		slices.Sort(m.SrcPorts)
+		m.SrcPorts = slices.Compact(m.SrcPorts)
+	}
+	return m
+}
+
+func prefixOf(want, mask flow.Addr) netip.Prefix {
+	bits := 0
+	for _, b := range mask {
+		for ; b != 0; b <<= 1 {
+			bits++
+		}
+	}
+	switch {
+	case bits == 0:
+		return netip.Prefix{}
+	case want.Is4() && bits >= 96:
+		return netip.PrefixFrom(want.Netip(), bits-96)
+	}
+	return netip.PrefixFrom(netip.AddrFrom16(want), bits)
+}
+
+// rates writes what a rule does.
+func (g *Guard) rates(rule *guard.Rule, r *bpf.GuardRule) {
+	const second = uint64(time.Second) << bpf.GuardUnit
+	var packet, octet uint64
+	if rule.Do == guard.Police && rule.PPS > 0 {
+		packet = max(second/rule.PPS, 1)
+	}
+	if rule.Do == guard.Police && rule.BPS > 0 {
+		octet = min(max(8*second<<bpf.GuardByteShift/rule.BPS, 1), 1<<44) // so that a buffer's cost has room in 64 bits
+	}
+	burst := max(uint64(policeBurst), 4*g.k.Memory().Meta.TickNs) << bpf.GuardUnit
+	for _, w := range []struct {
+		at *uint64
+		v  uint64
+	}{{&r.PacketCost, packet}, {&r.ByteCost, octet}, {&r.Burst, burst}, {&r.PPS, rule.PPS}, {&r.BPS, rule.BPS}} {
+		atomic.StoreUint64(w.at, w.v)
+	}
+	atomic.StoreUint32(&r.What, map[guard.Do]uint32{guard.Count: bpf.GuardCount, guard.Police: bpf.GuardPolice, guard.Drop: bpf.GuardDrop}[rule.Do])
+}
+
+// Can says why m cannot be matched.
+func (g *Guard) Can(m *guard.Match) error { return compile(m, new(bpf.GuardRule)) }
+
+// errClosedGuard is for who asks after Close.
+var errClosedGuard = fmt.Errorf("the metering has stopped: %w", guard.ErrNoEnforcer)
+
+func (g *Guard) open() (unlock func(), err error) {
+	if g == nil {
+		return nil, guard.ErrNoEnforcer
+	}
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return nil, errClosedGuard
+	}
+	return g.mu.Unlock, nil
+}
+
+func (g *Guard) close() {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+}
+
+// offset is by what Unix time is ahead of the kernel's clock, and that clock now.
+func (g *Guard) offset() (offset int64, clock uint64, err error) {
+	clock, mono, err := g.k.Now()
+	return wall(mono) - int64(clock), clock, err
+}
+
+// Install puts a rule in force. One with its ID goes on counting if it hits the same.
+func (g *Guard) Install(rule guard.Rule) error {
+	unlock, err := g.open()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var next bpf.GuardRule
+	if err := compile(&rule.Match, &next); err != nil {
+		return err
+	}
+	if rule.Do == guard.Police && rule.PPS == 0 && rule.BPS == 0 {
+		return errors.New("a rule that polices has no rate")
+	}
+	offset, clock, err := g.offset()
+	if err != nil {
+		return err
+	}
+	until := rule.Until - offset
+	if until <= int64(clock) {
+		return errors.New("the rule's time is over already")
+	}
+	if old := g.find(rule.ID); old != nil {
+		if old.Want == next.Want && old.Mask == next.Mask && old.Flags == next.Flags && old.SrcPorts == next.SrcPorts {
+			g.rates(&rule, old)
+			over := atomic.LoadUint64(&old.Until) <= clock
+			atomic.StoreUint64(&old.Until, uint64(until))
+			if over { // flows have been told that it hits them no more
+				g.move()
+			}
+			return nil
+		}
+		if err := g.free(old); err != nil {
+			return err
+		}
+	}
+	row, err := g.room(clock)
+	if err != nil {
+		return err
+	}
+	g.rates(&rule, &next)
+	next.ID = rule.ID
+	*row = next
+	atomic.StoreUint64(&row.Until, uint64(until))
+	g.move()
+	return nil
+}
+
+// find is the row of a rule.
+func (g *Guard) find(id uint64) *bpf.GuardRule {
+	for i := range g.k.Guard.Rules {
+		if r := &g.k.Guard.Rules[i]; r.ID == id && atomic.LoadUint64(&r.Until) != 0 {
+			return r
+		}
+	}
+	return nil
+}
+
+// room is a row that is not in use; those of rules that are over are.
+func (g *Guard) room(clock uint64) (*bpf.GuardRule, error) {
+	for i := range g.k.Guard.Rules {
+		r := &g.k.Guard.Rules[i]
+		until := atomic.LoadUint64(&r.Until)
+		if until > clock {
+			continue
+		}
+		if until == 0 {
+			return r, nil
+		}
+		return r, g.free(r)
+	}
+	return nil, fmt.Errorf("there is room for %d rules of the guard, and so many are in force", bpf.GuardRules)
+}
+
+// free takes a rule out of force, and lets its row go when no program can still be at it.
+func (g *Guard) free(r *bpf.GuardRule) error {
+	atomic.StoreUint64(&r.Until, 0)
+	g.move()
+	if err := g.k.Grace(); err != nil {
+		return fmt.Errorf("waiting for the kernel's programs: %w", err)
+	}
+	return nil
+}
+
+// move makes flows ask the rules anew. It comes after what has changed.
+func (g *Guard) move() {
+	rows := 0
+	for i := range g.k.Guard.Rules {
+		if atomic.LoadUint64(&g.k.Guard.Rules[i].Until) != 0 {
+			rows = i + 1
+		}
+	}
+	c := &g.k.Memory().Control.Guard
+	generation := uint32(atomic.LoadUint64(c)>>32) + 1
+	if generation == 0 { // flows that never asked have that
+		generation = 1
+	}
+	atomic.StoreUint64(c, uint64(generation)<<32|bpf.GuardKept|uint64(rows))
+}
+
+// Lift ends a rule.
+func (g *Guard) Lift(id uint64) error {
+	unlock, err := g.open()
+	if errors.Is(err, guard.ErrNoEnforcer) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer unlock()
+	if r := g.find(id); r != nil {
+		return g.free(r)
+	}
+	return nil
+}
+
+// Rules are those in force.
+func (g *Guard) Rules() ([]guard.Installed, error) {
+	unlock, err := g.open()
+	if errors.Is(err, guard.ErrNoEnforcer) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	offset, clock, err := g.offset()
+	if err != nil {
+		return nil, err
+	}
+	var all []guard.Installed
+	for i := range g.k.Guard.Rules {
+		r := &g.k.Guard.Rules[i]
+		until := atomic.LoadUint64(&r.Until)
+		if until <= clock {
+			continue
+		}
+		all = append(all, guard.Installed{
+			Rule: guard.Rule{ID: r.ID, Match: match(r), Do: guard.Do(atomic.LoadUint32(&r.What)), PPS: r.PPS, BPS: r.BPS, Until: int64(until) + offset},
+			Hit:  guard.Volume{Packets: atomic.LoadUint64(&r.HitPackets), Bytes: atomic.LoadUint64(&r.HitBytes)},
+			Dropped: guard.Volume{Packets: atomic.LoadUint64(&r.DroppedPackets), Bytes: atomic.LoadUint64(&r.DroppedBytes)},
+		})
+	}
+	return all, nil
+}
+
+// Allow names what no rule hits.
+func (g *Guard) Allow(list []netip.Prefix) error {
+	unlock, err := g.open()
+	if errors.Is(err, guard.ErrNoEnforcer) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := g.k.Guard.SetAllowed(list); err != nil {
+		return err
+	}
+	g.move()
+	return nil
+}
+
+// SetProfiles refuses any: entries have no limits of their own yet.
+func (g *Guard) SetProfiles(p []guard.Profile) error {
+	if len(p) > 0 {
+		return errors.New("this version's programs have no limits of single flows")
+	}
+	return nil
+}
+
+// SetOn is the kill switch.
+func (g *Guard) SetOn(on bool) error {
+	unlock, err := g.open()
+	if errors.Is(err, guard.ErrNoEnforcer) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer unlock()
+	setGuard(g.k.Memory().Control, on)
+	return nil
+}
+
+// On says how it stands.
+func (g *Guard) On() (bool, error) {
+	unlock, err := g.open()
+	if errors.Is(err, guard.ErrNoEnforcer) {
+		return true, nil
+	} else if err != nil {
+		return false, err
+	}
+	defer unlock()
+	return atomic.LoadUint32(&g.k.Memory().Control.GuardOff) == 0, nil
+}
+
+func setGuard(c *bpf.Control, on bool) {
+	off := uint32(1)
+	if on {
+		off = 0
+	}
+	atomic.StoreUint32(&c.GuardOff, off)
+}
