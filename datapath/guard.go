@@ -37,7 +37,7 @@ func newGuard(k *bpf.Kernel) *Guard {
 // rowKey is a flow's key as the programs compare it.
 type rowKey [11]uint32
 
-func words(k *flow.Key) rowKey { return *(*rowKey)(unsafe.Pointer(k)) }
+func wordsOf(k *flow.Key) rowKey { return *(*rowKey)(unsafe.Pointer(k)) }
 func keyOf(w rowKey) flow.Key  { return *(*flow.Key)(unsafe.Pointer(&w)) }
 
 var _ = [1]struct{}{}[unsafe.Sizeof(flow.Key{})-unsafe.Sizeof(rowKey{})]
@@ -51,7 +51,7 @@ func compile(m *guard.Match, r *bpf.GuardRule) error {
 		for i := range r.Mask {
 			r.Mask[i] = ^uint32(0)
 		}
-		r.Want = words(&want)
+		r.Want = wordsOf(&want)
 		return nil
 	case m.SYN && m.Proto != 0 && m.Proto != flow.ProtoTCP:
 		return fmt.Errorf("%w: a SYN of protocol %d", guard.ErrUnsupported, m.Proto)
@@ -60,8 +60,8 @@ func compile(m *guard.Match, r *bpf.GuardRule) error {
 	case m.Dst.IsValid() && m.Src.IsValid() && m.Dst.Addr().Is4() != m.Src.Addr().Is4():
 		return fmt.Errorf("%w: from %v to %v", guard.ErrUnsupported, m.Src, m.Dst)
 	}
-	prefix(m.Dst, &want.Dst, &mask.Dst)
-	prefix(m.Src, &want.Src, &mask.Src)
+	writePrefix(m.Dst, &want.Dst, &mask.Dst)
+	writePrefix(m.Src, &want.Src, &mask.Src)
 	if m.SYN {
 		r.Flags |= bpf.GuardSYN
 		want.Proto, mask.Proto = flow.ProtoTCP, 0xff
@@ -81,11 +81,11 @@ func compile(m *guard.Match, r *bpf.GuardRule) error {
 			r.SrcPorts[i] = m.SrcPorts[min(i, len(m.SrcPorts)-1)]
 		}
 	}
-	r.Want, r.Mask = words(&want), words(&mask)
+	r.Want, r.Mask = wordsOf(&want), wordsOf(&mask)
 	return nil
 }
 
-func prefix(p netip.Prefix, want, mask *flow.Addr) {
+func writePrefix(p netip.Prefix, want, mask *flow.Addr) {
 	if !p.IsValid() {
 		return
 	}
