@@ -38,7 +38,7 @@ func newGuard(k *bpf.Kernel) *Guard {
 type rowKey [11]uint32
 
 func wordsOf(k *flow.Key) rowKey { return *(*rowKey)(unsafe.Pointer(k)) }
-func keyOf(w rowKey) flow.Key  { return *(*flow.Key)(unsafe.Pointer(&w)) }
+func keyFrom(w rowKey) flow.Key  { return *(*flow.Key)(unsafe.Pointer(&w)) }
 
 var _ = [1]struct{}{}[unsafe.Sizeof(flow.Key{})-unsafe.Sizeof(rowKey{})]
 
@@ -102,7 +102,7 @@ func writePrefix(p netip.Prefix, want, mask *flow.Addr) {
 
 // match reads back what a row hits.
 func match(r *bpf.GuardRule) (m guard.Match) {
-	want, mask := keyOf(r.Want), keyOf(r.Mask)
+	want, mask := keyFrom(r.Want), keyFrom(r.Mask)
 	if mask.Input != 0 {
 		return guard.Match{Flow: &want, Dst: netip.PrefixFrom(want.Dst.Netip(), want.Dst.Netip().BitLen()), Src: netip.PrefixFrom(want.Src.Netip(), want.Src.Netip().BitLen()), Proto: want.Proto}
 	}

@@ -323,10 +323,10 @@ func TestTshark(t *testing.T) {
 			if len(grams) != int(st.Datagrams) {
 				t.Fatalf("%d datagrams of %d", len(grams), st.Datagrams)
 			}
-			const port = 2055 // tshark takes some that a kernel chooses for steps of a traceroute
-			writePcap(t, file, grams, port)
+			const shown = 2055 // tshark takes some ports that a kernel chooses for steps of a traceroute
+			writePcap(t, file, grams, shown)
 
-			out, err := exec.Command(tshark, "-r", file, "-d", fmt.Sprintf("udp.port==%d,cflow", port), "-o", "cflow.max_template_fields:100", "-V").Output()
+			out, err := exec.Command(tshark, "-r", file, "-d", fmt.Sprintf("udp.port==%d,cflow", shown), "-o", "cflow.max_template_fields:100", "-V").Output()
 			if err != nil {
 				t.Fatalf("tshark: %v", err)
 			}
