@@ -330,8 +330,8 @@ func (g *Guard) Rules() ([]guard.Installed, error) {
 			continue
 		}
 		all = append(all, guard.Installed{
-			Rule: guard.Rule{ID: r.ID, Match: match(r), Do: guard.Do(atomic.LoadUint32(&r.What)), PPS: r.PPS, BPS: r.BPS, Until: int64(until) + offset},
-			Hit:  guard.Volume{Packets: atomic.LoadUint64(&r.HitPackets), Bytes: atomic.LoadUint64(&r.HitBytes)},
+			Rule:    guard.Rule{ID: r.ID, Match: match(r), Do: guard.Do(atomic.LoadUint32(&r.What)), PPS: r.PPS, BPS: r.BPS, Until: int64(until) + offset},
+			Hit:     guard.Volume{Packets: atomic.LoadUint64(&r.HitPackets), Bytes: atomic.LoadUint64(&r.HitBytes)},
 			Dropped: guard.Volume{Packets: atomic.LoadUint64(&r.DroppedPackets), Bytes: atomic.LoadUint64(&r.DroppedBytes)},
 		})
 	}
