@@ -68,7 +68,7 @@ func (s *Sweeper) fill(slot uint32, k *flow.Key, r *record, out *flow.Record, te
 	if kind != kindCatchAll { // those are of many rules
 		e := s.entry(slot)
 		status, rule := s.status(slot, e)
-		if _, guarded := bpf.GuardRow(atomic.LoadUint64(&e.Rate[0])); guarded && r.dropped.Packets > 0 && status != statusDenied {
+		if r.dropped.Packets > 0 && status != statusDenied && s.guarded(e) {
 			status = statusPoliced
 		}
 		if out.Rule = rule; status != 0 && out.Has&flow.HasForwardingStatus == 0 || status >= statusDropped {
@@ -89,6 +89,15 @@ func (s *Sweeper) fill(slot uint32, k *flow.Key, r *record, out *flow.Record, te
 		out.Elements = text[at:len(text):len(text)]
 	}
 	return text
+}
+
+// guarded says whether the guard dropped packets of a flow that no list denies. A flow's
+// first packet is judged before there is an entry to keep the rule in: what has dropped
+// packets and was never asked about again is one.
+func (s *Sweeper) guarded(e *bpf.Entry) bool {
+	rate := atomic.LoadUint64(&e.Rate[0])
+	_, hit := bpf.GuardRow(rate)
+	return hit || rate == 0 && atomic.LoadUint64(&s.mem.Control.Guard)&bpf.GuardKept != 0
 }
 
 // fillRoute says where a flow was sent to.

@@ -73,6 +73,13 @@ func DeltaOf(r *flow.Record) Delta {
 		},
 		Packets: r.Packets * rate, Bytes: r.Bytes * rate, Flows: 1, TCPFlags: uint8(r.TCPFlags),
 	}
+	// As the cache has it: a rule for one flow compares the whole key.
+	if r.IPVersion == 6 {
+		d.Key.VLAN |= flow.KeyIPv6
+	}
+	if r.Has&flow.HasVLAN != 0 {
+		d.Key.VLAN |= flow.KeyTagged
+	}
 	if r.Fragment {
 		d.Key.VLAN |= flow.KeyFragment
 	}
