@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"sync"
@@ -388,24 +389,13 @@ func (g *Guard) On() (bool, error) {
 }
 
 // GuardSwitch is the kill switch of what is pinned, whether or not a daemon runs.
-type GuardSwitch struct{ dirs []string }
+type GuardSwitch struct{ o hook.Options }
 
 // OpenGuardSwitch finds what is pinned in this network namespace; nothing is an error:
 // guard.ErrNoEnforcer.
 func OpenGuardSwitch(o hook.Options) (*GuardSwitch, error) {
-	dir, err := hook.Dir(o)
-	if err != nil {
-		return nil, fmt.Errorf("%w (%w)", guard.ErrNoEnforcer, err)
-	}
-	list, err := tables(dir)
-	if err != nil || len(list) == 0 {
-		return nil, guard.ErrNoEnforcer
-	}
-	s := new(GuardSwitch)
-	for _, t := range list {
-		s.dirs = append(s.dirs, t.dir)
-	}
-	return s, nil
+	s := &GuardSwitch{o}
+	return s, s.each(func(*bpf.Control) {})
 }
 
 // SetOn sets the switch of all tables that are there: programs may still be at an older.
@@ -420,10 +410,21 @@ func (s *GuardSwitch) On() (on bool, err error) {
 }
 
 func (s *GuardSwitch) each(do func(*bpf.Control)) error {
-	for _, dir := range s.dirs {
-		if err := bpf.WithControl(dir, do); err != nil {
+	var found []*table
+	err := hook.In(s.o, func(dir string) (err error) {
+		if found, err = tables(dir); err != nil {
 			return err
 		}
+		for _, t := range found {
+			err = errors.Join(err, bpf.WithControl(t.dir, do))
+		}
+		return err
+	})
+	switch {
+	case len(found) > 0, errors.Is(err, fs.ErrPermission):
+		return err
+	case err == nil, errors.Is(err, fs.ErrNotExist):
+		return guard.ErrNoEnforcer
 	}
-	return nil
+	return fmt.Errorf("%w (%w)", guard.ErrNoEnforcer, err)
 }

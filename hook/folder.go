@@ -229,6 +229,18 @@ func Dir(o Options) (string, error) {
 	return p.name, nil
 }
 
+// In calls f with the folder of this network namespace, whether it is there or not: a
+// path for this process, which may go by one of its descriptors and holds until f is
+// over. The error says what is missing.
+func In(o Options, f func(dir string) error) error {
+	p, err := findPlace(o, false)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	return f(p.path)
+}
+
 // Holder is the process that holds the folder of this network namespace. pid is
 // 0 if it is not visible from here.
 func Holder(o Options) (pid int, held bool) {

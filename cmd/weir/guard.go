@@ -300,7 +300,9 @@ func (a *app) guardSwitch(on bool) error {
 		} else {
 			fmt.Fprintf(a.stdout, "the kernel's programs: %s\n", word)
 		}
-	} else if !errors.Is(err, guard.ErrNoEnforcer) {
+	} else if errors.Is(err, guard.ErrNoEnforcer) {
+		fmt.Fprintln(a.stdout, "the kernel's programs: none of weir's in this network namespace")
+	} else {
 		errs = append(errs, err)
 	}
 	mark := offMark(conf)
