@@ -756,7 +756,8 @@ func (e *Engine) expire() {
 		}
 		a := e.ongoing(act.Attack)
 		g := e.policy.group(act.Group)
-		if a != nil && g != nil && g.WhileAttacked && a.calm == 0 && !e.off {
+		may := g != nil && g.WhileAttacked && (act.By != "automatic" || g.Mode == Automatic) // a reload may have changed the mode
+		if a != nil && may && a.calm == 0 && !e.off {
 			act.Hold = min(2*act.Hold, max(act.Hold, g.MaxHold))
 			act.Ends = e.now + int64(act.Hold)
 			if err := e.install(act); err == nil {
@@ -860,8 +861,8 @@ func (e *Engine) proposals() (n int) {
 	return n
 }
 
-// Approve puts a proposal in force. An override does so whatever the mode, the allow
-// list and the limits say; it is told as such.
+// Approve puts a proposal in force. An override does so whatever the mode says, and if
+// some of what it would hit is allowed, which is spared; it is told as such.
 func (e *Engine) Approve(now int64, id uint64, by string, override bool) (Action, error) {
 	e.mu.Lock()
 	defer e.unlock()
@@ -882,17 +883,31 @@ func (e *Engine) Approve(now int64, id uint64, by string, override bool) (Action
 	if g := e.policy.group(act.Group); g != nil && g.Mode == Propose && act.Attack != 0 && !override {
 		return *act, fmt.Errorf("%d: hostgroup %s is in mode propose, which puts nothing in force; --override does all the same: %w", id, act.Group, ErrBarred)
 	}
-	for _, allowed := range e.policy.Allowed {
-		for _, x := range []netip.Prefix{act.Match.Dst, act.Match.Src} {
-			if x.IsValid() && x.Overlaps(allowed) && !override {
-				return *act, fmt.Errorf("%d: %s is allowed (%s); --override puts it in force all the same: %w", id, prefixText(x), prefixText(allowed), ErrBarred)
-			}
-		}
+	if err := e.allowed(act, override); err != nil {
+		return *act, fmt.Errorf("%d: %w", id, err)
 	}
 	if err := e.start(act, by, e.ongoing(act.Attack)); err != nil {
 		return *act, err
 	}
 	return *act, nil
+}
+
+// allowed says how the allow list is in an action's way. What enforces rules spares
+// everything on it, so an override is for rules that hit others, too, and for what is
+// announced.
+func (e *Engine) allowed(act *Action, override bool) error {
+	for _, allowed := range e.policy.Allowed {
+		for _, x := range []netip.Prefix{act.Match.Dst, act.Match.Src} {
+			switch {
+			case !x.IsValid() || !x.Overlaps(allowed):
+			case !override:
+				return fmt.Errorf("%s is allowed (%s); --override puts it in force all the same: %w", prefixText(x), prefixText(allowed), ErrBarred)
+			case allowed.Bits() <= x.Bits() && act.Announce == NoAnnounce:
+				return fmt.Errorf("%s is allowed (%s), and no rule hits what is: guard.allow, guard.allow-own: %w", prefixText(x), prefixText(allowed), ErrBarred)
+			}
+		}
+	}
+	return nil
 }
 
 // Lift ends what is in force, or denies a proposal.

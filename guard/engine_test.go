@@ -3,6 +3,7 @@ package guard
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -232,6 +233,9 @@ func TestAFlashCrowdIsProposedNotBlocked(t *testing.T) {
 			if len(s.Attacks) != 1 || s.Attacks[0].Kind != KindCrowd || s.Actions[0].State != StateProposed || !strings.Contains(s.Actions[0].Note, "established") {
 				t.Errorf("attacks %+v actions %+v", s.Attacks, s.Actions)
 			}
+			if s.Actions[0].Innocent < 0.99 {
+				t.Errorf("it hits %.0f %% of the established traffic, it says", 100*s.Actions[0].Innocent)
+			}
 			// Who wants it all the same can have it.
 			if _, err := d.e.Approve(d.now, s.Actions[0].ID, "alice", false); err != nil {
 				t.Error(err)
@@ -375,6 +379,27 @@ func TestHoldsDoubleUpToALimit(t *testing.T) {
 	}
 }
 
+// What automatism put in force is not renewed by a policy that would not put it in force.
+func TestAnotherModeRenewsNothing(t *testing.T) {
+	for mode, renewed := range map[Mode]bool{Automatic: true, Approve: false, Observe: false} {
+		d := newDrill(t, func(p *Policy) { p.Groups[0].Hold = 10 * time.Second })
+		d.seconds(3, synFlood("192.0.2.10", 4000), nil)
+		p := d.e.policy
+		p.Groups = slices.Clone(p.Groups)
+		p.Groups[0].Mode = mode
+		if err := d.e.SetPolicy(p); err != nil {
+			t.Fatal(err)
+		}
+		if d.seconds(5, synFlood("192.0.2.10", 4000), nil); d.e.active() != 1 {
+			t.Errorf("%v: another policy ended it", mode)
+		}
+		d.seconds(20, synFlood("192.0.2.10", 4000), nil)
+		if got := d.e.active() == 1; got != renewed || d.happened("renewed") > 0 != renewed {
+			t.Errorf("%v: in force after its time: %v, want %v", mode, got, renewed)
+		}
+	}
+}
+
 func TestNoAutomatismTouchesWhatIsAllowed(t *testing.T) {
 	allowed := netip.MustParsePrefix("192.0.2.53/32")
 	d := newDrill(t, func(p *Policy) {
@@ -392,9 +417,19 @@ func TestNoAutomatismTouchesWhatIsAllowed(t *testing.T) {
 	if _, err := d.e.Approve(d.now, s.Actions[0].ID, "alice", false); !errors.Is(err, ErrBarred) {
 		t.Errorf("approve: %v", err)
 	}
-	if _, err := d.e.Approve(d.now, s.Actions[0].ID, "alice", true); err != nil {
+	// Nothing would come of an override: who enforces rules spares all of it.
+	if _, err := d.e.Approve(d.now, s.Actions[0].ID, "alice", true); !errors.Is(err, ErrBarred) || !strings.Contains(err.Error(), "no rule hits what is") {
 		t.Errorf("override: %v", err)
 	}
+	// Of what it is only a part of, the rest is hit.
+	wide, err := d.e.Propose(d.now, Action{Match: Match{Dst: netip.MustParsePrefix("192.0.2.0/24"), Proto: 47}, Do: Drop, Hold: time.Second}, "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.e.Approve(d.now, wide.ID, "alice", true); err != nil {
+		t.Errorf("override: %v", err)
+	}
+	d.seconds(3, nil, nil) // it ends
 	// An allowed source: the flow is not touched.
 	d.seconds(2, []Delta{delta("203.0.113.9", 1, "192.0.2.9", 2, flow.ProtoUDP, 50_000, 5_000_000)}, nil)
 	for _, a := range d.e.Status(d.now).Actions {

@@ -68,13 +68,17 @@ func (r *rates) weigh(base Match, limit Limit, rate uint64, kind Kind, can func(
 		s = r.hot
 	}
 	candidates := propose(s, base)
+	var culprit *flow.Key
+	if i := slices.IndexFunc(candidates, func(m Match) bool { return m.Flow != nil }); i >= 0 && kind == KindFlow {
+		culprit = candidates[i].Flow
+	}
 	found := false
 	for _, m := range candidates {
 		if e := can(&m); e != nil {
 			err = e
 			continue
 		}
-		p := judge(s, base, m, kind)
+		p := judge(s, base, m, culprit)
 		p.enough = float64(rate)*(1-p.hit) <= float64(limit.Rate)
 		if !found || better(&p, &best) {
 			best, found = p, true
@@ -100,13 +104,13 @@ func better(a, b *plan) bool {
 	return a.hit < b.hit-0.05
 }
 
-// judge counts what m hits of base.
-func judge(s *sample, base, m Match, kind Kind) (p plan) {
+// judge counts what m hits of base. culprit is the flow that is the attack, if it is one.
+func judge(s *sample, base, m Match, culprit *flow.Key) (p plan) {
 	p.match = m
 	var all, hit, good, harmed uint64
 	s.of(&base, func(d *Delta, n uint64) {
 		all += n
-		innocent := d.Established && d.Key.Proto == flow.ProtoTCP && kind != KindCrowd && kind != KindFlow
+		innocent := d.Established && d.Key.Proto == flow.ProtoTCP && (culprit == nil || d.Key != *culprit)
 		if innocent {
 			good += n
 		}
@@ -247,7 +251,7 @@ func (p *Policy) barrier(g *Group, a *Attack, act *Action) string {
 		return "it looks like established traffic: many whole connections, or a large transfer"
 	case a != nil && a.Scope == ScopeSource && a.Evidence != nil && a.Evidence.Established < 0.5:
 		return "its source may be forged: few of its flows are established"
-	case act.Do != Count && act.Innocent > p.MaxInnocent:
+	case act.Do != Count && act.Innocent > p.MaxInnocent && (a == nil || a.Kind != KindCrowd):
 		return fmt.Sprintf("it would hit %.0f %% of the victim's established traffic, more than %.0f %%", 100*act.Innocent, 100*p.MaxInnocent)
 	}
 	return ""

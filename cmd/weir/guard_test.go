@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"weir/cache"
 	"weir/config"
 	"weir/flow"
 	"weir/guard"
@@ -175,5 +177,26 @@ func TestGuardOffWithoutAWeir(t *testing.T) {
 	}
 	if on, _ := pinned.On(); !on {
 		t.Error("the pinned switch is off")
+	}
+}
+
+// A rule for one flow compares the whole key: what a record says must give it.
+func TestGuardKnowsTheWholeKey(t *testing.T) {
+	ip := func(s string) flow.Addr { return flow.AddrFrom(netip.MustParseAddr(s)) }
+	for name, k := range map[string]flow.Key{
+		"IPv4":             {Src: ip("192.0.2.1"), Dst: ip("192.0.2.2"), SrcPort: 1, DstPort: 2, Input: 3, Proto: 17, TOS: 4},
+		"IPv6":             {Src: ip("2001:db8::1"), Dst: ip("2001:db8::2"), SrcPort: 1, DstPort: 2, Input: 3, Proto: 6, VLAN: flow.KeyIPv6},
+		"a VLAN":           {Src: ip("192.0.2.1"), Dst: ip("192.0.2.2"), Input: 3, Proto: 17, VLAN: flow.KeyTagged | 100},
+		"a priority tag":   {Src: ip("192.0.2.1"), Dst: ip("192.0.2.2"), Input: 3, Proto: 17, VLAN: flow.KeyTagged},
+		"a later fragment": {Src: ip("2001:db8::1"), Dst: ip("2001:db8::2"), Input: 3, Proto: 17, VLAN: flow.KeyIPv6 | flow.KeyFragment},
+		"what is sent":     {Src: ip("192.0.2.1"), Dst: ip("192.0.2.2"), Input: flow.KeyEgress | 3, Proto: 17},
+		"ICMP":             {Src: ip("192.0.2.1"), Dst: ip("192.0.2.2"), DstPort: 8 << 8, Input: 3, Proto: 1},
+	} {
+		var r flow.Record
+		recorder := cache.NewRecorder(&cache.Config{})
+		recorder.Fill(&cache.Gone{Entry: cache.Entry{Key: k, Packets: 1, Bytes: 40, First: 1, Last: 2}}, &r)
+		if d := guard.DeltaOf(&r); d.Key != k {
+			t.Errorf("%s: %+v, want %+v", name, d.Key, k)
+		}
 	}
 }
