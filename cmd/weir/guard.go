@@ -145,7 +145,7 @@ type guardProposeCmd struct {
 	For       config.Duration `default:"10m" placeholder:"TIME" help:"How long it lasts (default ${default})."`
 	Why       string          `placeholder:"TEXT" help:"The reason, for those who read the list."`
 	Approve   bool            `help:"Put it in force at once."`
-	Override  bool            `help:"With --approve: whatever the allow list says."`
+	Override  bool            `help:"With --approve: also if some of it is allowed, which is spared."`
 }
 
 // request is what the control socket is asked about one action.
@@ -206,7 +206,7 @@ func (c *guardProposeCmd) Run(a *app) error {
 
 type guardApproveCmd struct {
 	ID       []uint64 `arg:"" help:"Numbers of weir guard list."`
-	Override bool     `help:"Whatever the mode of the hostgroup and the allow list say; it is told as such."`
+	Override bool     `help:"Whatever the mode of the hostgroup says, and if some of it is allowed, which is spared; it is told as such."`
 }
 
 func (c *guardApproveCmd) Run(a *app) error {

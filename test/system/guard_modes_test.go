@@ -31,23 +31,40 @@ func one(dst string) [][]byte {
 	return [][]byte{ipv4("198.18.1.1", dst, 17, 0, 0, udp(4000, 9999, 100))}
 }
 
-// watch says what of a flood comes to a victim in a second: all, or nothing but what was on its way.
+// watch is a flood with what comes of it to its victim.
 type watch struct {
 	f       *flood
 	arrived *floodCounter
 	network string
 }
 
-func (w watch) second(lasts time.Duration) (sent, came uint64) {
-	sent, came = w.f.packets.Load(), w.arrived.of(w.network)
+const watchRate = 2000 // packets a second
+
+// during counts what is sent in a time, and what comes of it: nothing else is on its way.
+func (w watch) during(t testing.TB, lasts time.Duration) (sent, came uint64) {
+	t.Helper()
+	quiet := func() (uint64, uint64) {
+		w.f.rate.Store(0)
+		defer w.f.rate.Store(watchRate)
+		var sent, came uint64
+		until(t, 10*time.Second, "nothing is on its way", func() bool {
+			s, c := w.f.packets.Load(), w.arrived.of(w.network)
+			time.Sleep(50 * time.Millisecond)
+			sent, came = w.f.packets.Load(), w.arrived.of(w.network)
+			return s == sent && c == came
+		})
+		return sent, came
+	}
+	sent0, came0 := quiet()
 	time.Sleep(lasts)
-	return w.f.packets.Load() - sent, w.arrived.of(w.network) - came
+	sent, came = quiet()
+	return sent - sent0, came - came0
 }
 
-// passes says that all comes that is sent, but for what is on its way.
+// passes says that all comes that is sent.
 func (w watch) passes(t testing.TB) {
 	t.Helper()
-	if sent, came := w.second(500 * time.Millisecond); came+256 < sent {
+	if sent, came := w.during(t, 300*time.Millisecond); came != sent || sent < 100 {
 		t.Errorf("%s: %d packets were sent, %d arrived", w.network, sent, came)
 	}
 }
@@ -55,7 +72,7 @@ func (w watch) passes(t testing.TB) {
 // stopped says that nothing comes.
 func (w watch) stopped(t testing.TB) {
 	t.Helper()
-	if sent, came := w.second(500 * time.Millisecond); came > 64 || sent < 500 {
+	if sent, came := w.during(t, 300*time.Millisecond); came > 0 || sent < 100 {
 		t.Errorf("%s: %d packets were sent, %d arrived all the same", w.network, sent, came)
 	}
 }
@@ -75,7 +92,7 @@ func TestGuardModes(t *testing.T) {
 	floods := map[string]watch{}
 	for i, group := range []string{"observe", "propose", "approve", "automatic", "police"} {
 		dst := fmt.Sprintf("10.99.%d.1", i+1)
-		floods[group] = watch{startFlood(t, newSender(t, g.a, "va"), 2000, one(dst)), arrived, dst + "/32"}
+		floods[group] = watch{startFlood(t, newSender(t, g.a, "va"), watchRate, one(dst)), arrived, dst + "/32"}
 	}
 	ask := func(args ...string) {
 		t.Helper()
@@ -98,8 +115,10 @@ func TestGuardModes(t *testing.T) {
 	for _, group := range []string{"observe", "propose", "approve"} {
 		floods[group].passes(t)
 	}
-	if sent, came := floods["police"].second(2 * time.Second); came < 700 || came > 1400 || sent < 3000 {
-		t.Errorf("policed to 500 packets a second: %d of %d in 2 s", came, sent)
+	began := time.Now()
+	sent, came := floods["police"].during(t, 2*time.Second)
+	if at500 := 500 * time.Since(began).Seconds(); float64(came) < 0.5*at500 || float64(came) > 1.3*at500 || sent < 2*came {
+		t.Errorf("policed to 500 packets a second: %d of %d in %v", came, sent, time.Since(began))
 	}
 	refused("was only observed", "approve", id(observed))
 	refused("mode propose", "approve", id(proposed))
@@ -161,9 +180,9 @@ func TestGuardModes(t *testing.T) {
 	}
 	g.kill(t)
 	floods["automatic"].stopped(t)
+	before := arrived.of("10.99.4.1/32")
 	until(t, 20*time.Second, "it ends by itself", func() bool {
-		_, came := floods["automatic"].second(50 * time.Millisecond)
-		return came > 0
+		return arrived.of("10.99.4.1/32") > before
 	})
 	if late := time.Since(ends); late < -300*time.Millisecond || late > 3*time.Second*slow {
 		t.Errorf("it ended %v after its time", late)
@@ -171,7 +190,7 @@ func TestGuardModes(t *testing.T) {
 	floods["automatic"].passes(t)
 
 	// The kill switch, without a weir.
-	if sent, came := floods["police"].second(time.Second); came > sent/2 {
+	if sent, came := floods["police"].during(t, time.Second); came > sent/2 {
 		t.Errorf("police without weir: %d of %d came", came, sent)
 	}
 	r := g.guard(t, "off")
