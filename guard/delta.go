@@ -24,6 +24,9 @@ func (d *Delta) synOnly() bool {
 	return d.Key.Proto == flow.ProtoTCP && d.TCPFlags&(flow.SYN|flow.ACK|flow.RST|flow.FIN) == flow.SYN
 }
 
+// single says whether d is of new flows that have had one packet each.
+func (d *Delta) single() bool { return d.Flows > 0 && d.Packets <= uint64(d.Flows) }
+
 func (d *Delta) fragment() bool { return d.Key.VLAN&flow.KeyFragment != 0 }
 
 // amplified says whether d is UDP that comes from a port which answers more than it is

@@ -672,8 +672,18 @@ func (e *Engine) plan(g *Group, a *Attack) (plan, error) {
 	if g.Mode < Approve || can(a.base()) != nil {
 		can = func(*Match) error { return nil } // nothing will be put in force here
 	}
+	if here := can; g.Announce == FlowSpec {
+		can = func(m *Match) error {
+			if m.New {
+				return errNoNewFlows
+			}
+			return here(m)
+		}
+	}
 	return e.r.weigh(*a.base(), a.Limit, a.Rate[a.Limit.Measure], a.Kind, can)
 }
+
+var errNoNewFlows = fmt.Errorf("%w: FlowSpec does not know which flows are new", ErrUnsupported)
 
 func (act *Action) take(p *plan) {
 	act.Match, act.Hit, act.Innocent = p.match, p.hit, p.innocent

@@ -138,6 +138,7 @@ type guardProposeCmd struct {
 	Dport     uint16          `placeholder:"PORT" help:"To this port."`
 	Fragments bool            `help:"Later fragments only."`
 	SYN       bool            `name:"syn" help:"TCP with SYN and without ACK only."`
+	New       bool            `help:"Flows that are not in the cache only; what is dropped does not enter it."`
 	Action    string          `default:"police" placeholder:"WHAT" help:"count, police or drop (default ${default})."`
 	PPS       string          `name:"pps" placeholder:"RATE" help:"What passes, of police: packets a second, as 5k."`
 	BPS       string          `name:"bps" placeholder:"RATE" help:"What passes, of police: bit/s, as 100M."`
@@ -173,7 +174,7 @@ func (c *guardProposeCmd) Run(a *app) error {
 		}
 		act.Match.Proto = n
 	}
-	act.Match.SrcPorts, act.Match.DstPort, act.Match.Fragments, act.Match.SYN = c.Sport, c.Dport, c.Fragments, c.SYN
+	act.Match.SrcPorts, act.Match.DstPort, act.Match.Fragments, act.Match.SYN, act.Match.New = c.Sport, c.Dport, c.Fragments, c.SYN, c.New
 	if err := act.Do.UnmarshalText([]byte(c.Action)); err != nil {
 		return usagef("--action: %v", err)
 	}

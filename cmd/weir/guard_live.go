@@ -131,8 +131,29 @@ func newGuardRoom(conf *config.Config, power guard.Enforcer, log slogger) (*guar
 	if r.bgp, err = newSpeaker(&conf.Guard.BGP, r.log); err != nil {
 		return nil, usageError{err}
 	}
-	r.engine, err = guard.New(guard.Options{Policy: p, Enforcer: power, Announcer: r.bgp != nil, Tell: r.tell, Log: r.log, Learn: conf.Guard.Learn})
-	return r, err
+	if r.engine, err = guard.New(guard.Options{Policy: p, Enforcer: power, Announcer: r.bgp != nil, Tell: r.tell, Log: r.log, Learn: conf.Guard.Learn}); err != nil {
+		return nil, err
+	}
+	r.limit(conf, power)
+	return r, nil
+}
+
+// limit puts the limits of single flows, and of new ones, in force. Floods are found all
+// the same where that cannot be.
+func (r *guardRoom) limit(conf *config.Config, power guard.Enforcer) {
+	list, err := conf.Guard.Profiles() // checked with the configuration
+	if err == nil {
+		err = power.SetProfiles(list)
+	}
+	if err != nil {
+		r.log.Error("guard.flows: not all limits are in force", "error", err)
+	}
+	switch err := power.SetAdmission(conf.Guard.NewFlows.Admission()); {
+	case errors.Is(err, guard.ErrNoEnforcer):
+		r.log.Warn("guard.new-flows: any number of flows may enter the cache", "reason", err)
+	case err != nil:
+		r.log.Error("guard.new-flows", "error", err)
+	}
 }
 
 // newSpeaker is who announces; nil: there are no neighbours.
@@ -254,6 +275,7 @@ func (n *node) exchangeGuard(ctx context.Context, failed chan<- error, running *
 			n.log.Error("the guard goes on with its old policy", "error", err)
 			return running, nil
 		}
+		r.limit(conf, &n.power)
 		r.mu.Lock()
 		r.ignore = ignoredInterfaces(conf)
 		r.mu.Unlock()
