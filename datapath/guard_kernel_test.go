@@ -582,14 +582,30 @@ func TestKernelGuardAdmission(t *testing.T) {
 		dst    func(n int) [4]byte
 		groups int // that each have the limit
 	}{
-		{"source", guard.Admission{Source: 100}, func(t guard.Tolls) guard.Volume { return t.Source },
-			func(n int) [4]byte { return [4]byte{192, 0, 2, byte(n % 3)} }, func(n int) [4]byte { return [4]byte{10, 1, byte(n >> 8), byte(n)} }, 3},
-		{"destination", guard.Admission{Destination: 100}, func(t guard.Tolls) guard.Volume { return t.Destination },
-			func(n int) [4]byte { return [4]byte{11, byte(n >> 16), byte(n >> 8), byte(n)} }, func(n int) [4]byte { return [4]byte{10, 2, 0, byte(n % 2)} }, 2},
-		{"cpu", guard.Admission{CPU: 100}, func(t guard.Tolls) guard.Volume { return t.CPU },
-			func(n int) [4]byte { return [4]byte{12, byte(n >> 16), byte(n >> 8), byte(n)} }, func(n int) [4]byte { return [4]byte{10, 3, 0, byte(n % 7)} }, 1},
-		{"none", guard.Admission{}, nil,
-			func(n int) [4]byte { return [4]byte{13, byte(n >> 16), byte(n >> 8), byte(n)} }, func(n int) [4]byte { return [4]byte{10, 4, 0, byte(n % 7)} }, 0},
+		{
+			"source",
+			guard.Admission{Source: 100},
+			func(t guard.Tolls) guard.Volume { return t.Source },
+			func(n int) [4]byte { return [4]byte{192, 0, 2, byte(n % 3)} }, func(n int) [4]byte { return [4]byte{10, 1, byte(n >> 8), byte(n)} }, 3,
+		},
+		{
+			"destination",
+			guard.Admission{Destination: 100},
+			func(t guard.Tolls) guard.Volume { return t.Destination },
+			func(n int) [4]byte { return [4]byte{11, byte(n >> 16), byte(n >> 8), byte(n)} }, func(n int) [4]byte { return [4]byte{10, 2, 0, byte(n % 2)} }, 2,
+		},
+		{
+			"cpu",
+			guard.Admission{CPU: 100},
+			func(t guard.Tolls) guard.Volume { return t.CPU },
+			func(n int) [4]byte { return [4]byte{12, byte(n >> 16), byte(n >> 8), byte(n)} }, func(n int) [4]byte { return [4]byte{10, 3, 0, byte(n % 7)} }, 1,
+		},
+		{
+			"none",
+			guard.Admission{},
+			nil,
+			func(n int) [4]byte { return [4]byte{13, byte(n >> 16), byte(n >> 8), byte(n)} }, func(n int) [4]byte { return [4]byte{10, 4, 0, byte(n % 7)} }, 0,
+		},
 	} {
 		at += uint64(time.Minute)
 		clockTo(k, at)

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -517,10 +518,10 @@ func TestAnEnforcerThatCannotIsToldOf(t *testing.T) {
 	if _, err := e.Approve(began, e.Status(began).Actions[0].ID, "alice", false); !errors.Is(err, ErrNoEnforcer) {
 		t.Errorf("approved: %v", err)
 	}
-	// It cannot look at flags: the next best match it can.
+	// It cannot look at flags, nor at what is new: the next best match it can.
 	d = newDrill(t, nil)
 	d.fake.Cannot = func(m *Match) error {
-		if m.SYN {
+		if m.SYN || m.New {
 			return ErrUnsupported
 		}
 		return nil
@@ -590,4 +591,28 @@ func TestBaselinesAreProposals(t *testing.T) {
 		}
 	}
 	t.Error("nothing learned of pps")
+}
+
+// A flood of UDP packets that are each a flow of its own is met where flows begin, so that
+// those of others go on; not where FlowSpec is to say it, nor if the flows last.
+func TestNewFlowsAreMetWhereTheyBegin(t *testing.T) {
+	spoofed := func(packets uint64) (list []Delta) {
+		for i := range 30_000 {
+			x := delta(fmt.Sprintf("11.%d.%d.9", i>>8, i&255), uint16(i)|0x8000, "192.0.2.10", uint16(i*7)|1, flow.ProtoUDP, packets, 100*packets)
+			x.Flows = 1
+			list = append(list, x)
+		}
+		return list
+	}
+	for _, tt := range []struct {
+		packets uint64
+		how     Announce
+		want    string
+	}{{1, NoAnnounce, "new flows to 192.0.2.10"}, {4, NoAnnounce, "udp to 192.0.2.10"}, {1, FlowSpec, "udp to 192.0.2.10"}} {
+		d := newDrill(t, func(p *Policy) { p.Groups[0].Announce = tt.how })
+		d.second(spoofed(tt.packets), legit("192.0.2.10"))
+		if s := d.e.Status(d.now); len(s.Actions) != 1 || s.Actions[0].Match.String() != tt.want {
+			t.Errorf("%d packets a flow, %v: %+v", tt.packets, tt.how, s.Actions)
+		}
+	}
 }

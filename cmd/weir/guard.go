@@ -787,6 +787,18 @@ func (c *showCmd) guard(a *app, format rows.Format) error {
 	if err := printFitted(a, groups, lines, []string{"thresholds", "syn_ratio", "networks"}, "thresholds"); err != nil {
 		return err
 	}
+	lines = nil
+	for _, l := range s.Limits {
+		if strings.HasPrefix(l.Name, "flows.") || l.Over.Packets > 0 {
+			lines = append(lines, []any{l.Name, l.Over.Packets, l.Over.Bytes, l.Dropped.Packets, l.Dropped.Bytes, l.Held})
+		}
+	}
+	if len(lines) > 0 {
+		fmt.Fprintln(a.stdout)
+		if err := printFitted(a, []string{"limit", "beyond_packets", "beyond_bytes", "dropped_packets", "dropped_bytes", "held"}, lines, []string{"dropped_bytes", "beyond_bytes"}, ""); err != nil {
+			return err
+		}
+	}
 	if !s.On {
 		fmt.Fprintln(a.stdout, "\nThe kill switch is off: nothing is in force until `weir guard on`.")
 	}

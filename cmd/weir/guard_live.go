@@ -420,12 +420,15 @@ func (n *node) guardAnswer() *console.GuardAnswer {
 	}
 	now := time.Now().UnixNano()
 	s := r.engine.Status(now)
-	a := &console.GuardAnswer{On: s.On, MayAct: n.config().Guard.Console, Now: instantOf(now), Groups: []console.GuardGroup{}, Attacks: []console.GuardAttack{}, Actions: []console.GuardAction{}}
+	a := &console.GuardAnswer{On: s.On, MayAct: n.config().Guard.Console, Now: instantOf(now), Groups: []console.GuardGroup{}, Attacks: []console.GuardAttack{}, Actions: []console.GuardAction{}, Limits: []console.GuardLimit{}}
 	for _, g := range s.Groups {
 		a.Groups = append(a.Groups, console.GuardGroup{
 			Group: g.Group, Mode: g.Mode.String(), Networks: g.Networks, PPS: g.PPS, BPS: g.BPS, Flows: g.Flows, SYNRatio: g.SYNRatio, DroppedPPS: g.DroppedPPS,
 			Thresholds: g.Thresholds,
 		})
+	}
+	for _, l := range s.Limits {
+		a.Limits = append(a.Limits, console.GuardLimit{Name: l.Name, Beyond: l.Over.Packets, Dropped: l.Dropped.Packets, Held: l.Held})
 	}
 	for i := range s.Attacks {
 		a.Attacks = append(a.Attacks, consoleAttack(&s.Attacks[i]))
@@ -539,6 +542,11 @@ func (n *node) guardSamples(emit func(metrics.Sample)) {
 	r.mu.Unlock()
 	counter("weir_guard_untracked_flows_total", "Looks at flows that the guard had no room for: they are told of later.", full)
 	counter("weir_guard_late_seconds_total", "Seconds that were looked at late.", late)
+	for _, l := range s.Limits {
+		counter("weir_guard_limit_beyond_packets_total", "Packets beyond a limit of guard.flows; of guard.new-flows, those of flows that were not let into the cache.", l.Over.Packets, "limit", l.Name)
+		counter("weir_guard_limit_dropped_packets_total", "Packets dropped by a limit of guard.flows.", l.Dropped.Packets, "limit", l.Name)
+		counter("weir_guard_limit_holds_total", "How often all packets of a flow began to be dropped for a while.", l.Held, "limit", l.Name)
+	}
 	for _, g := range s.Groups {
 		gauge("weir_guard_group_packets_per_second", "Packets a second to a hostgroup, in the last second.", float64(g.PPS), "group", g.Group)
 		gauge("weir_guard_group_bits_per_second", "Bits a second to a hostgroup, in the last second.", float64(g.BPS), "group", g.Group)
