@@ -192,7 +192,12 @@ func propose(s *sample, base Match) []Match {
 		with(func(m *Match) { m.Proto, m.SYN = flow.ProtoTCP, true })
 	}
 	if 2*singles >= all { // each packet a flow of its own
-		with(func(m *Match) { m.New = true })
+		with(func(m *Match) {
+			if p := largest(protos, 1); 10*protos[p[0]] >= 9*all {
+				m.Proto = p[0]
+			}
+			m.New = true
+		})
 	}
 	if !base.Src.IsValid() {
 		for _, k := range largest(sources, 1) {
