@@ -191,6 +191,7 @@ struct hits {
 #define GUARD_LEVEL(w)      ((__u32)((w) & 0x0f))
 #define GUARD_FOUND(w)      ((w) & 0xffffff00) /* a rule, or limits */
 #define GUARD_ROWS(w)       ((__u32)((w) & 0x3ff)) /* of control.guard */
+#define GUARD_FLOOD         0x4000 /* of control.guard: there is a rule of new flows */
 #define GUARD_KEPT          0x8000 /* of control.guard: the programs keep `judged` for it */
 
 /* A rule of the guard. What it hits is written while until is 0, or in the past, and no
@@ -241,7 +242,7 @@ struct guard_limit {
 	__u64 hold, max_hold;     /* of GUARD_DROP, ns: doubles each time */
 	__u64 spare2[7];
 	/* line 3: the programs add */
-	__u64 over_packets, over_bytes;       /* beyond the limits */
+	__u64 over_packets, over_bytes;       /* beyond the limits, and let pass */
 	__u64 dropped_packets, dropped_bytes; /* stopped */
 	__u64 held;                           /* how often a flow's hold began */
 	__u64 spare3[3];

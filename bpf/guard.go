@@ -15,6 +15,7 @@ import (
 const (
 	GuardRules = 256
 	GuardPorts = 8
+	GuardFlood = 0x4000 // of Control.Guard: there is a rule of new flows
 	GuardKept  = 0x8000 // of Control.Guard: the programs keep Lists.Judged for it
 
 	GuardCount  = 0 // of GuardRule.What
@@ -72,7 +73,7 @@ type GuardLimit struct {
 	Hold, MaxHold        uint64
 	_                    [7]uint64
 
-	OverPackets, OverBytes       uint64 // the programs add
+	OverPackets, OverBytes       uint64 // the programs add: what was let pass
 	DroppedPackets, DroppedBytes uint64
 	Held                         uint64
 	_                            [3]uint64

@@ -424,16 +424,6 @@ static __always_inline bool corrects(__u64 now)
 	return now < READ_ONCE(control.correct_until) || !(now >> CORRECT_BIT & 7) || READ_ONCE(control.correct);
 }
 
-/* is_own says whether a packet is of our own exports. */
-__noinline int is_own(const struct seen *s)
-{
-	struct own k;
-	if (!s || !READ_ONCE(control.own))
-		return 0;
-	__builtin_memcpy(&k, &s->p.key, sizeof k); /* the key begins like this */
-	return bpf_map_lookup_elem(&own, &k) != NULL;
-}
-
 /* first is for a packet whose flow is not in the table. */
 static __always_inline int first(void *ctx, struct seen *s, const struct place *at, bool xdp, const __u8 *data, const __u8 *end)
 {
@@ -491,7 +481,7 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 {
 	struct place at;
 	find_place(&at, &s->p, 0, sets);
-	if (unlikely(READ_ONCE(control.pressure))) /* most packets are of new flows, which are in neither set */
+	if (unlikely(READ_ONCE(control.pressure)) || (use_guard && READ_ONCE(control.guard) & GUARD_FLOOD)) /* most packets are of new flows, which are in neither set */
 		ahead(at.set[1], at.live);
 	__u32 slot = 0, set = at.set[0];
 	struct entry *e = find(set, at.live, &s->p, &slot);

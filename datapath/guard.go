@@ -290,10 +290,13 @@ func (g *Guard) free(r *bpf.GuardRule) error {
 
 // move makes flows ask the rules anew. It comes after what has changed.
 func (g *Guard) move() {
-	rows := 0
+	rows, flood := 0, uint64(0)
 	for i := range g.k.Guard.Rules {
-		if atomic.LoadUint64(&g.k.Guard.Rules[i].Until) != 0 {
+		if r := &g.k.Guard.Rules[i]; atomic.LoadUint64(&r.Until) != 0 {
 			rows = i + 1
+			if r.Flags&bpf.GuardNew != 0 {
+				flood = bpf.GuardFlood
+			}
 		}
 	}
 	c := &g.k.Memory().Control.Guard
@@ -301,7 +304,7 @@ func (g *Guard) move() {
 	if generation == 0 { // flows that never asked have that
 		generation = 1
 	}
-	atomic.StoreUint64(c, uint64(generation)<<32|bpf.GuardKept|uint64(rows))
+	atomic.StoreUint64(c, uint64(generation)<<32|bpf.GuardKept|flood|uint64(rows))
 }
 
 // Lift ends a rule.
