@@ -61,7 +61,7 @@ func (c *Counts) set(d *Delta) {
 	if d.fragment() {
 		c[FragPackets], c[FragBytes] = d.Packets, d.Bytes
 	}
-	if d.Established {
+	if d.Established && !d.Aggregate {
 		c[EstPackets], c[EstBytes] = d.Packets, d.Bytes
 	}
 }

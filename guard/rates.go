@@ -109,6 +109,10 @@ func (r *rates) add(d *Delta) {
 	r.deltas++
 	var c Counts
 	c.set(d)
+	if d.Aggregate {
+		r.addAggregate(d, &c)
+		return
+	}
 	slot := r.dst.add(&d.Key.Dst, &c, r.inside)
 	group := uint16(noGroup)
 	if slot >= 0 {
@@ -133,6 +137,35 @@ func (r *rates) add(d *Delta) {
 	if slot >= 0 && r.dst.hot[slot] {
 		r.hot.add(d)
 	}
+}
+
+// addAggregate counts what is of no host: in its network, and in that one's hostgroup.
+func (r *rates) addAggregate(d *Delta, c *Counts) {
+	if d.Key.Dst == (flow.Addr{}) {
+		return
+	}
+	if group := r.groupOf(d.Key.Dst); group != noGroup {
+		r.total[group].cur.add(c)
+		n := network(d.Key.Dst)
+		r.fresh = group
+		r.net.add(&n, c, r.from)
+	}
+}
+
+// refused counts packets of new flows that a rule dropped, which are in aggregates: to the
+// host that it protects.
+func (r *rates) refused(m *Match, v Volume) {
+	if !m.New || !m.Dst.IsSingleIP() || v.Packets == 0 {
+		return
+	}
+	d := Delta{Packets: v.Packets, Bytes: v.Bytes, DroppedPackets: v.Packets, DroppedBytes: v.Bytes, Flows: uint32(min(v.Packets, 1<<31))}
+	d.Key.Dst, d.Key.Proto = flow.AddrFrom(m.Dst.Addr()), m.Proto
+	if m.Proto == flow.ProtoTCP {
+		d.TCPFlags = flow.SYN
+	}
+	var c Counts
+	c.set(&d)
+	r.dst.add(&d.Key.Dst, &c, r.inside)
 }
 
 // length closes the tick's length; the first tick has none.
