@@ -401,6 +401,43 @@ func TestAnotherModeRenewsNothing(t *testing.T) {
 	}
 }
 
+// Of a flood whose packets have something in common, each of a flow of its own, that is
+// hit: a rule of new flows lets those pass that are in the cache already. Without such a
+// thing, new flows are less than a protocol.
+func TestNewFlowsAreForWhatHasNothingInCommon(t *testing.T) {
+	reflected, random := []Delta{}, []Delta{}
+	for i := range 30_000 {
+		x := delta(from(i).String(), []uint16{53, 123, 389}[i%3], "192.0.2.10", uint16(i), flow.ProtoUDP, 1, 500)
+		x.Flows = 1
+		y := delta(from(i).String(), uint16(1024+i*7%50_000), "192.0.2.10", uint16(i), flow.ProtoUDP, 1, 500)
+		y.Flows = 1
+		reflected, random = append(reflected, x), append(random, y)
+	}
+	for want, flood := range map[string][]Delta{"udp sport 53,123,389 to 192.0.2.10": reflected, "udp new flows to 192.0.2.10": random} {
+		d := newDrill(t, nil)
+		d.second(flood, nil)
+		if s := d.e.Status(d.now); len(s.Actions) != 1 || s.Actions[0].Match.String() != want {
+			t.Errorf("%+v, want %s", s.Actions, want)
+		}
+	}
+}
+
+// What a rule of new flows drops is the host's hostgroup's, though its aggregates are of
+// the network's.
+func TestRefusedFlowsAreTheHostgroups(t *testing.T) {
+	p := policyOf("192.0.2.0/24")
+	p.Groups = append(p.Groups, p.Groups[0])
+	p.Groups[1].Name, p.Groups[1].Networks = "host", []netip.Prefix{netip.MustParsePrefix("192.0.2.10/32")}
+	r := newRates(&p)
+	x := delta("0.0.0.0", 0, "192.0.2.0", 0, flow.ProtoUDP, 900, 90_000)
+	x.Aggregate = true
+	r.add(&x)
+	r.refused(&Match{Dst: netip.MustParsePrefix("192.0.2.10/32"), Proto: flow.ProtoUDP, New: true}, Volume{700, 70_000})
+	if a, b := r.total[0].cur[Packets], r.total[1].cur[Packets]; a != 200 || b != 700 {
+		t.Errorf("%d packets to the network's hostgroup, %d to the host's; want 200, 700", a, b)
+	}
+}
+
 func TestNoAutomatismTouchesWhatIsAllowed(t *testing.T) {
 	allowed := netip.MustParsePrefix("192.0.2.53/32")
 	d := newDrill(t, func(p *Policy) {

@@ -160,6 +160,12 @@ func sourcePrefix(a flow.Addr) netip.Prefix {
 	return netPrefix(a)
 }
 
+// Marked says whether m names something that tells an attack's packets from others to the
+// same port.
+func (m *Match) Marked() bool {
+	return m.Flow != nil || m.Src.IsValid() || len(m.SrcPorts) > 0 || m.Fragments || m.SYN
+}
+
 // Empty says whether m hits every packet.
 func (m *Match) Empty() bool {
 	return !m.Dst.IsValid() && !m.Src.IsValid() && m.Proto == 0 && len(m.SrcPorts) == 0 && m.DstPort == 0 && !m.Fragments && !m.SYN && !m.New && m.Flow == nil

@@ -78,6 +78,13 @@ func (c *Counts) sub(o *Counts) {
 	}
 }
 
+// less is sub where there may be less than o.
+func (c *Counts) less(o *Counts) {
+	for i := range c {
+		c[i] -= min(c[i], o[i])
+	}
+}
+
 // per gives rates a second of sums over ns.
 func (c *Counts) per(ns int64) (r Counts) {
 	for i := range c {

@@ -101,6 +101,14 @@ func better(a, b *plan) bool {
 	if d := a.innocent - b.innocent; d < -0.01 || d > 0.01 {
 		return d < 0
 	}
+	// New flows are less than a whole port or protocol. What only the attack's packets have
+	// in common is better: of its flows those in the cache already would pass.
+	switch {
+	case a.match.New && !b.match.New:
+		return !b.match.Marked()
+	case b.match.New && !a.match.New:
+		return a.match.Marked()
+	}
 	return a.hit < b.hit-0.05
 }
 
@@ -129,7 +137,7 @@ func judge(s *sample, base, m Match, culprit *flow.Key) (p plan) {
 func propose(s *sample, base Match) []Match {
 	flows := tally[string]{}
 	keys := map[string]flow.Key{}
-	sources, protos := tally[sourceKey]{}, tally[uint8]{}
+	sources, protos, singleProtos := tally[sourceKey]{}, tally[uint8]{}, tally[uint8]{}
 	ampPorts, dports := tally[uint16]{}, tally[uint32]{}
 	var all, fragments, syn, singles, udpPorts uint64
 	sports := tally[uint16]{}
@@ -145,6 +153,7 @@ func propose(s *sample, base Match) []Match {
 		protos.add(d.Key.Proto, n)
 		if d.single() {
 			singles += n
+			singleProtos.add(d.Key.Proto, n)
 		}
 		switch {
 		case d.fragment():
@@ -197,7 +206,7 @@ func propose(s *sample, base Match) []Match {
 	}
 	if 2*singles >= all { // each packet a flow of its own
 		with(func(m *Match) {
-			if p := largest(protos, 1); 10*protos[p[0]] >= 9*all {
+			if p := largest(singleProtos, 1); 10*singleProtos[p[0]] >= 9*singles {
 				m.Proto = p[0]
 			}
 			m.New = true

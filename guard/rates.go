@@ -166,6 +166,15 @@ func (r *rates) refused(m *Match, v Volume) {
 	var c Counts
 	c.set(&d)
 	r.dst.add(&d.Key.Dst, &c, r.inside)
+	// The aggregates are of the network's hostgroup, which need not be the host's.
+	own, other := r.groupOf(d.Key.Dst), r.groupOf(network(d.Key.Dst))
+	if own == other || own == noGroup {
+		return
+	}
+	r.total[own].cur.add(&c)
+	if other != noGroup {
+		r.total[other].cur.less(&c)
+	}
 }
 
 // length closes the tick's length; the first tick has none.
