@@ -50,7 +50,7 @@ func (g *Guard) fillThere() error {
 			}
 		}
 	}
-	word := atomic.LoadUint64(c)&^(bpf.GuardBank) | bpf.GuardFlood
+	word := atomic.LoadUint64(c)&^bpf.GuardBank | bpf.GuardFlood
 	if next == 1 {
 		word |= bpf.GuardBank
 	}
