@@ -309,6 +309,27 @@ static __always_inline void guard(struct seen *s, struct entry *e)
 		guarded(s, e);
 }
 
+/* may_be_there says whether a flow may be in the table, by its word. */
+__noinline int may_be_there(__u32 live)
+{
+	__u32 at = (READ_ONCE(control.guard) & GUARD_BANK ? GUARD_TAG_WORDS : 0) + (live >> 8) / 64;
+	__u64 *marks = bpf_map_lookup_elem(&guard_there, &at);
+	return !marks || READ_ONCE(*marks) >> (live >> 8) % 64 & 1;
+}
+
+/* mark_there is before a flow can be found. */
+static __always_inline void mark_there(__u32 live)
+{
+	if (likely(!(READ_ONCE(control.guard) & GUARD_MARKS)))
+		return;
+	for (int bank = 0; bank < 2; bank++) {
+		__u32 at = bank * GUARD_TAG_WORDS + (live >> 8) / 64;
+		__u64 *marks = bpf_map_lookup_elem(&guard_there, &at);
+		if (marks)
+			__sync_fetch_and_or(marks, 1ull << (live >> 8) % 64);
+	}
+}
+
 /* sketched are a source's or a destination's buckets; of IPv6 sources, their /64's. */
 static __always_inline bool sketched(const __u32 w[4], __u32 half, enum gate g, struct guard_bucket *found[2])
 {

@@ -121,6 +121,14 @@ static __always_inline struct entry *find(__u32 at, __u32 live, const struct pac
 	return NULL;
 }
 
+/* find_if_there is find, which does not look where nothing is marked. */
+static __always_inline struct entry *find_if_there(__u32 at, __u32 live, const struct packet *p, __u32 *slot)
+{
+	if (use_guard && unlikely(READ_ONCE(control.guard) & GUARD_FLOOD) && !may_be_there(live))
+		return NULL;
+	return find(at, live, p, slot);
+}
+
 /* touch tells the daemon to look at a set. It comes after a full barrier behind
  * what the daemon is to find; the daemon makes the flag 0 before it looks. */
 static __always_inline void touch(__u32 set)
@@ -269,6 +277,8 @@ static __always_inline bool claim(struct set *s, __u32 at, const struct seen *v,
 		e->output = v->output;
 		if (use_lists)
 			fresh(at * WAYS + way, v);
+		if (use_guard)
+			mark_there(live);
 		__u32 word = v->packets == 1 ? live | NEW_BIT : live;
 		return __sync_val_compare_and_swap(&s->word[way], CLAIMED, word) == CLAIMED;
 	}
@@ -481,13 +491,13 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 {
 	struct place at;
 	find_place(&at, &s->p, 0, sets);
-	if (unlikely(READ_ONCE(control.pressure)) || (use_guard && READ_ONCE(control.guard) & GUARD_FLOOD)) /* most packets are of new flows, which are in neither set */
+	if (unlikely(READ_ONCE(control.pressure))) /* most packets are of new flows, which are in neither set */
 		ahead(at.set[1], at.live);
-	__u32 slot = 0, set = at.set[0];
-	struct entry *e = find(set, at.live, &s->p, &slot);
+	__u32 set = at.set[0];
+	struct entry *e = find_if_there(set, at.live, &s->p, &s->slot);
 	if (unlikely(!e)) {
 		set = at.set[1];
-		e = find(set, at.live, &s->p, &slot);
+		e = find_if_there(set, at.live, &s->p, &s->slot);
 	}
 	if (use_lists) {
 		__u64 old = e ? READ_ONCE(e->verdict) : 0;
@@ -496,18 +506,15 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 			s->word = use_guard && !s->lists ? 0 : judge(s, s->port); /* with a guard there may be none */
 			s->asked = VERDICT_RULE(old) != VERDICT_RULE(s->word);
 			if (e)
-				replace(e, slot, s, old);
+				replace(e, s->slot, s, old);
 		}
-		if (use_guard && e)
-			s->slot = slot;
 		guard(s, e);
 	}
 	if (likely(e)) {
 		bool stopped = use_lists && is_stopped(s->word);
 		if (stopped)
-			dropped(slot, s);
+			dropped(s->slot, s);
 		count(e, s, set);
-		s->slot = slot;
 		if (use_forward && xdp && s->why == FORWARDED && !stopped)
 			find_route(ctx, s, e);
 		return;
