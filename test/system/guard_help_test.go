@@ -224,9 +224,6 @@ func (f *flood) end() uint64 {
 	return f.packets.Load()
 }
 
-// since is how long after the flood's first packet something was.
-func (f *flood) since(at time.Time) time.Duration { return at.Sub(time.Unix(0, f.began.Load())) }
-
 // forged is the i-th forged sender of a network.
 func forged(network string, i int) string {
 	a := netip.MustParseAddr(network).As16()
@@ -300,19 +297,11 @@ func (g *guarded) startPaced(t testing.TB, addr string) *paced {
 	return p
 }
 
-// rate is what arrives a second, for so long.
-func (p *paced) rate(lasts time.Duration) float64 {
-	before, began := p.received.Load(), time.Now()
-	time.Sleep(lasts)
-	return float64(p.received.Load()-before) / time.Since(began).Seconds()
-}
-
-// keeps says that at least four fifths arrive of what is sent, for so long.
-func (p *paced) keeps(t testing.TB, lasts time.Duration) {
+// keeps says that at least four fifths of what is sent a second have arrived.
+func (p *paced) keeps(t testing.TB, rate float64) {
 	t.Helper()
-	got := p.rate(lasts)
-	if got < 0.8*pacedRate {
-		t.Errorf("the transfer to %s has %.0f %% of what it had", p.name, 100*got/pacedRate)
+	if rate < 0.8*pacedRate {
+		t.Errorf("the transfer to %s has %.0f %% of what it had", p.name, 100*rate/pacedRate)
 	}
 	if err := p.err.Load(); err != nil {
 		t.Errorf("the transfer to %s: %v", p.name, *err)
