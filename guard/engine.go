@@ -913,10 +913,10 @@ func (e *Engine) allowed(act *Action, override bool) error {
 		for _, x := range []netip.Prefix{act.Match.Dst, act.Match.Src} {
 			switch {
 			case !x.IsValid() || !x.Overlaps(allowed):
-			case !override:
-				return fmt.Errorf("%s is allowed (%s); --override puts it in force all the same: %w", prefixText(x), prefixText(allowed), ErrBarred)
 			case allowed.Bits() <= x.Bits() && act.Announce == NoAnnounce:
 				return fmt.Errorf("%s is allowed (%s), and no rule hits what is: guard.allow, guard.allow-own: %w", prefixText(x), prefixText(allowed), ErrBarred)
+			case !override:
+				return fmt.Errorf("%s is allowed (%s); --override puts it in force all the same: %w", prefixText(x), prefixText(allowed), ErrBarred)
 			}
 		}
 	}
