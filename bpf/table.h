@@ -446,7 +446,7 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 		guarded_alone(s);
 		return 0;
 	}
-	if (is_own(s)) {
+	if (!(use_guard && s->word & VERDICT_UNKEPT) && is_own(s)) { /* a rule spares those */
 		note(s->port, OWN_EXPORT, s->packets, s->bytes);
 		s->word = 0; /* no list stands in its way */
 		return 0;
