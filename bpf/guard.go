@@ -3,6 +3,7 @@ package bpf
 import (
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -54,6 +55,43 @@ type GuardRule struct {
 func GuardRow(rate uint64) (row int, hit bool) {
 	n := int(rate >> 16 & 0xffff)
 	return n - 1, n > 0
+}
+
+// SetGuard is the guard's kill switch.
+func (c *Control) SetGuard(on bool) {
+	off := uint32(1)
+	if on {
+		off = 0
+	}
+	atomic.StoreUint32(&c.GuardOff, off)
+}
+
+// GuardOn says how it stands.
+func (c *Control) GuardOn() bool { return atomic.LoadUint32(&c.GuardOff) == 0 }
+
+// WithControl lets do at the Control of the table in a folder. It needs nothing of the
+// kernel but the maps that are there.
+func WithControl(dir string, do func(*Control)) error {
+	m, err := openPinned(dir)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	meta, err := m.readMeta()
+	if err != nil {
+		return err
+	}
+	size := int(unsafe.Sizeof(Control{}))
+	if meta.Layout != Layout || int(m.control.ValueSize()) != size {
+		return fmt.Errorf("%s: %w: its layout is %d, this weir knows %d", dir, ErrIncompatible, meta.Layout, Layout)
+	}
+	b, err := unix.Mmap(m.control.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("mapping %s: %w", m.control, err)
+	}
+	defer unix.Munmap(b)
+	do(&mapped[Control](b, 1)[0])
+	return nil
 }
 
 // Guard is what the programs have of the guard, beside the words in Control.

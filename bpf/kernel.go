@@ -298,7 +298,7 @@ func configure(spec *ebpf.CollectionSpec, m *Meta, o Options, frags bool) error 
 		"sets": m.Sets, "aggregate_sets": m.AggregateSets, "secret": secret, "tick_ns": m.TickNs,
 		"key_5tuple": m.KeyMode == uint32(flow.Key5Tuple), "test_clock": m.TestClock != 0,
 		"use_prefixes": o.Prefixes != nil,
-		"use_lists": o.Lists, "use_guard": o.Guard, "use_forward": o.Forward, "real_time": realTime(), "frags": frags, "weak_order": runtime.GOARCH != "amd64" && runtime.GOARCH != "386",
+		"use_lists":    o.Lists, "use_guard": o.Guard, "use_forward": o.Forward, "real_time": realTime(), "frags": frags, "weak_order": runtime.GOARCH != "amd64" && runtime.GOARCH != "386",
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("constant %s of the kernel's programs: %w", name, err)

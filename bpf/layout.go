@@ -99,8 +99,8 @@ type Entry struct {
 	Closing        uint32 // second of the kernel's clock, rounded up, of the first FIN or RST
 	First          uint64 // ns of the kernel's clock; 0: set by the next packet
 	Last           uint64
-	Verdict        uint64 // what the lists say
-	Route          uint64 // generation << 32 | when << 16 | a Why, or a row of the next hops
+	Verdict        uint64    // what the lists say
+	Route          uint64    // generation << 32 | when << 16 | a Why, or a row of the next hops
 	Rate           [2]uint64 // which rule of the guard hits it, see GuardRow; spare
 	Facts          Facts
 	Incarnation    uint32 // records the slot has given

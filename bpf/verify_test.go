@@ -8,7 +8,7 @@ import "testing"
 func TestVerified(t *testing.T) {
 	for _, c := range []struct {
 		lists, forward, guard bool
-		budget         uint32
+		budget                uint32
 	}{
 		{false, false, false, 200_000}, {true, false, false, 500_000}, {false, true, false, 250_000}, {true, true, false, 700_000}, {true, true, true, 800_000},
 	} {

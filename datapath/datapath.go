@@ -51,6 +51,8 @@ type Options struct {
 	Filter FilterOptions // Ports is found here
 
 	Forward ForwardOptions
+
+	Guard bool // rules of the guard are carried out (Datapath.Guard)
 }
 
 // Datapath is the kernel's flow table with its programs at their hooks. It
@@ -66,6 +68,7 @@ type Datapath struct {
 	old    []*table // tables of another size or key, to be emptied
 	plans  []*hook.Plan
 	filter *Filter // nil without Options.Policy
+	guard  *Guard  // nil without Options.Guard
 
 	forwarder *forwarder // nil if no interface forwards
 	uppers    []upper    // of setUppers, whose caller has it: Open, then watch
@@ -257,7 +260,7 @@ func (d *Datapath) loadGroups(dir string) error {
 		k, err := bpf.Load(bpf.Options{
 			Entries: d.o.Cache.Entries, Key: d.o.Cache.Key, Dir: dir, NoFrags: !d.probe.Fragments,
 			Secret: [8]uint64(secret[:8]), Boot: uint32(secret[8]) & 0xfff, Born: time.Now().UnixNano(),
-			Filter: in.Filter, Prefixes: in.Prefixes, Lists: d.o.Policy != nil, Forward: d.forwards(), Needs: d.needs(in),
+			Filter: in.Filter, Prefixes: in.Prefixes, Lists: d.o.Policy != nil, Forward: d.forwards(), Guard: d.o.Guard, Needs: d.needs(in),
 		})
 		if err != nil {
 			return err
@@ -323,6 +326,11 @@ func (d *Datapath) attach() error {
 		if err := d.openFilter(); err != nil {
 			return err
 		}
+	}
+	if d.o.Guard {
+		d.guard = newGuard(d.kernel())
+	} else {
+		leaveGuard(d.kernel().Memory().Control)
 	}
 	if d.forwards() {
 		if err := d.openForward(); err != nil {
@@ -448,12 +456,15 @@ func (d *Datapath) Born() time.Time { return time.Unix(0, int64(d.kernel().Memor
 // Filtering is the access lists; nil: there are none.
 func (d *Datapath) Filtering() *Filter { return d.filter }
 
-// Dropped is what access lists have stopped since the table was made, also outside of
+// Guard carries out the guard's rules; nil without Options.Guard.
+func (d *Datapath) Guard() *Guard { return d.guard }
+
+// Dropped is what access lists and the guard have stopped since the table was made, also outside of
 // flows.
 func (d *Datapath) Dropped() (bpf.Count, error) {
 	d.life.RLock()
 	defer d.life.RUnlock()
-	if d.closed || d.filter == nil {
+	if d.closed || d.kernel().Lists == nil {
 		return bpf.Count{}, ErrNoLists
 	}
 	counters, err := d.kernel().Counters()
@@ -517,6 +528,7 @@ func (d *Datapath) Close() error {
 	d.life.Lock()
 	defer d.life.Unlock()
 	d.closed = true
+	d.guard.close()
 	d.closeGroups()
 	for _, t := range d.old {
 		t.close()

@@ -38,7 +38,7 @@ func init() {
 	if mode == "" {
 		return
 	}
-	if err := guard(hook.Mode(mode), os.Getenv(guardLists)); err != nil {
+	if err := standGuard(hook.Mode(mode), os.Getenv(guardLists)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -51,7 +51,7 @@ type guardAccount struct {
 	Rules  map[string]uint64 // packets by rule
 }
 
-func guard(mode hook.Mode, lists string) error {
+func standGuard(mode hook.Mode, lists string) error {
 	policy, err := acl.ReadCisco("lists", []byte(lists))
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"weir/bpf"
 	"weir/flow"
 	"weir/guard"
+	"weir/hook"
 )
 
 // Guard carries out the guard's rules in the kernel's programs (guard.Enforcer). Rules
@@ -32,6 +33,12 @@ func newGuard(k *bpf.Kernel) *Guard {
 	g := &Guard{k: k}
 	g.move()
 	return g
+}
+
+// leaveGuard is for programs that have no guard: what they keep beside entries is not
+// kept for it.
+func leaveGuard(c *bpf.Control) {
+	atomic.StoreUint64(&c.Guard, atomic.LoadUint64(&c.Guard)>>32<<32)
 }
 
 // rowKey is a flow's key as the programs compare it.
@@ -323,8 +330,8 @@ func (g *Guard) Rules() ([]guard.Installed, error) {
 			continue
 		}
 		all = append(all, guard.Installed{
-			Rule: guard.Rule{ID: r.ID, Match: match(r), Do: guard.Do(atomic.LoadUint32(&r.What)), PPS: r.PPS, BPS: r.BPS, Until: int64(until) + offset},
-			Hit:  guard.Volume{Packets: atomic.LoadUint64(&r.HitPackets), Bytes: atomic.LoadUint64(&r.HitBytes)},
+			Rule:    guard.Rule{ID: r.ID, Match: match(r), Do: guard.Do(atomic.LoadUint32(&r.What)), PPS: r.PPS, BPS: r.BPS, Until: int64(until) + offset},
+			Hit:     guard.Volume{Packets: atomic.LoadUint64(&r.HitPackets), Bytes: atomic.LoadUint64(&r.HitBytes)},
 			Dropped: guard.Volume{Packets: atomic.LoadUint64(&r.DroppedPackets), Bytes: atomic.LoadUint64(&r.DroppedBytes)},
 		})
 	}
@@ -364,7 +371,7 @@ func (g *Guard) SetOn(on bool) error {
 		return err
 	}
 	defer unlock()
-	setGuard(g.k.Memory().Control, on)
+	g.k.Memory().Control.SetGuard(on)
 	return nil
 }
 
@@ -377,13 +384,46 @@ func (g *Guard) On() (bool, error) {
 		return false, err
 	}
 	defer unlock()
-	return atomic.LoadUint32(&g.k.Memory().Control.GuardOff) == 0, nil
+	return g.k.Memory().Control.GuardOn(), nil
 }
 
-func setGuard(c *bpf.Control, on bool) {
-	off := uint32(1)
-	if on {
-		off = 0
+// GuardSwitch is the kill switch of what is pinned, whether or not a daemon runs.
+type GuardSwitch struct{ dirs []string }
+
+// OpenGuardSwitch finds what is pinned in this network namespace; nothing is an error:
+// guard.ErrNoEnforcer.
+func OpenGuardSwitch(o hook.Options) (*GuardSwitch, error) {
+	dir, err := hook.Dir(o)
+	if err != nil {
+		return nil, fmt.Errorf("%w (%w)", guard.ErrNoEnforcer, err)
 	}
-	atomic.StoreUint32(&c.GuardOff, off)
+	list, err := tables(dir)
+	if err != nil || len(list) == 0 {
+		return nil, guard.ErrNoEnforcer
+	}
+	s := new(GuardSwitch)
+	for _, t := range list {
+		s.dirs = append(s.dirs, t.dir)
+	}
+	return s, nil
+}
+
+// SetOn sets the switch of all tables that are there: programs may still be at an older.
+func (s *GuardSwitch) SetOn(on bool) error {
+	return s.each(func(c *bpf.Control) { c.SetGuard(on) })
+}
+
+// On says how the one in use stands.
+func (s *GuardSwitch) On() (on bool, err error) {
+	err = s.each(func(c *bpf.Control) { on = c.GuardOn() })
+	return on, err
+}
+
+func (s *GuardSwitch) each(do func(*bpf.Control)) error {
+	for _, dir := range s.dirs {
+		if err := bpf.WithControl(dir, do); err != nil {
+			return err
+		}
+	}
+	return nil
 }

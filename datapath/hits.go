@@ -179,7 +179,9 @@ func (s *Sweeper) rulesInUse() []bool {
 // lower six why.
 const (
 	statusForwarded = 64
+	statusDropped   = 128 // and above
 	statusDenied    = 129 // dropped, by an access list
+	statusPoliced   = 138 // dropped, by the guard
 	statusURPF      = 140 // dropped, for the way back to its source
 )
 

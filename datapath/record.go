@@ -66,8 +66,12 @@ func (s *Sweeper) fill(slot uint32, k *flow.Key, r *record, out *flow.Record, te
 		return text
 	}
 	if kind != kindCatchAll { // those are of many rules
-		status, rule := s.status(slot, s.entry(slot))
-		if out.Rule = rule; status != 0 && out.Has&flow.HasForwardingStatus == 0 || status == statusDenied {
+		e := s.entry(slot)
+		status, rule := s.status(slot, e)
+		if _, guarded := bpf.GuardRow(atomic.LoadUint64(&e.Rate[0])); guarded && r.dropped.Packets > 0 && status != statusDenied {
+			status = statusPoliced
+		}
+		if out.Rule = rule; status != 0 && out.Has&flow.HasForwardingStatus == 0 || status >= statusDropped {
 			out.ForwardingStatus = status
 			out.Has |= flow.HasForwardingStatus
 		}

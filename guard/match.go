@@ -154,3 +154,8 @@ func sourcePrefix(a flow.Addr) netip.Prefix {
 	}
 	return netPrefix(a)
 }
+
+// Empty says whether m hits every packet.
+func (m *Match) Empty() bool {
+	return !m.Dst.IsValid() && !m.Src.IsValid() && m.Proto == 0 && len(m.SrcPorts) == 0 && m.DstPort == 0 && !m.Fragments && !m.SYN && m.Flow == nil
+}

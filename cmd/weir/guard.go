@@ -20,6 +20,7 @@ import (
 
 	"weir/config"
 	"weir/control"
+	"weir/datapath"
 	"weir/guard"
 	"weir/meter"
 	"weir/query"
@@ -273,8 +274,7 @@ type (
 )
 
 // openSwitch is the kill switch in the kernel: the pinned map that its programs look at.
-// This version's programs have none.
-var openSwitch = func() (guard.Switch, error) { return nil, guard.ErrNoEnforcer }
+var openSwitch = func() (guard.Switch, error) { return datapath.OpenGuardSwitch(hookOptions()) }
 
 // offMark is a file that a running weir, and the next one, takes for the kill switch.
 // It is beside the control socket, where only root and weir's user write.

@@ -91,7 +91,7 @@ func (n *node) startGuard(ctx context.Context, failed chan<- error) (*part, erro
 	if !conf.Guard.Enabled {
 		return nil, nil
 	}
-	r, err := newGuardRoom(conf, n.log)
+	r, err := newGuardRoom(conf, &n.power, n.log)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func (n *node) runGuard(ctx context.Context, failed chan<- error, r *guardRoom) 
 }
 
 // newGuardRoom builds one; nothing of it runs yet.
-func newGuardRoom(conf *config.Config, log slogger) (*guardRoom, error) {
+func newGuardRoom(conf *config.Config, power guard.Enforcer, log slogger) (*guardRoom, error) {
 	p, err := conf.Guard.Policy(ownPrefixes(conf))
 	if err != nil {
 		return nil, usageError{err}
@@ -122,12 +122,9 @@ func newGuardRoom(conf *config.Config, log slogger) (*guardRoom, error) {
 	if r.bgp, err = newSpeaker(&conf.Guard.BGP, r.log); err != nil {
 		return nil, usageError{err}
 	}
-	r.engine, err = guard.New(guard.Options{Policy: p, Enforcer: enforcer(), Announcer: r.bgp != nil, Tell: r.tell, Log: r.log, Learn: conf.Guard.Learn})
+	r.engine, err = guard.New(guard.Options{Policy: p, Enforcer: power, Announcer: r.bgp != nil, Tell: r.tell, Log: r.log, Learn: conf.Guard.Learn})
 	return r, err
 }
-
-// enforcer is what carries rules out here: this version's kernel programs carry out none.
-var enforcer = func() guard.Enforcer { return guard.None{} }
 
 // newSpeaker is who announces; nil: there are no neighbours.
 func newSpeaker(c *config.BGP, log slogger) (*bgp.Speaker, error) {
@@ -256,7 +253,7 @@ func (n *node) exchangeGuard(ctx context.Context, failed chan<- error, running *
 	var fresh *guardRoom
 	if conf.Guard.Enabled {
 		var err error
-		if fresh, err = newGuardRoom(conf, n.log); err != nil {
+		if fresh, err = newGuardRoom(conf, &n.power, n.log); err != nil {
 			n.log.Error("the guard goes on as it was", "error", err)
 			return running, nil
 		}

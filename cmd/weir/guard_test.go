@@ -43,11 +43,8 @@ func guardNode(t *testing.T, mode string) (a *app, out *bytes.Buffer, n *node, f
 		t.Fatal(err)
 	}
 	fake = &guard.Fake{}
-	old := enforcer
-	enforcer = func() guard.Enforcer { return fake }
-	t.Cleanup(func() { enforcer = old })
 	n = meterNode(conf, slog.New(slog.DiscardHandler))
-	r, err := newGuardRoom(conf, n.log)
+	r, err := newGuardRoom(conf, fake, n.log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +163,7 @@ func TestGuardOffWithoutAWeir(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := newGuardRoom(conf, slog.New(slog.DiscardHandler))
+	r, err := newGuardRoom(conf, guard.None{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

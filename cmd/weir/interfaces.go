@@ -156,6 +156,9 @@ func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*pa
 		return nil, err
 	}
 	n.keepRings(l.socketed())
+	if err := n.power.use(l.kernel); err != nil {
+		n.log.Error("not all of the guard's rules are in force", "error", err)
+	}
 	n.mu.Lock()
 	n.meter, n.exporter, n.aggregates = l, e, aggregates
 	n.metered = map[uint32][]capture.Source{}

@@ -49,6 +49,7 @@ func openLive(list []host.Interface, conf *config.Config, open func([]host.Inter
 		return nil, usageError{err}
 	}
 	o.Filter = filterOptions(conf)
+	o.Guard = conf.Guard.Enabled
 	o.Forward.Watchdog = time.Duration(conf.Forward.Watchdog)
 	beyond := conf.Cache.BeyondKernel()
 	for _, i := range list {

@@ -38,6 +38,7 @@ type node struct {
 	tally    tally           // of what left the cache; meters hand on through tally.before
 	staging  staging         // of access lists; meters hand on to it, too
 	guarding guarding        // the guard; and to it
+	power    guardPower      // what carries its rules out
 
 	serving sync.Once
 	served  *console.Server

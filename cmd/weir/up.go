@@ -396,6 +396,8 @@ func (n *node) unhooked() bool {
 // the rings, which go over to the new one. If that does not start, the old
 // configuration's does.
 func (n *node) exchangeMeter(ctx context.Context, failed chan<- error, m *part, old *config.Config) (*part, error) {
+	n.power.hold()
+	defer n.power.letGo()
 	if err := m.stop(); err != nil {
 		return nil, err
 	}
@@ -424,7 +426,7 @@ func (n *node) exchangeMeter(ctx context.Context, failed chan<- error, m *part, 
 // metered is what of a configuration the metering is made of. What lists say is not:
 // they are exchanged while it goes on.
 func metered(c *config.Config) []any {
-	return []any{c.Interfaces, c.Cache, c.Aggregation, c.Export, c.Collect, c.Filters(), c.ACL.Protect, c.ACL.OrphanAfter, c.Forward}
+	return []any{c.Interfaces, c.Cache, c.Aggregation, c.Export, c.Collect, c.Filters(), c.ACL.Protect, c.ACL.OrphanAfter, c.Forward, c.Guard.Enabled}
 }
 
 // ensureLists puts the access lists in force that a configuration has now.

@@ -1,0 +1,349 @@
+package datapath
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"weir/bpf"
+	"weir/flow"
+	"weir/guard"
+	"weir/packet"
+)
+
+// guarding is a table with a guard and no lists.
+func guarding(t testing.TB, entries int, needs bpf.Needs) (*bpf.Kernel, *Guard) {
+	t.Helper()
+	k := loadKernel(t, bpf.Options{Entries: entries, Guard: true, TestClock: true, Needs: needs})
+	if err := (ports{k.Memory().Control}).set(loopback, bpf.PortIngress); err != nil {
+		t.Fatal(err)
+	}
+	atomic.StoreUint64(&k.Memory().Control.TestClock, 1000*second)
+	g := newGuard(k)
+	if err := g.Allow(nil); err != nil {
+		t.Fatal(err)
+	}
+	return k, g
+}
+
+// onlyXDP spares tests of what all programs have in common the others.
+var onlyXDP = bpf.Needs{XDP: true}
+
+// match makes one that frames of the same dice may be hit by.
+func (d dice) match() (m guard.Match) {
+	for m.Empty() {
+		if v6 := d.IntN(3) == 0; v6 {
+			m.Dst = netip.MustParsePrefix(d.of("2001:db8::/32", "2001:db8:0:1::/64", "2001:db8:0:1::7/128", "::/0"))
+		} else if d.IntN(2) == 0 {
+			m.Dst = netip.MustParsePrefix(d.of("10.0.0.1/32", "10.0.0.0/8", "10.0.0.0/24", "192.0.2.0/25", "0.0.0.0/0"))
+		}
+		if d.IntN(4) == 0 {
+			m.Src = netip.MustParsePrefix(d.of("10.0.0.2/32", "203.0.113.0/24", "10.0.0.0/9"))
+			if m.Dst.IsValid() && !m.Dst.Addr().Is4() {
+				m.Dst = netip.Prefix{}
+			}
+		}
+		switch d.IntN(6) {
+		case 0:
+			m.SYN = true
+		case 1:
+			m.Fragments = true
+		case 2:
+			m.Proto, m.SrcPorts = 17, []uint16{53, 1025, 78}[:1+d.IntN(3)]
+		case 3:
+			m.Proto, m.DstPort = 6, 443
+		}
+	}
+	return m
+}
+
+// hitBy is whether a packet is hit, read from top to bottom.
+func hitBy(m *guard.Match, in *packet.Info) bool {
+	if m.SYN && (in.Key.Proto != flow.ProtoTCP || in.TCPFlags&(flow.SYN|flow.ACK) != flow.SYN) {
+		return false
+	}
+	if m.Fragments && in.Key.VLAN&flow.KeyFragment == 0 {
+		return false
+	}
+	if m.Dst.IsValid() && !m.Dst.Contains(in.Key.Dst.Netip()) || m.Src.IsValid() && !m.Src.Contains(in.Key.Src.Netip()) {
+		return false
+	}
+	return (m.Proto == 0 || m.Proto == in.Key.Proto) && (m.DstPort == 0 || m.DstPort == in.Key.DstPort) &&
+		(len(m.SrcPorts) == 0 || slices.Contains(m.SrcPorts, in.Key.SrcPort))
+}
+
+// Each packet is stopped if the first rule that hits it drops, and is in a record and
+// in a rule's count then as ever; whatever order rules come and go in, by XDP and TC.
+func TestKernelGuards(t *testing.T) {
+	k, g := guarding(t, 1<<12, bpf.Needs{})
+	c := newTold(t)
+	s := sweeper(t, SweepConfig{Idle: time.Hour, Lists: k.Lists}, k, c)
+	d := dice{rand.New(rand.NewPCG(7, 3))}
+	until := time.Now().Add(time.Hour).UnixNano()
+	type counts struct{ hit, dropped guard.Volume }
+	want := map[uint64]*counts{}
+	var id, stopped, stoppedBytes uint64
+	wrong := 0
+	for range 60 {
+		for n := d.IntN(4); n > 0; n-- {
+			id++
+			r := guard.Rule{ID: id, Match: d.match(), Do: []guard.Do{guard.Drop, guard.Drop, guard.Count}[d.IntN(3)], Until: until}
+			if err := g.Install(r); err != nil {
+				t.Fatal(err)
+			}
+			want[id] = &counts{}
+		}
+		for d.IntN(3) == 0 {
+			gone := 1 + d.Uint64N(id+1)
+			if err := g.Lift(gone); err != nil {
+				t.Fatal(err)
+			}
+			delete(want, gone)
+		}
+		allowed := []netip.Prefix{}
+		if d.IntN(3) == 0 {
+			allowed = append(allowed, netip.MustParsePrefix("10.0.0.2/32"), netip.MustParsePrefix("2001:db8:0:1::9/128"))
+		}
+		if err := g.Allow(allowed); err != nil {
+			t.Fatal(err)
+		}
+		on := d.IntN(8) != 0
+		if err := g.SetOn(on); err != nil {
+			t.Fatal(err)
+		}
+		rules, err := g.Rules() // in the order of their rows
+		if err != nil || len(rules) != len(want) {
+			t.Fatalf("%d rules, %d are wanted: %v", len(rules), len(want), err)
+		}
+		for range 300 {
+			frame := d.frame()
+			var in packet.Info
+			if why := packet.Decode(packet.LinkEthernet, frame, uint32(len(frame)), &in); why != packet.Decoded {
+				t.Fatalf("%x: %v", frame, why)
+			}
+			spared := slices.ContainsFunc(allowed, func(p netip.Prefix) bool { return p.Contains(in.Key.Src.Netip()) || p.Contains(in.Key.Dst.Netip()) })
+			for _, hook := range []struct {
+				program *ebpf.Program
+				drop    uint32
+			}{{k.Programs.XDP, 1}, {k.Programs.Ingress, 2}, {k.Programs.Egress, 2}} {
+				drop := false
+				if at := slices.IndexFunc(rules, func(r guard.Installed) bool { return hitBy(&r.Match, &in) }); at >= 0 && on && !spared {
+					w, n := want[rules[at].ID], guard.Volume{Packets: 1, Bytes: uint64(in.Length)}
+					w.hit.Packets, w.hit.Bytes = w.hit.Packets+n.Packets, w.hit.Bytes+n.Bytes
+					if drop = rules[at].Do == guard.Drop; drop {
+						w.dropped.Packets, w.dropped.Bytes = w.dropped.Packets+n.Packets, w.dropped.Bytes+n.Bytes
+						stopped, stoppedBytes = stopped+1, stoppedBytes+n.Bytes
+					}
+				}
+				got, err := hook.program.Run(&ebpf.RunOptions{Data: frame})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if (got == hook.drop) != drop {
+					if wrong++; wrong < 5 {
+						t.Errorf("%+v: the kernel says %d, drop is %v", in, int32(got), drop)
+					}
+				}
+			}
+		}
+		after, err := g.Rules()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range after {
+			if w := want[r.ID]; w.hit != r.Hit || w.dropped != r.Dropped {
+				t.Fatalf("rule %d %+v: hit %v, dropped %v; want %+v", r.ID, r.Match, r.Hit, r.Dropped, *w)
+			}
+		}
+		if d.IntN(3) == 0 {
+			if err := s.DrainAll(flow.EndForced); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := s.DrainAll(flow.EndForced); err != nil {
+		t.Fatal(err)
+	}
+	var sum bpf.Count
+	for _, n := range c.dropped {
+		sum.Packets, sum.Bytes = sum.Packets+n.Packets, sum.Bytes+n.Bytes
+	}
+	counters, err := k.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := allPorts(counters)[bpf.Dropped]; sum.Packets != stopped || sum.Bytes != stoppedBytes || all != sum {
+		t.Errorf("records tell of %v dropped, the counters of %v; %d packets of %d octets were", sum, all, stopped, stoppedBytes)
+	}
+	if stopped < 5000 || wrong > 0 {
+		t.Errorf("%d verdicts are wrong; %d packets were stopped", wrong, stopped)
+	}
+}
+
+// udp is a frame of flow n to 10.0.0.1.
+func udpFrame(n byte, size int) []byte {
+	f := append(make([]byte, 12), 0x08, 0, 0x45, 0, byte((28+size)>>8), byte(28+size), 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, n, 10, 0, 0, 1, 0, 53, 4, 0, byte((8+size)>>8), byte(8+size), 0, 0)
+	f = append(f, make([]byte, size)...)
+	return append(f, make([]byte, max(0, 60-len(f)))...)
+}
+
+// passes says whether a frame does.
+func passes(t testing.TB, k *bpf.Kernel, frame []byte) bool {
+	t.Helper()
+	got, err := k.Programs.XDP.Run(&ebpf.RunOptions{Data: frame})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got != 1
+}
+
+// A rule ends by the program's own clock, also for flows that it has hit, and one with
+// the same ID begins again.
+func TestKernelGuardEnds(t *testing.T) {
+	k, g := guarding(t, 1<<10, onlyXDP)
+	rule := guard.Rule{ID: 5, Match: guard.Match{Dst: netip.MustParsePrefix("10.0.0.1/32")}, Do: guard.Drop}
+	wall := func(in time.Duration) int64 {
+		offset, clock, err := g.offset()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int64(clock) + offset + int64(in)
+	}
+	rule.Until = wall(10 * time.Second)
+	if err := g.Install(rule); err != nil {
+		t.Fatal(err)
+	}
+	old, fresh := udpFrame(1, 10), udpFrame(2, 10)
+	if passes(t, k, old) {
+		t.Error("a packet passes the rule")
+	}
+	clockTo(k, 1009*second)
+	if passes(t, k, old) {
+		t.Error("a packet passes the rule before it ends")
+	}
+	g.close() // there is nobody any more
+	clockTo(k, 1011*second)
+	if !passes(t, k, old) || !passes(t, k, fresh) {
+		t.Error("a rule that is over stops packets")
+	}
+	g = newGuard(k)
+	if list, err := g.Rules(); len(list) != 0 || err != nil {
+		t.Errorf("%v are in force: %v", list, err)
+	}
+	rule.Until = wall(10 * time.Second)
+	if err := g.Install(rule); err != nil {
+		t.Fatal(err)
+	}
+	if passes(t, k, old) || passes(t, k, fresh) {
+		t.Error("a rule that begins anew stops nothing")
+	}
+	next := newGuard(k) // as a daemon that comes after a kill finds it
+	list, err := next.Rules()
+	if err != nil || len(list) != 1 || list[0].ID != 5 || list[0].Match.Dst != rule.Match.Dst || list[0].Hit.Packets != 4 || list[0].Dropped.Packets != 4 {
+		t.Errorf("found in force: %+v %v", list, err)
+	}
+	if d := list[0].Until - rule.Until; d < -int64(time.Second) || d > int64(time.Second) {
+		t.Errorf("it ends %v later than it was told", time.Duration(d))
+	}
+}
+
+// A rule that polices lets its rate pass, to the packet, over any pattern of arrival: no
+// low rate starves, no burst is let through twice.
+func TestKernelGuardPolices(t *testing.T) {
+	k, g := guarding(t, 1<<10, onlyXDP)
+	from := uint64(1000 * second)
+	for i, tt := range []struct {
+		name  string
+		rule  guard.Rule
+		every time.Duration // between packets
+		size  int
+		want  int // of 60 s
+	}{
+		{"packets", guard.Rule{PPS: 100}, 2 * time.Millisecond, 10, 6000},
+		{"a packet in ten seconds", guard.Rule{PPS: 1}, 100 * time.Millisecond, 10, 60},
+		{"bits", guard.Rule{BPS: 80000}, 5 * time.Millisecond, 972, 600},
+		{"fewer bits than a packet has, a second", guard.Rule{BPS: 800}, 100 * time.Millisecond, 972, 6},
+		{"below its rate", guard.Rule{PPS: 1000}, 10 * time.Millisecond, 10, 6000},
+		{"the lower of two", guard.Rule{PPS: 1000, BPS: 80000}, 5 * time.Millisecond, 972, 600},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			from += uint64(time.Hour)
+			tt.rule.ID, tt.rule.Do, tt.rule.Match, tt.rule.Until = uint64(i+1), guard.Police, guard.Match{Proto: 17}, time.Now().Add(24*time.Hour).UnixNano()
+			if err := g.Install(tt.rule); err != nil {
+				t.Fatal(err)
+			}
+			got, sent := 0, 0
+			for at := time.Duration(0); at < time.Minute; at += tt.every {
+				clockTo(k, from+uint64(at))
+				sent++
+				if passes(t, k, udpFrame(byte(sent%5), tt.size)) {
+					got++
+				}
+			}
+			burst := 1 + tt.want/600 + 1 // 100 ms of the rate, and the first
+			if got < tt.want-1 || got > min(tt.want+burst, sent) {
+				t.Errorf("%d of %d pass, want %d", got, sent, tt.want)
+			}
+			list, err := g.Rules()
+			if err != nil || list[0].Hit.Packets != uint64(sent) || list[0].Dropped.Packets != uint64(sent-got) {
+				t.Errorf("counted %+v of %d, %d dropped: %v", list[0], sent, sent-got, err)
+			}
+			r := list[0].Rule
+			if r.PPS != tt.rule.PPS || r.BPS != tt.rule.BPS || r.Do != guard.Police {
+				t.Errorf("found in force: %+v", r)
+			}
+			if err := g.Lift(tt.rule.ID); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// What cannot be matched is refused with a word, and what there is no room for, too.
+func TestGuardRefuses(t *testing.T) {
+	_, g := guarding(t, 1<<10, onlyXDP)
+	until := time.Now().Add(time.Hour).UnixNano()
+	dst := netip.MustParsePrefix("10.0.0.1/32")
+	for _, m := range []guard.Match{
+		{SYN: true, Proto: 17},
+		{Dst: dst, Src: netip.MustParsePrefix("2001:db8::/32")},
+		{Dst: dst, SrcPorts: []uint16{1, 2, 3, 4, 5, 6, 7, 8, 9}},
+	} {
+		if err := g.Can(&m); !errors.Is(err, guard.ErrUnsupported) {
+			t.Errorf("%+v: %v", m, err)
+		}
+		if err := g.Install(guard.Rule{ID: 1, Match: m, Do: guard.Drop, Until: until}); !errors.Is(err, guard.ErrUnsupported) {
+			t.Errorf("%+v: %v", m, err)
+		}
+	}
+	if err := g.Install(guard.Rule{ID: 1, Match: guard.Match{Dst: dst}, Do: guard.Police, Until: until}); err == nil {
+		t.Error("a rule polices without a rate")
+	}
+	if err := g.Install(guard.Rule{ID: 1, Match: guard.Match{Dst: dst}, Do: guard.Drop, Until: time.Now().Add(-time.Minute).UnixNano()}); err == nil {
+		t.Error("a rule begins after its end")
+	}
+	for i := range uint64(bpf.GuardRules) {
+		if err := g.Install(guard.Rule{ID: 1 + i, Match: guard.Match{Dst: dst}, Do: guard.Count, Until: until}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := g.Install(guard.Rule{ID: 1 << 20, Match: guard.Match{Dst: dst}, Do: guard.Count, Until: until}); err == nil {
+		t.Error("there is room for more rules than there are rows")
+	}
+	if err := g.Lift(7); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Install(guard.Rule{ID: 1 << 20, Match: guard.Match{Dst: dst}, Do: guard.Count, Until: until}); err != nil {
+		t.Error(err)
+	}
+	g.close()
+	if err := g.Install(guard.Rule{ID: 3}); !errors.Is(err, guard.ErrNoEnforcer) {
+		t.Errorf("after its end: %v", err)
+	}
+}
