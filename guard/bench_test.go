@@ -80,6 +80,9 @@ func BenchmarkDifferOfAMillionFlows(b *testing.B) {
 }
 
 func TestASteadySecondAllocatesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long with the race detector, which says nothing about allocations")
+	}
 	list := million(50_000, 64)
 	p := policyOf("192.0.0.0/16")
 	p.Groups[0].Hosts = []Limit{{Packets, 1 << 40, Second}, {Bytes, 1 << 40, TenSeconds}}
