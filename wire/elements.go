@@ -31,7 +31,13 @@ func (d *Decoder) appendElements(dst []byte, p *plan, spans []span, rec []byte, 
 	start := len(dst)
 	for i := range p.elems {
 		e := &p.elems[i]
-		if e.form == anyForm {
+		switch e.form {
+		case leftForm:
+			if left == 0 {
+				continue
+			}
+			fallthrough
+		case anyForm:
 			dst = d.appendAny(dst, e, spans, rec, left, s)
 			continue
 		}
@@ -91,7 +97,8 @@ func (d *Decoder) appendAny(dst []byte, e *elem, spans []span, rec []byte, left 
 type form uint8
 
 const (
-	anyForm form = iota // as appendValue does
+	anyForm  form = iota // as appendValue does
+	leftForm             // the same, of a value that mostly has a column
 	formNumber
 	formMAC
 )
@@ -100,6 +107,7 @@ const (
 func (m *member) form() form {
 	switch {
 	case m.left != always:
+		return leftForm
 	case m.typ.Integer() && !m.typ.Signed() && m.n >= 1 && m.n <= 8:
 		return formNumber
 	case m.typ == ie.MACAddress && m.n == 6:
