@@ -70,6 +70,19 @@ if has clang-19; then
 	bench/run_forward.sh -r "$SHORT" -f 1,1024,65536,524288 "kernel=true" "${filters[@]}" "xdp-fib=$(xdp fib)" "xdp-redirect=$(xdp redirect)" \
 		"weir=$(forward forward)" "weir-1000-rules=$(forward both)"
 
+	echo; echo "== kernel: who drops what is beyond a rate: of one flow, and of new flows"
+	nftdrop() { echo "echo 'table ip g { set m { type ipv4_addr . inet_service . ipv4_addr . inet_service; flags dynamic; size 65536; timeout 10s; }; set d { type ipv4_addr; flags dynamic; size 65536; timeout 10s; }; chain p { type filter hook prerouting priority -300; $1; }; }' | nft -f -"; }
+	hashlimit() { echo "iptables -t raw -A PREROUTING -p udp -m hashlimit --hashlimit-name b --hashlimit-above 1000/sec --hashlimit-mode $1 -j DROP"; }
+	printf 'store: {dir: %s/limits.store}\ninterfaces: {r0: {mode: xdp}}\nguard: {flows: {any: {pps: 1000, action: police}}}\n' "$BENCH_TMP" >"$lists.flows.yaml"
+	sed 's/limits.store/new.store/; s/flows: .*/new-flows: {per-cpu: 0, per-source: 0, per-destination: 0}}/' "$lists.flows.yaml" >"$lists.new.yaml"
+	guarded() { echo "meter:$weir -c $lists.$1.yaml --control {CTL} up -i {IN} --listen udp://127.0.0.1:2055 --console ''"; }
+	bench/run_forward.sh -d -r "$SHORT" -f 1 "nft-limit=$(nftdrop "limit rate over 1000/second drop")" "nft-meter=$(nftdrop "update @m { ip saddr . udp sport . ip daddr . udp dport limit rate over 1000/second } drop")" \
+		"iptables-hashlimit=$(hashlimit srcip,srcport,dstip,dstport)" "weir-flow-limit=$(guarded flows)"
+	BENCH_AFTER="$weir --control {CTL} guard propose --new --to 10.9.8.0/22 --pps 1000 --for 1h --approve --override" \
+		bench/run_forward.sh -d -r "$SHORT" -f 16777216 "nft-limit=$(nftdrop "limit rate over 1000/second drop")" \
+		"nft-meter=$(nftdrop "update @m { ip saddr . udp sport . ip daddr . udp dport limit rate over 1000/second } drop")" \
+		"nft-meter-dst=$(nftdrop "update @d { ip daddr limit rate over 1000/second } drop")" \
+		"iptables-hashlimit=$(hashlimit dstip)" "weir-new-flows=$(guarded new)"
 	echo; echo "== kernel: forwarders with a full BGP table"
 	"$BENCH_BIN/genroutes" -n "$ROUTES" -o "$BENCH_TMP/routes" -dsts "$BENCH_TMP/routes.dsts"
 	bench/run_forward.sh -r "$SHORT" -f 1024,65536,524288 -b "$BENCH_TMP/routes" "kernel=true" "xdp-fib=$(xdp fib)" "weir=$(forward forward)"

@@ -4,7 +4,7 @@
 #
 #   client c0 --- r0 router r1 --- s0 sink
 #
-#   run_forward.sh [-r ROUNDS] [-t SECONDS] [-s SIZE] [-f FLOWS,...] [-b ROUTES] [-l PPS] 'label=setup' ...
+#   run_forward.sh [-r ROUNDS] [-t SECONDS] [-s SIZE] [-f FLOWS,...] [-b ROUTES] [-l PPS] [-d] 'label=setup' ...
 #
 # xdpsend makes packets in the kernel on one CPU, with real-time priority; that CPU
 # does all the rest, too: forwarding, and dropping at the sink, by XDP. All setups
@@ -25,10 +25,12 @@
 #     sent to; both are genroutes'.
 # -l: no rates, but how long a UDP packet takes to the sink and back, beside PPS
 #     background packets a second, all on the one CPU.
+# -d: the setups drop what comes: CPU time is per packet that was sent, and lost_% is
+#     what was dropped. BENCH_AFTER is run in the router once a setup with {CTL} stands.
 . "$(dirname "$0")/lib.sh"
-rounds=5 secs=0.5 size=60 flows=1024 routes= pps=
-while getopts r:t:s:f:b:l: o; do case $o in
-	r) rounds=$OPTARG ;; t) secs=$OPTARG ;; s) size=$OPTARG ;; f) flows=$OPTARG ;; b) routes=$OPTARG ;; l) pps=$OPTARG ;; *) exit 2 ;; esac; done
+rounds=5 secs=0.5 size=60 flows=1024 routes= pps= drop=
+while getopts r:t:s:f:b:l:d o; do case $o in
+	r) rounds=$OPTARG ;; t) secs=$OPTARG ;; s) size=$OPTARG ;; f) flows=$OPTARG ;; b) routes=$OPTARG ;; l) pps=$OPTARG ;; d) drop=1 ;; *) exit 2 ;; esac; done
 shift $((OPTIND - 1))
 : "${SEND_CPU:=0}"
 rt="taskset -c $SEND_CPU" low="taskset -c $SEND_CPU"
@@ -100,7 +102,8 @@ take_up() { # which setup, what
 	meter:*)
 		[[ $2 == *{OUT}* ]] && devices=2
 		attach "$r" "$devices" bash -c "exec ${setup#meter:}"
-		stop[$1]=$! ;;
+		stop[$1]=$!
+		[ -z "${BENCH_AFTER:-}" ] || [[ $2 != *{CTL}* ]] || ip netns exec "$r" sh -c "$(subst "$BENCH_AFTER" CTL "$BENCH_TMP/ctl.$$.$1")" >/dev/null || exit 1 ;;
 	*)
 		while [[ $setup =~ \{N:([0-9]+)\} ]]; do
 			rules "${BASH_REMATCH[1]}" >"$BENCH_TMP/rules.$$"
@@ -130,7 +133,7 @@ send() { # which setup, flows, arguments
 }
 rate() { # which setup, flows
 	local a b
-	case ${setups[$1]} in
+	case ${drop:-${setups[$1]}} in
 	*{CTL}*) send "$1" "$2" -t 20 -n $(($2 * 6 + 100000)) >/dev/null ;; # it knows the flows
 	*) send "$1" "$2" -t 1 -n 100000 >/dev/null ;;
 	esac
@@ -184,10 +187,10 @@ if [ -n "$pps" ]; then
 	  for (i = 1; i <= m; i++) { l = ord[i]; printf "%-20s %10d %8.2f %8.2f %8.2f %9.2f\n", l, med(n[l]), med(p[l]), med(q[l]), med(r[l]), med(k[l]) } }' "$RES"
 	exit
 fi
-awk "$median"'
+awk -v drop="$drop" "$median"'
 { if (!($2 in seen)) { ord[++m] = $2; seen[$2] = 1 }
   if (!($1 in known)) { fl[++f] = $1; known[$1] = 1 }
-  if ($2 == "generator") { gen[$1] = 1e9 * $4 / $3; ns = gen[$1]; lost = 0 } else { ns = $5 ? 1e9 * $4 / $5 : 1e9; lost = 100 * (1 - $5 / $3) }
+  if ($2 == "generator") { gen[$1] = 1e9 * $4 / $3; ns = gen[$1]; lost = 0 } else { ns = drop ? 1e9 * $4 / $3 : $5 ? 1e9 * $4 / $5 : 1e9; lost = 100 * (1 - $5 / $3) }
   at = $1 " " $2; all[at] = all[at] " " ns; above[at] = above[at] " " (ns - gen[$1]); k[at] = k[at] " " 100 * $6 / $3; l[at] = l[at] " " lost }
 END { for (j = 1; j <= f; j++) {
 	printf "%-9s %-22s %10s %8s %9s %8s %9s %8s\n", "flows", "label", "pkt/cpu_s", "ns", "above_ns", "times", "kernel_%", "lost_%"

@@ -60,7 +60,7 @@ struct entry {
 	__u64 last;            /* @72 */
 	__u64 verdict;         /* @80: what the lists said, see VERDICT_…; changed by compare-and-exchange */
 	__u64 route;           /* @88: where it is forwarded to, see ROUTE_…; changed by compare-and-exchange */
-	__u64 rate[2];         /* @96: which rule of the guard hits it, see GUARD_…, changed by compare-and-exchange; spare */
+	__u64 rate[2];         /* @96: what the guard does with it, see GUARD_…, and what it has used of its limits; changed by compare-and-exchange */
 	union {                /* @112: changed as one word by compare-and-exchange */
 		__u64 facts;
 		struct {
@@ -87,7 +87,8 @@ struct entry {
 #define VERDICT_COUNT  0x04 /* with the last: it passes all the same, the list only counts */
 #define VERDICT_REJECT 0x08 /* with it: the sender is told */
 #define VERDICT_LOG    0x10
-#define VERDICT_GUARD  0x20 /* of a packet, not of an entry: the guard stops it */
+#define VERDICT_GUARD  0x20 /* of a packet, not of an entry: the guard stops it, */
+#define VERDICT_UNKEPT 0x40 /* and its flow, which is new, is not to be entered */
 
 /* Where a flow is forwarded to: generation << 32 | when << 16 | way. It holds as long
  * as the generation is that of its destination (struct control), and for two
@@ -166,7 +167,7 @@ struct judged {
 	__u64 dropped_packets, dropped_bytes;   /* and not yet in a record: the daemon takes off what is */
 	__u64 out;                              /* as entry.verdict: of the list at the interface where it leaves, if it came in by another */
 	__u64 out_packets, out_bytes;           /* judged by that, since it is from this rule */
-	__u64 spare;
+	__u64 held_until;                       /* ns of the kernel's clock: the guard's penalty, of entries in a state other than 0 */
 };
 
 /* By a rule's number: what it has decided of. Beside this, entries with a verdict
@@ -179,11 +180,18 @@ struct hits {
 	__u64 spare[3];
 };
 
-/* Which rule of the guard hits a flow: generation << 32 | row + 1, or 0 << 16. It holds
- * while the generation is control.guard's; 0: never asked, or before there were any. */
+/* Which rule of the guard hits a flow, and which limits it has: generation << 32 |
+ * rule's row + 1 << 16 | limits' row + 1 << 8 | state; 0: none. It holds while the
+ * generation is control.guard's; 0: never asked, or before there were any. The state is
+ * GUARD_HELD, while all its packets are stopped, | how often that was so, lately. */
 #define GUARD_GENERATION(w) ((__u64)(w) >> 32)
 #define GUARD_RULE(w)       ((__u32)((w) >> 16 & 0xffff))
+#define GUARD_LIMIT(w)      ((__u32)((w) >> 8 & 0xff))
+#define GUARD_HELD          0x80
+#define GUARD_LEVEL(w)      ((__u32)((w) & 0x0f))
+#define GUARD_FOUND(w)      ((w) & 0xffffff00) /* a rule, or limits */
 #define GUARD_ROWS(w)       ((__u32)((w) & 0x3ff)) /* of control.guard */
+#define GUARD_FLOOD         0x4000 /* of control.guard: there is a rule of new flows */
 #define GUARD_KEPT          0x8000 /* of control.guard: the programs keep `judged` for it */
 
 /* A rule of the guard. What it hits is written while until is 0, or in the past, and no
@@ -216,7 +224,48 @@ struct guard_rule {
 #define GUARD_DROP   2
 #define GUARD_FROM_PORTS 1
 #define GUARD_SYN        2 /* of its flows, only TCP packets with SYN and without ACK */
+#define GUARD_NEW        4 /* only packets whose flow is not in the table */
 #define GUARD_BYTE_SHIFT 16
+
+/* What single flows may send, of those that it hits. Changed as a rule is, while it is
+ * in no flow's entry. */
+#define GUARD_LIMITS 128
+struct guard_limit {
+	__u32 want[11], mask[11]; /* of a flow's key, as words */
+	__u32 used;               /* @88: not 0: the row is in use */
+	__u16 rule;               /* @92: only of flows with a verdict from this rule of a list; 0: of all */
+	__u16 spare;
+	__u32 what;               /* @96: GUARD_COUNT: count what is beyond; GUARD_POLICE: stop that; GUARD_DROP: stop all for a while */
+	__u32 burst;              /* @100: what may be owed, in units of 1 << GUARD_SLOT ns */
+	__u64 packet_cost;        /* @104: of a packet, in these units << GUARD_COST_SHIFT; 0: not looked at */
+	__u64 byte_cost;          /* of an octet */
+	__u64 hold, max_hold;     /* of GUARD_DROP, ns: doubles each time */
+	__u64 spare2[7];
+	/* line 3: the programs add */
+	__u64 over_packets, over_bytes;       /* beyond the limits, and let pass */
+	__u64 dropped_packets, dropped_bytes; /* stopped */
+	__u64 held;                           /* how often a flow's hold began */
+	__u64 spare3[3];
+};
+#define GUARD_SLOT       8  /* bits: 256 ns */
+#define GUARD_COST_SHIFT 24
+#define GUARD_FORGET 64000000000ull /* ns: who was silent so long owes nothing */
+
+/* How many flows may enter the table. Who is beyond that is counted as when the table
+ * is full, and passes. */
+enum gate { GATE_CPU, GATE_SOURCE, GATE_DESTINATION, GATES };
+struct guard_gates {
+	__u64 cost[GATES];  /* of a flow, in 1/16 ns; 0: not looked at */
+	__u64 burst[GATES];
+	__u64 spare[2];
+};
+struct guard_gate_cpu { /* of each CPU */
+	__u64 at;
+	__u64 packets[GATES], bytes[GATES]; /* of flows that a gate kept out */
+	__u64 spare;
+};
+#define GUARD_BUCKETS 32768 /* of a row of a sketch */
+struct guard_bucket { __u64 at; };
 
 /* What the daemon is told of a packet, in front of its first octets. */
 struct event { /* 32 octets */

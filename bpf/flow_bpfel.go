@@ -20,6 +20,10 @@ const (
 	flowMapCounters      = "counters"
 	flowMapEvents        = "events"
 	flowMapGuardAllowed  = "guard_allowed"
+	flowMapGuardBuckets  = "guard_buckets"
+	flowMapGuardGateCpus = "guard_gate_cpus"
+	flowMapGuardGates    = "guard_gates"
+	flowMapGuardLimits   = "guard_limits"
 	flowMapGuardRules    = "guard_rules"
 	flowMapHits          = "hits"
 	flowMapHopOf         = "hop_of"
@@ -115,25 +119,29 @@ type flowProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type flowMapSpecs struct {
-	Banks        *ebpf.MapSpec `ebpf:"banks"`
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Events       *ebpf.MapSpec `ebpf:"events"`
-	GuardAllowed *ebpf.MapSpec `ebpf:"guard_allowed"`
-	GuardRules   *ebpf.MapSpec `ebpf:"guard_rules"`
-	Hits         *ebpf.MapSpec `ebpf:"hits"`
-	HopOf        *ebpf.MapSpec `ebpf:"hop_of"`
-	Hops         *ebpf.MapSpec `ebpf:"hops"`
-	Judged       *ebpf.MapSpec `ebpf:"judged"`
-	Meta         *ebpf.MapSpec `ebpf:"meta"`
-	Own          *ebpf.MapSpec `ebpf:"own"`
-	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
-	Side         *ebpf.MapSpec `ebpf:"side"`
-	Table        *ebpf.MapSpec `ebpf:"table"`
-	Told         *ebpf.MapSpec `ebpf:"told"`
-	Touched      *ebpf.MapSpec `ebpf:"touched"`
-	Tx           *ebpf.MapSpec `ebpf:"tx"`
-	Uppers       *ebpf.MapSpec `ebpf:"uppers"`
-	Whys         *ebpf.MapSpec `ebpf:"whys"`
+	Banks         *ebpf.MapSpec `ebpf:"banks"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	GuardAllowed  *ebpf.MapSpec `ebpf:"guard_allowed"`
+	GuardBuckets  *ebpf.MapSpec `ebpf:"guard_buckets"`
+	GuardGateCpus *ebpf.MapSpec `ebpf:"guard_gate_cpus"`
+	GuardGates    *ebpf.MapSpec `ebpf:"guard_gates"`
+	GuardLimits   *ebpf.MapSpec `ebpf:"guard_limits"`
+	GuardRules    *ebpf.MapSpec `ebpf:"guard_rules"`
+	Hits          *ebpf.MapSpec `ebpf:"hits"`
+	HopOf         *ebpf.MapSpec `ebpf:"hop_of"`
+	Hops          *ebpf.MapSpec `ebpf:"hops"`
+	Judged        *ebpf.MapSpec `ebpf:"judged"`
+	Meta          *ebpf.MapSpec `ebpf:"meta"`
+	Own           *ebpf.MapSpec `ebpf:"own"`
+	Prefixes      *ebpf.MapSpec `ebpf:"prefixes"`
+	Side          *ebpf.MapSpec `ebpf:"side"`
+	Table         *ebpf.MapSpec `ebpf:"table"`
+	Told          *ebpf.MapSpec `ebpf:"told"`
+	Touched       *ebpf.MapSpec `ebpf:"touched"`
+	Tx            *ebpf.MapSpec `ebpf:"tx"`
+	Uppers        *ebpf.MapSpec `ebpf:"uppers"`
+	Whys          *ebpf.MapSpec `ebpf:"whys"`
 }
 
 // flowVariableSpecs contains global variables before they are loaded into the kernel.
@@ -178,25 +186,29 @@ func (o *flowObjects) Close() error {
 //
 // It can be passed to loadFlowObjects or ebpf.CollectionSpec.LoadAndAssign.
 type flowMaps struct {
-	Banks        *ebpf.Map `ebpf:"banks"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Events       *ebpf.Map `ebpf:"events"`
-	GuardAllowed *ebpf.Map `ebpf:"guard_allowed"`
-	GuardRules   *ebpf.Map `ebpf:"guard_rules"`
-	Hits         *ebpf.Map `ebpf:"hits"`
-	HopOf        *ebpf.Map `ebpf:"hop_of"`
-	Hops         *ebpf.Map `ebpf:"hops"`
-	Judged       *ebpf.Map `ebpf:"judged"`
-	Meta         *ebpf.Map `ebpf:"meta"`
-	Own          *ebpf.Map `ebpf:"own"`
-	Prefixes     *ebpf.Map `ebpf:"prefixes"`
-	Side         *ebpf.Map `ebpf:"side"`
-	Table        *ebpf.Map `ebpf:"table"`
-	Told         *ebpf.Map `ebpf:"told"`
-	Touched      *ebpf.Map `ebpf:"touched"`
-	Tx           *ebpf.Map `ebpf:"tx"`
-	Uppers       *ebpf.Map `ebpf:"uppers"`
-	Whys         *ebpf.Map `ebpf:"whys"`
+	Banks         *ebpf.Map `ebpf:"banks"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Events        *ebpf.Map `ebpf:"events"`
+	GuardAllowed  *ebpf.Map `ebpf:"guard_allowed"`
+	GuardBuckets  *ebpf.Map `ebpf:"guard_buckets"`
+	GuardGateCpus *ebpf.Map `ebpf:"guard_gate_cpus"`
+	GuardGates    *ebpf.Map `ebpf:"guard_gates"`
+	GuardLimits   *ebpf.Map `ebpf:"guard_limits"`
+	GuardRules    *ebpf.Map `ebpf:"guard_rules"`
+	Hits          *ebpf.Map `ebpf:"hits"`
+	HopOf         *ebpf.Map `ebpf:"hop_of"`
+	Hops          *ebpf.Map `ebpf:"hops"`
+	Judged        *ebpf.Map `ebpf:"judged"`
+	Meta          *ebpf.Map `ebpf:"meta"`
+	Own           *ebpf.Map `ebpf:"own"`
+	Prefixes      *ebpf.Map `ebpf:"prefixes"`
+	Side          *ebpf.Map `ebpf:"side"`
+	Table         *ebpf.Map `ebpf:"table"`
+	Told          *ebpf.Map `ebpf:"told"`
+	Touched       *ebpf.Map `ebpf:"touched"`
+	Tx            *ebpf.Map `ebpf:"tx"`
+	Uppers        *ebpf.Map `ebpf:"uppers"`
+	Whys          *ebpf.Map `ebpf:"whys"`
 }
 
 func (m *flowMaps) Close() error {
@@ -205,6 +217,10 @@ func (m *flowMaps) Close() error {
 		m.Counters,
 		m.Events,
 		m.GuardAllowed,
+		m.GuardBuckets,
+		m.GuardGateCpus,
+		m.GuardGates,
+		m.GuardLimits,
 		m.GuardRules,
 		m.Hits,
 		m.HopOf,

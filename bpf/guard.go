@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 const (
 	GuardRules = 256
 	GuardPorts = 8
+	GuardFlood = 0x4000 // of Control.Guard: there is a rule of new flows
 	GuardKept  = 0x8000 // of Control.Guard: the programs keep Lists.Judged for it
 
 	GuardCount  = 0 // of GuardRule.What
@@ -22,11 +24,19 @@ const (
 
 	GuardFromPorts = 1 // of GuardRule.Flags
 	GuardSYN       = 2 // of its flows, only TCP packets with SYN and without ACK
+	GuardNew       = 4 // only packets whose flow is not in the table
 
 	guardLooks = 8 // at rules, for one packet
 
 	GuardUnit      = 4  // bits: costs and bursts are in 1/16 ns
 	GuardByteShift = 16 // bits that an octet's cost has more
+
+	GuardLimits    = 128
+	GuardSlot      = 8  // bits: of limits, units are 256 ns
+	GuardCostShift = 24 // bits that costs have more
+
+	guardHeld    = 0x80
+	guardBuckets = 1 << 15
 
 	// MaxAllowed is how many prefixes the allow list may have.
 	MaxAllowed = (1<<16 - 1) / 2
@@ -50,6 +60,51 @@ type GuardRule struct {
 	DroppedPackets, DroppedBytes uint64
 	_                            [4]uint64
 }
+
+// GuardLimit is what single flows may send, as the programs read it: flow.h says who
+// writes what, and when.
+type GuardLimit struct {
+	Want, Mask           [11]uint32 // of a flow's key, as its words lie in memory
+	Used                 uint32     // 0: the row is not
+	Rule                 uint16     // of a list; 0: of all
+	_                    uint16
+	What, Burst          uint32
+	PacketCost, ByteCost uint64
+	Hold, MaxHold        uint64
+	_                    [7]uint64
+
+	OverPackets, OverBytes       uint64 // the programs add: what was let pass
+	DroppedPackets, DroppedBytes uint64
+	Held                         uint64
+	_                            [3]uint64
+}
+
+// Gate is a reason not to let a flow into the table.
+type Gate int
+
+// The gates, as enum gate.
+const (
+	GateCPU Gate = iota
+	GateSource
+	GateDestination
+	Gates
+)
+
+// GuardGates say how many flows may enter the table.
+type GuardGates struct {
+	Cost, Burst [Gates]uint64
+	_           [2]uint64
+}
+
+type guardGateCPU struct {
+	At             uint64
+	Packets, Bytes [Gates]uint64
+	_              uint64
+}
+
+// GuardHeld says whether all packets of a flow are stopped for a while, by its entry's
+// Rate[0].
+func GuardHeld(rate uint64) bool { return rate&guardHeld != 0 }
 
 // GuardRow is the row of the rule that hits a flow, by its entry's Rate[0]; false: none.
 func GuardRow(rate uint64) (row int, hit bool) {
@@ -96,14 +151,20 @@ func WithControl(dir string, do func(*Control)) error {
 
 // Guard is what the programs have of the guard, beside the words in Control.
 type Guard struct {
-	Rules []GuardRule
+	Rules  []GuardRule
+	Limits []GuardLimit
+	Gates  *GuardGates
 
-	rules, allowed *ebpf.Map
-	mapping        []byte
+	rules, limits, gates, cpus, buckets, allowed *ebpf.Map
+	mappings                                     [][]byte
 }
 
 func (g *Guard) each(visit func(name string, m **ebpf.Map)) {
 	visit("guard_rules", &g.rules)
+	visit("guard_limits", &g.limits)
+	visit("guard_gates", &g.gates)
+	visit("guard_gate_cpus", &g.cpus)
+	visit("guard_buckets", &g.buckets)
 	visit("guard_allowed", &g.allowed)
 }
 
@@ -117,14 +178,52 @@ func openGuard(dir string, spec *ebpf.CollectionSpec) (*Guard, error) {
 		}
 	})
 	if err == nil {
-		g.mapping, err = unix.Mmap(g.rules.FD(), 0, GuardRules*int(unsafe.Sizeof(GuardRule{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		err = g.mapAll()
 	}
 	if err != nil {
 		g.Close()
 		return nil, fmt.Errorf("the guard's rules: %w", err)
 	}
-	g.Rules = mapped[GuardRule](g.mapping, GuardRules)
 	return g, nil
+}
+
+func (g *Guard) mapAll() error {
+	for _, part := range []struct {
+		m    *ebpf.Map
+		size uintptr
+		take func([]byte)
+	}{
+		{g.rules, GuardRules * unsafe.Sizeof(GuardRule{}), func(b []byte) { g.Rules = mapped[GuardRule](b, GuardRules) }},
+		{g.limits, GuardLimits * unsafe.Sizeof(GuardLimit{}), func(b []byte) { g.Limits = mapped[GuardLimit](b, GuardLimits) }},
+		{g.gates, unsafe.Sizeof(GuardGates{}), func(b []byte) { g.Gates = &mapped[GuardGates](b, 1)[0] }},
+	} {
+		b, err := unix.Mmap(part.m.FD(), 0, int(part.size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			return fmt.Errorf("mapping %s: %w", part.m, err)
+		}
+		g.mappings = append(g.mappings, b)
+		part.take(b)
+	}
+	return nil
+}
+
+// KeptOut sums up over all CPUs what gates kept out of the table.
+func (g *Guard) KeptOut() (sum [Gates]Count, err error) {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return sum, err
+	}
+	each := make([]guardGateCPU, cpus)
+	if err := g.cpus.Lookup(uint32(0), &each); err != nil {
+		return sum, fmt.Errorf("reading what gates kept out: %w", err)
+	}
+	for i := range each {
+		for k := range sum {
+			sum[k].Packets += each[i].Packets[k]
+			sum[k].Bytes += each[i].Bytes[k]
+		}
+	}
+	return sum, nil
 }
 
 // SetAllowed makes list the sources and destinations that no rule hits.
@@ -141,10 +240,10 @@ func (g *Guard) Close() error {
 		return nil
 	}
 	var err error
-	if g.mapping != nil {
-		err = unix.Munmap(g.mapping)
+	for _, b := range g.mappings {
+		err = errors.Join(err, unix.Munmap(b))
 	}
-	g.mapping, g.Rules = nil, nil
+	g.mappings, g.Rules, g.Limits, g.Gates = nil, nil, nil, nil
 	g.each(func(_ string, m **ebpf.Map) {
 		(*m).Close()
 		*m = nil

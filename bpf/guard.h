@@ -14,11 +14,11 @@
 #include "seen.h"
 #include "choose.h"
 
-static __always_inline bool same_flow(const struct guard_rule *r, const __u32 word[11])
+static __always_inline bool same_flow(const __u32 want[11], const __u32 mask[11], const __u32 word[11])
 {
 	__u32 differ = 0;
 	for (int i = 0; i < 11; i++)
-		differ |= (word[i] ^ r->want[i]) & r->mask[i];
+		differ |= (word[i] ^ want[i]) & mask[i];
 	return !differ;
 }
 
@@ -36,17 +36,18 @@ static __always_inline bool is_opening(const struct packet *p)
 }
 
 /* guard_find is the first rule from a row on that hits a packet's flow, as its row + 1;
- * 0: none does. */
-__noinline int guard_find(const struct seen *s, __u32 from, __u32 rows)
+ * 0: none does. Those of new flows do not hit one that is known. */
+__noinline int guard_find(const struct seen *s, __u32 from, __u32 rows, __u32 known)
 {
 	if (!s)
 		return 0;
 	for (__u32 i = from; i < GUARD_RULES && i < rows; i++) {
 		__u32 row = i;
 		const struct guard_rule *r = bpf_map_lookup_elem(&guard_rules, &row);
-		if (!r || s->now >= READ_ONCE(r->until) || !same_flow(r, s->p.word))
+		if (!r || s->now >= READ_ONCE(r->until) || !same_flow(r->want, r->mask, s->p.word))
 			continue;
-		if (READ_ONCE(r->flags) & GUARD_FROM_PORTS && !from_ports(r, s->p.key.sport))
+		__u32 flags = READ_ONCE(r->flags);
+		if ((known && flags & GUARD_NEW) || (flags & GUARD_FROM_PORTS && !from_ports(r, s->p.key.sport)))
 			continue;
 		return row + 1;
 	}
@@ -61,14 +62,20 @@ static __always_inline bool has_allowed(const __u8 addr[16])
 	return listed && *listed;
 }
 
+/* is_own says whether a packet is of our own exports. */
+__noinline int is_own(const struct seen *s)
+{
+	struct own k;
+	if (!s || !READ_ONCE(control.own))
+		return 0;
+	__builtin_memcpy(&k, &s->p.key, sizeof k); /* the key begins like this */
+	return bpf_map_lookup_elem(&own, &k) != NULL;
+}
+
 /* is_allowed says whether no rule may hit a packet's flow. */
 __noinline int is_allowed(const struct seen *s)
 {
-	struct own k;
-	if (!s)
-		return 0;
-	__builtin_memcpy(&k, &s->p.key, sizeof k); /* the key begins like this */
-	return has_allowed(s->p.key.src) || has_allowed(s->p.key.dst) || bpf_map_lookup_elem(&own, &k) != NULL;
+	return s && (has_allowed(s->p.key.src) || has_allowed(s->p.key.dst) || is_own(s));
 }
 
 /* A bucket is one word, in sixteenths of a ns of the clock: when all that has passed
@@ -108,7 +115,8 @@ static __always_inline bool police(struct guard_rule *r, const struct seen *s)
 	return true;
 }
 
-/* guard_apply does what a rule says: not 0: the packet is stopped. */
+/* guard_apply does what a rule says: of a packet that is stopped, what is to be in its
+ * word. */
 __noinline int guard_apply(const struct seen *s, __u32 row)
 {
 	struct guard_rule *r = s ? bpf_map_lookup_elem(&guard_rules, &row) : NULL;
@@ -121,7 +129,7 @@ __noinline int guard_apply(const struct seen *s, __u32 row)
 		return 0;
 	__sync_fetch_and_add(&r->dropped_bytes, s->bytes);
 	__sync_fetch_and_add(&r->dropped_packets, s->packets);
-	return 1;
+	return READ_ONCE(r->flags) & GUARD_NEW ? VERDICT_GUARD | VERDICT_UNKEPT : VERDICT_GUARD;
 }
 
 /* guard_passes_by says whether a rule that hits a flow does not hit a packet of it: its
@@ -133,28 +141,157 @@ static __always_inline bool guard_passes_by(__u32 row, const struct seen *s, boo
 	return *over || (READ_ONCE(r->flags) & GUARD_SYN && !is_opening(&s->p));
 }
 
+/* guard_limit_of is the first limits that a packet's flow has, as their row + 1; 0: none. */
+__noinline int guard_limit_of(const struct seen *s)
+{
+	if (!s)
+		return 0;
+	for (__u32 i = 0; i < GUARD_LIMITS; i++) {
+		__u32 row = i;
+		const struct guard_limit *l = bpf_map_lookup_elem(&guard_limits, &row);
+		if (!l || !READ_ONCE(l->used))
+			break;
+		if (same_flow(l->want, l->mask, s->p.word) && (!l->rule || l->rule == VERDICT_RULE(s->word)))
+			return row + 1;
+	}
+	return 0;
+}
+
+/* A flow's two buckets are in one word, packets' << 32 | octets': when all that has
+ * passed would have come at the rate, as above, in units of 1 << GUARD_SLOT ns, which
+ * wrap around; who was silent for GUARD_FORGET begins anew. What a packet costs is less
+ * than a unit, perhaps: so it is taken from the flow's counters, what all of them cost
+ * with it less what they did before, and nothing is lost by rounding. */
+/* (Products wrap around; what is asked of them does not.) */
+static __always_inline __u32 cost_of(__u64 before, __u32 more, __u64 cost)
+{
+	return ((before + more) * cost >> GUARD_COST_SHIFT) - (before * cost >> GUARD_COST_SHIFT);
+}
+
+static __always_inline __u32 not_before(__u32 at, __u32 now) { return (__s32)(at - now) < 0 ? now : at; }
+
+/* within_limits charges a flow for a packet if it keeps to its limits. */
+static __always_inline bool within_limits(const struct guard_limit *l, struct entry *e, const struct seen *s)
+{
+	__u32 now = s->now >> GUARD_SLOT, burst = READ_ONCE(l->burst);
+	__u32 packet = cost_of(READ_ONCE(e->packets), s->packets, READ_ONCE(l->packet_cost));
+	__u32 octets = cost_of(READ_ONCE(e->bytes), s->bytes, READ_ONCE(l->byte_cost));
+	bool silent = s->now - READ_ONCE(e->last) > GUARD_FORGET;
+	for (int i = 0; i < 4; i++) { /* beyond that, so many are at it that they charge it */
+		__u64 old = READ_ONCE(e->rate[1]);
+		__u32 packets_at = silent ? now : not_before(old >> 32, now), bytes_at = silent ? now : not_before(old, now);
+		if (packets_at - now > burst || bytes_at - now > burst)
+			return false;
+		if (__sync_val_compare_and_swap(&e->rate[1], old, (__u64)(packets_at + packet) << 32 | (__u32)(bytes_at + octets)) == old)
+			break;
+	}
+	return true;
+}
+
+/* owes makes a flow owe half a burst, so that it passes if it keeps to its rate, and
+ * soon does not if it does not; or nothing. */
+static __always_inline void owes(struct entry *e, const struct seen *s, __u32 owed)
+{
+	__u32 at = (s->now >> GUARD_SLOT) + owed;
+	WRITE_ONCE(e->rate[1], (__u64)at << 32 | at);
+}
+
+/* hold begins a flow's penalty, which is twice what the last one was if that was not
+ * long ago. */
+static __always_inline void hold(struct guard_limit *l, struct entry *e, const struct seen *s, __u64 old)
+{
+	__u32 slot = s->slot, level = GUARD_LEVEL(old);
+	struct judged *j = bpf_map_lookup_elem(&judged, &slot);
+	if (!j)
+		return;
+	__u64 time = READ_ONCE(l->hold), most = READ_ONCE(l->max_hold);
+	if (level && s->now - READ_ONCE(j->held_until) > time << (level - 1))
+		level = 0;
+	time <<= level;
+	WRITE_ONCE(j->held_until, s->now + (time < most ? time : most));
+	if (level < 0x0f && time < most)
+		level++;
+	if (__sync_val_compare_and_swap(&e->rate[0], old, (old & ~0xffull) | GUARD_HELD | level) == old)
+		__sync_fetch_and_add(&l->held, 1);
+}
+
+/* guard_limit_flow stops a packet, if not 0, of a flow that does not keep to its limits. */
+__noinline int guard_limit_flow(const struct seen *s, struct entry *e, __u32 row)
+{
+	struct guard_limit *l = s && e ? bpf_map_lookup_elem(&guard_limits, &row) : NULL;
+	if (!l)
+		return 0;
+	__u64 old = READ_ONCE(e->rate[0]);
+	__u32 what = READ_ONCE(l->what);
+	if (old & GUARD_HELD) {
+		__u32 slot = s->slot;
+		const struct judged *j = bpf_map_lookup_elem(&judged, &slot);
+		if (j && s->now < READ_ONCE(j->held_until))
+			goto stop;
+		if (__sync_val_compare_and_swap(&e->rate[0], old, old & ~(__u64)GUARD_HELD) == old)
+			owes(e, s, READ_ONCE(l->burst) / 2);
+		old &= ~(__u64)GUARD_HELD;
+	}
+	if (within_limits(l, e, s))
+		return 0;
+	if (what == GUARD_COUNT) {
+		__sync_fetch_and_add(&l->over_bytes, s->bytes);
+		__sync_fetch_and_add(&l->over_packets, s->packets);
+		return 0;
+	}
+	if (what == GUARD_DROP)
+		hold(l, e, s, old);
+stop: /* that is beyond the limits, too */
+	__sync_fetch_and_add(&l->dropped_bytes, s->bytes);
+	__sync_fetch_and_add(&l->dropped_packets, s->packets);
+	return 1;
+}
+
+/* guard_choose asks rules and limits about a packet, and notes in its flow's entry what
+ * they say: its word. */
+__noinline __u64 guard_choose(const struct seen *s, struct entry *e)
+{
+	if (!s)
+		return 0;
+	__u64 old = e ? READ_ONCE(e->rate[0]) : 0, in_force = READ_ONCE(control.guard);
+	__u32 rule = guard_find(s, 0, GUARD_ROWS(in_force), e != NULL), limit = e ? guard_limit_of(s) : 0;
+	if ((rule || limit) && is_allowed(s))
+		rule = limit = 0;
+	__u64 word = GUARD_GENERATION(in_force) << 32 | rule << 16 | limit << 8;
+	if (!e)
+		return word;
+	if (limit == GUARD_LIMIT(old))
+		word |= old & 0xff;
+	else if (limit)
+		owes(e, s, 0);
+	__sync_val_compare_and_swap(&e->rate[0], old, word);
+	return word;
+}
+
 /* guarded asks the rules about a packet, whose flow's entry is e, or which has none, and
  * marks it if it is to be stopped. */
 __noinline int guarded(struct seen *s, struct entry *e)
 {
 	if (!s || READ_ONCE(control.guard_off))
 		return 0;
-	__u64 old = e ? READ_ONCE(e->rate[0]) : 0, in_force = READ_ONCE(control.guard);
-	__u32 rule = GUARD_RULE(old), rows = GUARD_ROWS(in_force);
+	__u64 word = e ? READ_ONCE(e->rate[0]) : 0, in_force = READ_ONCE(control.guard);
+	__u32 rule = GUARD_RULE(word);
 	bool over = false;
-	if (!e || GUARD_GENERATION(old) != GUARD_GENERATION(in_force) || (rule && guard_passes_by(rule - 1, s, &over) && over)) {
-		rule = rows && !is_allowed(s) ? guard_find(s, 0, rows) : 0;
-		if (e)
-			__sync_val_compare_and_swap(&e->rate[0], old, GUARD_GENERATION(in_force) << 32 | rule << 16);
+	if (!e || GUARD_GENERATION(word) != GUARD_GENERATION(in_force) || (rule && guard_passes_by(rule - 1, s, &over) && over)) {
+		word = guard_choose(s, e);
+		rule = GUARD_RULE(word);
 	}
-	for (int i = 0; i < GUARD_LOOKS; i++) {
-		if (!rule)
-			return 0;
-		if (!guard_passes_by(rule - 1, s, &over))
+	for (int i = 0; i < GUARD_LOOKS && rule; i++) {
+		if (!guard_passes_by(rule - 1, s, &over)) {
+			__u32 stopped = guard_apply(s, rule - 1);
+			s->word |= stopped;
+			if (stopped)
+				return 0;
 			break;
-		rule = guard_find(s, rule, rows);
+		}
+		rule = guard_find(s, rule, GUARD_ROWS(in_force), e != NULL);
 	}
-	if (rule && guard_apply(s, rule - 1))
+	if (e && GUARD_LIMIT(word) && guard_limit_flow(s, e, GUARD_LIMIT(word) - 1))
 		s->word |= VERDICT_GUARD;
 	return 0;
 }
@@ -166,8 +303,64 @@ static __always_inline void guard(struct seen *s, struct entry *e)
 	if (!use_guard || is_stopped(s->word))
 		return;
 	__u64 in_force = READ_ONCE(control.guard), word = e ? READ_ONCE(e->rate[0]) : 0;
-	if (unlikely(GUARD_GENERATION(word) != GUARD_GENERATION(in_force) || GUARD_RULE(word)))
+	if (!e && !GUARD_ROWS(in_force))
+		return; /* only rules are asked about new flows */
+	if (unlikely(GUARD_GENERATION(word) != GUARD_GENERATION(in_force) || GUARD_FOUND(word)))
 		guarded(s, e);
+}
+
+/* sketched are a source's or a destination's buckets; of IPv6 sources, their /64's. */
+static __always_inline bool sketched(const __u32 w[4], __u32 half, enum gate g, struct guard_bucket *found[2])
+{
+	__u64 h = (__u64)(w[0] + secret[0]) * (w[1] + secret[1]);
+	if (!half)
+		h += (__u64)(w[2] + secret[2]) * (w[3] + secret[3]);
+	h ^= h >> 32;
+	h *= 0x9fb21c651e98df25ull;
+	for (int i = 0; i < 2; i++, h >>= 32) {
+		__u32 at = ((g - GATE_SOURCE) * 2 + i) * GUARD_BUCKETS + (__u32)(h >> 16) % GUARD_BUCKETS;
+		found[i] = bpf_map_lookup_elem(&guard_buckets, &at);
+		if (!found[i])
+			return false;
+	}
+	return true;
+}
+
+/* kept_out says whether a gate lets a packet's flow not into the table; what is let in is
+ * counted by all gates. */
+__noinline int kept_out(const struct seen *s)
+{
+	__u32 zero = 0;
+	struct guard_gates *g = s ? bpf_map_lookup_elem(&guard_gates, &zero) : NULL;
+	struct guard_gate_cpu *c = bpf_map_lookup_elem(&guard_gate_cpus, &zero);
+	if (!g || !c)
+		return 0;
+	struct guard_bucket *b[4] = {};
+	__u64 now = s->now << GUARD_UNIT, cost[GATES], burst[GATES];
+	__u32 v6 = s->p.key.vlan & KEY_IPV6, by = GATES;
+	for (int i = 0; i < GATES; i++) {
+		cost[i] = READ_ONCE(g->cost[i]);
+		burst[i] = READ_ONCE(g->burst[i]);
+	}
+	if (cost[GATE_CPU] && !conforms(c->at, now, burst[GATE_CPU]))
+		by = GATE_CPU;
+	if (cost[GATE_SOURCE] && sketched(s->p.word, v6, GATE_SOURCE, b) &&
+	    !conforms(b[0]->at, now, burst[GATE_SOURCE]) && !conforms(b[1]->at, now, burst[GATE_SOURCE]))
+		by = by < GATES ? by : GATE_SOURCE;
+	if (cost[GATE_DESTINATION] && sketched(s->p.word + 4, 0, GATE_DESTINATION, b + 2) &&
+	    !conforms(b[2]->at, now, burst[GATE_DESTINATION]) && !conforms(b[3]->at, now, burst[GATE_DESTINATION]))
+		by = by < GATES ? by : GATE_DESTINATION;
+	if (by < GATES) {
+		__sync_fetch_and_add(&c->packets[by], s->packets);
+		__sync_fetch_and_add(&c->bytes[by], s->bytes);
+		return 1;
+	}
+	if (cost[GATE_CPU])
+		charge(&c->at, now, cost[GATE_CPU]);
+	for (int i = 0; i < 4; i++)
+		if (b[i])
+			charge(&b[i]->at, now, cost[GATE_SOURCE + i / 2]);
+	return 0;
 }
 
 #endif

@@ -42,8 +42,9 @@ static __always_inline bool is_stopped(__u64 word)
 }
 
 /* of_guard is the guard's part of a packet's word, of_lists the rest. */
-static __always_inline __u64 of_guard(__u64 word) { return use_guard ? word & VERDICT_GUARD : 0; }
-static __always_inline __u64 of_lists(__u64 word) { return use_guard ? word & ~(__u64)VERDICT_GUARD : word; }
+#define VERDICT_OF_GUARD ((__u64)(VERDICT_GUARD | VERDICT_UNKEPT))
+static __always_inline __u64 of_guard(__u64 word) { return use_guard ? word & VERDICT_OF_GUARD : 0; }
+static __always_inline __u64 of_lists(__u64 word) { return use_guard ? word & ~VERDICT_OF_GUARD : word; }
 
 static __always_inline __u64 verdict_word(__u64 lists, __u32 rule, __u32 class, __u32 verdict)
 {

@@ -288,7 +288,9 @@ func configure(spec *ebpf.CollectionSpec, m *Meta, o Options, frags bool) error 
 		spec.Maps["hops"].MaxEntries = MaxHops
 	}
 	if !o.Guard {
-		spec.Maps["guard_rules"].MaxEntries = 1
+		for _, name := range []string{"guard_rules", "guard_limits", "guard_buckets"} {
+			spec.Maps[name].MaxEntries = 1
+		}
 	}
 	var secret [16]uint32
 	for i, s := range m.Secret {

@@ -58,7 +58,8 @@ const (
 	VerdictCount  = 0x04 // with the last: it passes all the same
 	VerdictReject = 0x08 // with it: the sender is told
 	VerdictLog    = 0x10
-	VerdictGuard  = 0x20 // of a packet, not of an entry: the guard stops it
+	VerdictGuard  = 0x20 // of a packet, not of an entry: the guard stops it,
+	verdictUnkept = 0x40 // and its flow is not entered
 
 	ListsBank   = 1 // which of the two banks
 	ListsOrphan = 2
@@ -101,7 +102,7 @@ type Entry struct {
 	Last           uint64
 	Verdict        uint64    // what the lists say
 	Route          uint64    // generation << 32 | when << 16 | a Why, or a row of the next hops
-	Rate           [2]uint64 // which rule of the guard hits it, see GuardRow; spare
+	Rate           [2]uint64 // what the guard does with it, see GuardRow, and what it has used of its limits
 	Facts          Facts
 	Incarnation    uint32 // records the slot has given
 	Output         uint32 // ifindex; 0: unknown
@@ -135,7 +136,7 @@ type Judged struct {
 	DroppedPackets, DroppedBytes   uint64 // and not yet in a record
 	Out                            uint64 // as Entry.Verdict: at the interface where it leaves, if it came in by another
 	OutPackets, OutBytes           uint64 // judged by that, since it is from this rule
-	_                              uint64
+	HeldUntil                      uint64 // the guard's penalty
 }
 
 // Hits are what a rule has decided of, by its number. Beside this, entries with a

@@ -177,6 +177,43 @@ struct {
 	__uint(max_entries, GUARD_RULES);
 } guard_rules SEC(".maps");
 
+/* What single flows may send, in the order in which they are asked. The daemon writes;
+ * the programs count in them. Full: the daemon is told. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct guard_limit);
+	__uint(max_entries, GUARD_LIMITS);
+} guard_limits SEC(".maps");
+
+/* How many flows may begin: the daemon writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct guard_gates);
+	__uint(max_entries, 1);
+} guard_gates SEC(".maps");
+
+/* How many have: the programs' alone; the daemon reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct guard_gate_cpu);
+	__uint(max_entries, 1);
+} guard_gate_cpus SEC(".maps");
+
+/* Two rows of buckets for each of source and destination, in the order of enum gate: who
+ * shares a bucket of one row with another shares that of the other row with somebody
+ * else. The programs' alone; never full. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct guard_bucket);
+	__uint(max_entries, 4 * GUARD_BUCKETS);
+} guard_buckets SEC(".maps");
+
 /* Sources and destinations that no rule hits: the daemon writes and deletes, with
  * values as in `prefixes`. Full: it is told, and no rule comes into force. */
 struct {

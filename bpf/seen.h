@@ -10,6 +10,7 @@
 #include "parse.h"
 
 CONSTANT __u64 tick_ns        = 1;     /* a jiffy */
+CONSTANT __u32 secret[16]     = {};    /* of hashes */
 CONSTANT bool  test_clock     = false; /* now is control.test_clock */
 
 /* What a frame, or a buffer of several segments, says. */

@@ -16,7 +16,6 @@
 
 CONSTANT __u32 sets           = 1;     /* of flows */
 CONSTANT __u32 aggregate_sets = 1;     /* behind them, of overflow aggregates */
-CONSTANT __u32 secret[16]     = {};    /* of the hash */
 CONSTANT bool  key_5tuple     = false; /* the key is addresses, protocol, ports */
 CONSTANT bool  weak_order     = false; /* the machine may read ahead of a read that comes before */
 CONSTANT bool  use_prefixes   = false;
@@ -425,16 +424,6 @@ static __always_inline bool corrects(__u64 now)
 	return now < READ_ONCE(control.correct_until) || !(now >> CORRECT_BIT & 7) || READ_ONCE(control.correct);
 }
 
-/* is_own says whether a packet is of our own exports. */
-__noinline int is_own(const struct seen *s)
-{
-	struct own k;
-	if (!s || !READ_ONCE(control.own))
-		return 0;
-	__builtin_memcpy(&k, &s->p.key, sizeof k); /* the key begins like this */
-	return bpf_map_lookup_elem(&own, &k) != NULL;
-}
-
 /* first is for a packet whose flow is not in the table. */
 static __always_inline int first(void *ctx, struct seen *s, const struct place *at, bool xdp, const __u8 *data, const __u8 *end)
 {
@@ -452,10 +441,10 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 		s->word = 0; /* no list stands in its way */
 		return 0;
 	}
-	bool pressed = READ_ONCE(control.pressure);
+	bool pressed = READ_ONCE(control.pressure), out = use_guard && (s->word & VERDICT_UNKEPT || kept_out(s));
 	if (use_forward && xdp && s->why == FORWARDED && !(use_lists && is_stopped(s->word))) {
 		ask_route(ctx, s);
-	} else if (!pressed && !s->output) {
+	} else if (!pressed && !out && !s->output) {
 		struct port *p = find_port(s->port);
 		if (p && READ_ONCE(p->flags) & PORT_FORWARDS && data + 6 <= end && is_to(p, data))
 			s->output = forwards_to(ctx, s);
@@ -464,8 +453,8 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 		s->output = 0;
 	else if (!s->output)
 		await_output(s->now);
-	if (!enter(s, at, pressed)) {
-		if (use_lists)
+	if (out || !enter(s, at, pressed)) {
+		if (use_lists && !out) /* a gate stops nobody */
 			unplaced(s);
 		aggregate(s);
 	} else if (use_lists && is_stopped(s->word)) {
@@ -492,7 +481,7 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 {
 	struct place at;
 	find_place(&at, &s->p, 0, sets);
-	if (unlikely(READ_ONCE(control.pressure))) /* most packets are of new flows, which are in neither set */
+	if (unlikely(READ_ONCE(control.pressure)) || (use_guard && READ_ONCE(control.guard) & GUARD_FLOOD)) /* most packets are of new flows, which are in neither set */
 		ahead(at.set[1], at.live);
 	__u32 slot = 0, set = at.set[0];
 	struct entry *e = find(set, at.live, &s->p, &slot);
@@ -509,6 +498,8 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 			if (e)
 				replace(e, slot, s, old);
 		}
+		if (use_guard && e)
+			s->slot = slot;
 		guard(s, e);
 	}
 	if (likely(e)) {

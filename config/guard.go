@@ -52,10 +52,11 @@ type Guard struct {
 	Keys         Count    `yaml:"keys"`
 	Learn        bool     `yaml:"learn"`
 
-	Flows   map[string]FlowProfile `yaml:"flows"`
-	Console bool                   `yaml:"console"` // the web console may approve and lift
-	Notify  Notify                 `yaml:"notify"`
-	BGP     BGP                    `yaml:"bgp"`
+	Flows    map[string]FlowProfile `yaml:"flows"`
+	NewFlows NewFlows               `yaml:"new-flows"`
+	Console  bool                   `yaml:"console"` // the web console may approve and lift
+	Notify   Notify                 `yaml:"notify"`
+	BGP      BGP                    `yaml:"bgp"`
 }
 
 // Hostgroup is addresses that are protected alike. What it leaves out is as under guard.
@@ -84,6 +85,19 @@ type FlowProfile struct {
 	MaxHold    Duration `yaml:"max-hold"`
 	Interfaces []string `yaml:"interfaces"`
 	Networks   []Prefix `yaml:"networks"`
+	Rules      []string `yaml:"rules"` // of access lists: LIST/SEQUENCE
+}
+
+// NewFlows is how many flows a second may enter the flow cache, of each; 0: any number.
+type NewFlows struct {
+	CPU         Rate `yaml:"per-cpu"`
+	Source      Rate `yaml:"per-source"`
+	Destination Rate `yaml:"per-destination"`
+}
+
+// Admission is that for the guard.
+func (n NewFlows) Admission() guard.Admission {
+	return guard.Admission{CPU: uint64(n.CPU), Source: uint64(n.Source), Destination: uint64(n.Destination)}
 }
 
 // Notify is who is told, beside the log.
@@ -169,7 +183,7 @@ func defaultGuard() Guard {
 		MaxActions: Count(p.MaxActions), MaxPerMinute: Count(p.MaxPerMinute), Broadest: Count(p.Broadest4), Broadest6: Count(p.Broadest6), MaxInnocent: Percent(p.MaxInnocent),
 		Subnets: map[string]string{}, Total: map[string]string{}, Sources: map[string]string{}, Hostgroups: map[string]Hostgroup{}, Flows: map[string]FlowProfile{},
 		BGP:      BGP{Neighbours: []Neighbour{}, Communities: []string{}},
-		Remember: Duration(p.Remember), Keys: Count(p.Keys), Learn: true, Notify: Notify{Timeout: Duration(10 * time.Second)},
+		Remember: Duration(p.Remember), Keys: Count(p.Keys), Learn: true, NewFlows: NewFlows{500_000, 50_000, 100_000}, Notify: Notify{Timeout: Duration(10 * time.Second)},
 	}
 }
 
@@ -271,18 +285,15 @@ func (g *Guard) Profiles() (list []guard.Profile, err error) {
 		f := g.Flows[name]
 		p := guard.Profile{
 			Name: name, PPS: uint64(f.PPS), BPS: uint64(f.BPS), Burst: time.Duration(f.Burst), Hold: time.Duration(f.Hold), MaxHold: time.Duration(f.MaxHold),
-			Interfaces: f.Interfaces, Prefixes: Netips(f.Networks),
+			Interfaces: f.Interfaces, Prefixes: Netips(f.Networks), Rules: f.Rules,
 		}
 		if f.Action != "" {
 			if err := p.Do.UnmarshalText([]byte(f.Action)); err != nil {
 				return nil, fmt.Errorf("flows.%s.action: %w", name, err)
 			}
 		}
-		if p.PPS == 0 && p.BPS == 0 {
-			return nil, fmt.Errorf("flows.%s: no rate; accepted: pps, bps", name)
-		}
-		if p.Hold > p.MaxHold && p.MaxHold != 0 {
-			return nil, fmt.Errorf("flows.%s: hold %v is longer than max-hold", name, f.Hold)
+		if err := p.Check(); err != nil {
+			return nil, fmt.Errorf("flows.%s: %w", name, err)
 		}
 		list = append(list, p)
 	}

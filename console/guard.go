@@ -14,6 +14,15 @@ type GuardAnswer struct {
 	Groups  []GuardGroup  `json:"groups"`
 	Attacks []GuardAttack `json:"attacks"` // those that go on, then the newest
 	Actions []GuardAction `json:"actions"` // those open, then the newest
+	Limits  []GuardLimit  `json:"limits"`
+}
+
+// GuardLimit is a limit of single flows, or of new ones, and the packets it has counted.
+type GuardLimit struct {
+	Name    string `json:"name"`
+	Beyond  uint64 `json:"beyond"`
+	Dropped uint64 `json:"dropped"` // of these
+	Held    uint64 `json:"held"`    // how often a flow's hold began
 }
 
 // GuardGroup is a hostgroup and its traffic in the last second.

@@ -61,6 +61,13 @@ func (g *guarded) answer() *GuardAnswer {
 			{Group: "default", Mode: "observe", Networks: 0, PPS: 1200, BPS: 9_000_000, Flows: 40, Thresholds: []string{"pps 20kpps", "bps 1Gbps", "flows 3.5kflows/s"}},
 			{Group: "web", Mode: "automatic", Networks: 2, PPS: 812345, BPS: 9_100_000_000, Flows: 12000, SYNRatio: 0.1, DroppedPPS: 780000, Thresholds: []string{"pps 20kpps"}},
 		},
+		Limits: []GuardLimit{
+			{Name: "flows.voice", Beyond: 48_211, Dropped: 48_211},
+			{Name: "flows.any", Beyond: 9_120_331, Dropped: 8_001_200, Held: 4},
+			{Name: "new-flows.per-cpu"},
+			{Name: "new-flows.per-source"},
+			{Name: "new-flows.per-destination", Beyond: 1_200_345},
+		},
 		Attacks: []GuardAttack{attack, crowd, over},
 		Actions: []GuardAction{
 			{ID: 8, Attack: 7, Group: "web", What: "police 5kpps: udp sport 53,123 to 192.0.2.10", State: "active", By: "automatic", Why: "udp-amplification of 192.0.2.10: 812kpps over pps 20kpps", Created: at(95 * time.Second), Started: at(95 * time.Second), Ends: at(-145 * time.Second), Left: 145, HoldSeconds: 240, Hit: 0.93, Innocent: 0.004, Packets: 70_000_000, DroppedPackets: 69_500_000, Undo: "weir guard lift 8", Here: true},

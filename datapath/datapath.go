@@ -328,7 +328,7 @@ func (d *Datapath) attach() error {
 		}
 	}
 	if d.o.Guard {
-		d.guard = newGuard(d.kernel())
+		d.guard = newGuard(d.kernel(), d.input, func(name string) (uint16, bool) { return d.filter.number(name) })
 	} else {
 		leaveGuard(d.kernel().Memory().Control)
 	}
@@ -459,8 +459,18 @@ func (d *Datapath) Filtering() *Filter { return d.filter }
 // Guard carries out the guard's rules; nil without Options.Guard.
 func (d *Datapath) Guard() *Guard { return d.guard }
 
-// Dropped is what access lists and the guard have stopped since the table was made, also outside of
-// flows.
+// input is what flow keys have of an interface that comes in by the kernel's programs.
+func (d *Datapath) input(name string) (ifindex uint32, metered bool) {
+	for _, p := range d.plans {
+		if p.Interface == name && p.Mode != hook.AFPacket {
+			return p.Ifindex, true
+		}
+	}
+	return 0, false
+}
+
+// Dropped is what access lists and the guard have stopped since the table was made, also
+// outside of flows.
 func (d *Datapath) Dropped() (bpf.Count, error) {
 	d.life.RLock()
 	defer d.life.RUnlock()
@@ -496,6 +506,11 @@ func (d *Datapath) change(do func() error) error {
 	}
 	err := do()
 	d.setFlags(ports{d.kernel().Memory().Control})
+	if d.guard != nil {
+		if err := d.guard.relist(); err != nil {
+			d.log.Warn("limits of flows", "error", err)
+		}
+	}
 	return err
 }
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -667,6 +668,28 @@ func (f *Filter) state(hits []Hit, wall func(clock uint64) int64) FilterState {
 		s.Lists = append(s.Lists, ls)
 	}
 	return s
+}
+
+// number is that of a rule in force, by LIST/SEQUENCE; a nil filter has none.
+func (f *Filter) number(name string) (uint16, bool) {
+	if f == nil {
+		return 0, false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := f.running
+	if f.trial != nil {
+		now = f.trial
+	}
+	if now == nil {
+		return 0, false
+	}
+	for number, n := range now.rules {
+		if n.list.Name+"/"+strconv.FormatUint(uint64(n.rule.Seq), 10) == name {
+			return number, true
+		}
+	}
+	return 0, false
 }
 
 // same says whether two policies read alike.

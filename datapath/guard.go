@@ -21,16 +21,21 @@ import (
 type Guard struct {
 	k *bpf.Kernel
 
-	mu     sync.Mutex // one change at a time; and Close waits
-	closed bool
+	index func(name string) (ifindex uint32, metered bool)
+	rule  func(name string) (number uint16, known bool) // of an access list
+
+	mu       sync.Mutex // one change at a time; and Close waits
+	closed   bool
+	profiles []guard.Profile
+	of       []int // by a row of limits: the profile
 }
 
 // policeBurst is what may come at once at a policed rate, as time at it.
 const policeBurst = 100 * time.Millisecond
 
 // newGuard takes over what an earlier process has left in force.
-func newGuard(k *bpf.Kernel) *Guard {
-	g := &Guard{k: k}
+func newGuard(k *bpf.Kernel, index func(string) (uint32, bool), rule func(string) (uint16, bool)) *Guard {
+	g := &Guard{k: k, index: index, rule: rule}
 	g.move()
 	return g
 }
@@ -72,6 +77,9 @@ func compile(m *guard.Match, r *bpf.GuardRule) error {
 	if m.SYN {
 		r.Flags |= bpf.GuardSYN
 		want.Proto, mask.Proto = flow.ProtoTCP, 0xff
+	}
+	if m.New {
+		r.Flags |= bpf.GuardNew
 	}
 	if m.Proto != 0 {
 		want.Proto, mask.Proto = m.Proto, 0xff
@@ -115,7 +123,7 @@ func match(r *bpf.GuardRule) (m guard.Match) {
 	}
 	m = guard.Match{
 		Dst: prefixOf(want.Dst, mask.Dst), Src: prefixOf(want.Src, mask.Src), Proto: want.Proto, DstPort: want.DstPort,
-		Fragments: want.VLAN&flow.KeyFragment != 0, SYN: r.Flags&bpf.GuardSYN != 0,
+		Fragments: want.VLAN&flow.KeyFragment != 0, SYN: r.Flags&bpf.GuardSYN != 0, New: r.Flags&bpf.GuardNew != 0,
 	}
 	if r.Flags&bpf.GuardFromPorts != 0 {
 		m.SrcPorts = slices.Clone(r.SrcPorts[:])
@@ -141,6 +149,8 @@ func prefixOf(want, mask flow.Addr) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(want), bits)
 }
 
+var whats = [...]uint32{guard.Count: bpf.GuardCount, guard.Police: bpf.GuardPolice, guard.Drop: bpf.GuardDrop}
+
 // rates writes what a rule does.
 func (g *Guard) rates(rule *guard.Rule, r *bpf.GuardRule) {
 	const second = uint64(time.Second) << bpf.GuardUnit
@@ -158,7 +168,7 @@ func (g *Guard) rates(rule *guard.Rule, r *bpf.GuardRule) {
 	}{{&r.PacketCost, packet}, {&r.ByteCost, octet}, {&r.Burst, burst}, {&r.PPS, rule.PPS}, {&r.BPS, rule.BPS}} {
 		atomic.StoreUint64(w.at, w.v)
 	}
-	atomic.StoreUint32(&r.What, map[guard.Do]uint32{guard.Count: bpf.GuardCount, guard.Police: bpf.GuardPolice, guard.Drop: bpf.GuardDrop}[rule.Do])
+	atomic.StoreUint32(&r.What, whats[rule.Do])
 }
 
 // Can says why m cannot be matched.
@@ -280,10 +290,13 @@ func (g *Guard) free(r *bpf.GuardRule) error {
 
 // move makes flows ask the rules anew. It comes after what has changed.
 func (g *Guard) move() {
-	rows := 0
+	rows, flood := 0, uint64(0)
 	for i := range g.k.Guard.Rules {
-		if atomic.LoadUint64(&g.k.Guard.Rules[i].Until) != 0 {
+		if r := &g.k.Guard.Rules[i]; atomic.LoadUint64(&r.Until) != 0 {
 			rows = i + 1
+			if r.Flags&bpf.GuardNew != 0 {
+				flood = bpf.GuardFlood
+			}
 		}
 	}
 	c := &g.k.Memory().Control.Guard
@@ -291,7 +304,7 @@ func (g *Guard) move() {
 	if generation == 0 { // flows that never asked have that
 		generation = 1
 	}
-	atomic.StoreUint64(c, uint64(generation)<<32|bpf.GuardKept|uint64(rows))
+	atomic.StoreUint64(c, uint64(generation)<<32|bpf.GuardKept|flood|uint64(rows))
 }
 
 // Lift ends a rule.
@@ -351,14 +364,6 @@ func (g *Guard) Allow(list []netip.Prefix) error {
 		return err
 	}
 	g.move()
-	return nil
-}
-
-// SetProfiles refuses any: entries have no limits of their own yet.
-func (g *Guard) SetProfiles(p []guard.Profile) error {
-	if len(p) > 0 {
-		return errors.New("this version's programs have no limits of single flows")
-	}
 	return nil
 }
 

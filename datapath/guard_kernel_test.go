@@ -25,7 +25,7 @@ func guarding(t testing.TB, entries int, needs bpf.Needs) (*bpf.Kernel, *Guard) 
 		t.Fatal(err)
 	}
 	atomic.StoreUint64(&k.Memory().Control.TestClock, 1000*second)
-	g := newGuard(k)
+	g := newGuard(k, func(string) (uint32, bool) { return loopback, true }, nil)
 	if err := g.Allow(nil); err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +232,7 @@ func TestKernelGuardEnds(t *testing.T) {
 	if !passes(t, k, old) || !passes(t, k, fresh) {
 		t.Error("a rule that is over stops packets")
 	}
-	g = newGuard(k)
+	g = newGuard(k, func(string) (uint32, bool) { return loopback, true }, nil)
 	if list, err := g.Rules(); len(list) != 0 || err != nil {
 		t.Errorf("%v are in force: %v", list, err)
 	}
@@ -243,7 +243,7 @@ func TestKernelGuardEnds(t *testing.T) {
 	if passes(t, k, old) || passes(t, k, fresh) {
 		t.Error("a rule that begins anew stops nothing")
 	}
-	next := newGuard(k) // as a daemon that comes after a kill finds it
+	next := newGuard(k, func(string) (uint32, bool) { return loopback, true }, nil) // as a daemon that comes after a kill finds it
 	list, err := next.Rules()
 	if err != nil || len(list) != 1 || list[0].ID != 5 || list[0].Match.Dst != rule.Match.Dst || list[0].Hit.Packets != 4 || list[0].Dropped.Packets != 4 {
 		t.Errorf("found in force: %+v %v", list, err)
@@ -345,5 +345,307 @@ func TestGuardRefuses(t *testing.T) {
 	g.close()
 	if err := g.Install(guard.Rule{ID: 3}); !errors.Is(err, guard.ErrNoEnforcer) {
 		t.Errorf("after its end: %v", err)
+	}
+}
+
+// cached is how many flows the table has.
+func cached(k *bpf.Kernel) (n int) {
+	m := k.Memory()
+	for i := range m.Sets[:m.Flows] {
+		for _, w := range m.Sets[i].Word {
+			switch w & bpf.StateMask {
+			case bpf.New, bpf.Live:
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// tcpFrame is a frame of one flow to 10.0.0.1.
+func tcpFrame(n byte, size int) []byte {
+	f := append(make([]byte, 12), 0x08, 0, 0x45, 0, byte((40+size)>>8), byte(40+size), 0, 0, 0x40, 0, 64, 6, 0, 0, 192, 0, 2, n, 10, 0, 0, 1, 0x10, 0, 0, 80)
+	f = append(f, make([]byte, 20)...)
+	f[14+20+12], f[14+20+13] = 0x50, flow.ACK
+	return append(f, make([]byte, max(size, 20))...)[:max(60, 54+size)]
+}
+
+// A single flow keeps to its limits, each flow on its own: to the packet and the octet
+// over any pattern, with costs of less than a unit of the clock and of more than a
+// minute, and a silence that the bucket's numbers wrap around in.
+func TestKernelGuardLimits(t *testing.T) {
+	k, g := guarding(t, 1<<10, onlyXDP)
+	from := uint64(1000 * second)
+	for _, tt := range []struct {
+		name  string
+		p     guard.Profile
+		every time.Duration
+		size  int
+		want  float64 // passing, of 100 s
+	}{
+		{"packets", guard.Profile{PPS: 100}, 2 * time.Millisecond, 10, 10000},
+		{"one a second", guard.Profile{PPS: 1}, 20 * time.Millisecond, 10, 100},
+		{"bits", guard.Profile{BPS: 100_000}, 5 * time.Millisecond, 1222, 1000},
+		{"the fewest bits", guard.Profile{BPS: 8000}, 100 * time.Millisecond, 972, 100},
+		{"the lower of both", guard.Profile{PPS: 5000, BPS: 100_000}, 5 * time.Millisecond, 1222, 1000},
+		{"below both", guard.Profile{PPS: 60, BPS: 100_000}, 20 * time.Millisecond, 100, 5000},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			from += uint64(20 * time.Minute) // in which the units wrap around
+			clockTo(k, from)
+			tt.p.Name, tt.p.Do, tt.p.Burst = tt.name, guard.Police, 100*time.Millisecond
+			if err := g.SetProfiles([]guard.Profile{tt.p}); err != nil {
+				t.Fatal(err)
+			}
+			var got [3]int
+			sent := 0
+			for at := time.Duration(0); at < 100*time.Second; at += tt.every {
+				clockTo(k, from+uint64(at))
+				sent++
+				for n := range got {
+					if passes(t, k, udpFrame(byte(n), tt.size)) {
+						got[n]++
+					}
+				}
+			}
+			over := 0
+			for n := range got {
+				over += sent - got[n]
+				if f := float64(got[n]); f < tt.want-1 || f > min(tt.want*1.002+3, float64(sent)) {
+					t.Errorf("flow %d: %d of %d pass, want %g", n, got[n], sent, tt.want)
+				}
+			}
+			tolls, err := g.Tolls()
+			if err != nil || len(tolls.Profiles) != 1 || tolls.Profiles[0].Over.Packets != uint64(over) || tolls.Profiles[0].Dropped.Packets != uint64(over) {
+				t.Errorf("%d are beyond the limit, %+v is told: %v", over, tolls, err)
+			}
+		})
+	}
+}
+
+// At high rates what is lost by rounding would be much: a packet costs half a unit.
+func TestKernelGuardLimitsHigh(t *testing.T) {
+	k, g := guarding(t, 1<<10, onlyXDP)
+	if err := g.SetProfiles([]guard.Profile{{Name: "high", PPS: 7_000_000, Burst: 30 * time.Millisecond, Do: guard.Police}}); err != nil {
+		t.Fatal(err)
+	}
+	frame := udpFrame(1, 10)
+	for ms := range uint64(150) { // a jiffy at a time, 4 ms
+		clockTo(k, 1000*second+4e6*ms)
+		n := 40_000 // 10 M a second
+		if _, _, err := k.Programs.XDP.Benchmark(frame, n, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tolls, err := g.Tolls()
+	if err != nil {
+		t.Fatal(err)
+	}
+	passed := 150*40_000 - int(tolls.Profiles[0].Over.Packets)
+	if want := 7_000_000 * 0.6; float64(passed) < 0.99*want || float64(passed) > 1.06*want {
+		t.Errorf("%d packets pass in 0.6 s, want %g and what may come at once", passed, want)
+	}
+}
+
+// A flow that does not keep to its limits is stopped for a while, which doubles while it
+// goes on and begins anew when it was calm; another is not touched, and one that keeps
+// to its rate after its penalty passes. What the kill switch says holds at once.
+func TestKernelGuardHolds(t *testing.T) {
+	k, g := guarding(t, 1<<10, onlyXDP)
+	p := guard.Profile{Name: "hold", PPS: 100, Burst: 500 * time.Millisecond, Do: guard.Drop, Hold: 10 * time.Second, MaxHold: 30 * time.Second}
+	if err := g.SetProfiles([]guard.Profile{p}); err != nil {
+		t.Fatal(err)
+	}
+	at := 1000 * uint64(second)
+	// run sends for so long at a rate, and says for how long in all nothing passed.
+	run := func(takes time.Duration, pps uint64, n byte) (stopped time.Duration) {
+		for end := at + uint64(takes); at < end; at += uint64(time.Second) / pps {
+			clockTo(k, at)
+			if !passes(t, k, tcpFrame(n, 100)) {
+				stopped += time.Second / time.Duration(pps)
+			}
+		}
+		return stopped
+	}
+	near := func(what string, got, want time.Duration) {
+		t.Helper()
+		if got < want-500*time.Millisecond || got > want+500*time.Millisecond {
+			t.Errorf("%s: stopped for %v, want %v", what, got, want)
+		}
+	}
+	near("below its rate", run(20*time.Second, 80, 1), 0)
+	// Half a second until it is stopped, for ten; a quarter more, and it is stopped again, for twenty.
+	near("the first time, and a second begins", run(12*time.Second, 200, 1), 11250*time.Millisecond)
+	near("its end, and a third time, for thirty", run(49*time.Second, 200, 1), 48500*time.Millisecond)
+	near("another flow", run(5*time.Second, 80, 2), 0)
+	run(35*time.Second, 10, 1) // until its penalty is over
+	near("calm", run(60*time.Second, 80, 1), 0)
+	near("long after", run(11*time.Second, 200, 1), 10*time.Second)
+	tolls, err := g.Tolls()
+	if err != nil || tolls.Profiles[0].Held < 4 {
+		t.Errorf("%+v: %v", tolls, err)
+	}
+	run(time.Second, 400, 2)
+	if passes(t, k, tcpFrame(2, 100)) {
+		t.Error("it passes")
+	}
+	if err := g.SetOn(false); err != nil {
+		t.Fatal(err)
+	}
+	if !passes(t, k, tcpFrame(2, 100)) {
+		t.Error("the kill switch does not let it pass")
+	}
+	if err := g.SetOn(true); err != nil {
+		t.Fatal(err)
+	}
+	if passes(t, k, tcpFrame(2, 100)) {
+		t.Error("its penalty is forgotten")
+	}
+	if err := g.Allow([]netip.Prefix{netip.MustParsePrefix("192.0.2.2/32")}); err != nil {
+		t.Fatal(err)
+	}
+	if !passes(t, k, tcpFrame(2, 100)) {
+		t.Error("who is allowed does not pass")
+	}
+}
+
+// A rule of new flows leaves those alone that are there, and what it drops enters no
+// cache; within its rate, they do.
+func TestKernelGuardNewFlows(t *testing.T) {
+	k, g := guarding(t, 1<<12, onlyXDP)
+	c := newTold(t)
+	s := sweeper(t, SweepConfig{Idle: time.Hour, Lists: k.Lists}, k, c)
+	old := udpFrame(200, 10)
+	if !passes(t, k, old) {
+		t.Fatal("no rule, and it does not pass")
+	}
+	rule := guard.Rule{ID: 1, Match: guard.Match{Dst: netip.MustParsePrefix("10.0.0.1/32"), New: true}, Do: guard.Police, PPS: 10, Until: time.Now().Add(time.Hour).UnixNano()}
+	if err := g.Install(rule); err != nil {
+		t.Fatal(err)
+	}
+	list, err := g.Rules()
+	if err != nil || !list[0].Match.New {
+		t.Errorf("%+v: %v", list, err)
+	}
+	passed := 0
+	for n := range 150 {
+		if !passes(t, k, old) {
+			t.Fatal("a packet of a flow that is there is stopped")
+		}
+		if passes(t, k, udpFrame(byte(n), 10)) {
+			passed++
+			if !passes(t, k, udpFrame(byte(n), 10)) {
+				t.Fatal("the second packet of a flow that was let in is stopped")
+			}
+		}
+	}
+	if passed < 1 || passed > 3 { // 100 ms of the rate, and one
+		t.Errorf("%d new flows pass", passed)
+	}
+	if n := cached(k); n != passed+1 {
+		t.Errorf("%d entries, %d new flows passed", n, passed)
+	}
+	if err := s.DrainAll(flow.EndForced); err != nil {
+		t.Fatal(err)
+	}
+	var sum uint64
+	for _, n := range c.dropped {
+		sum += n.Packets
+	}
+	if sum != uint64(150-passed) {
+		t.Errorf("%d packets are told to be dropped, %d were", sum, 150-passed)
+	}
+}
+
+// Beyond what may enter the table, flows are counted in aggregates, and pass: by source,
+// by destination and by CPU, each its own, and exactly.
+func TestKernelGuardAdmission(t *testing.T) {
+	k, g := guarding(t, 1<<14, onlyXDP)
+	c := newCollector()
+	s := sweeper(t, SweepConfig{Idle: time.Hour, Lists: k.Lists}, k, c)
+	at := 1000 * uint64(second)
+	send := func(src, dst [4]byte, port int) {
+		f := udpFrame(0, 10)
+		copy(f[26:], src[:])
+		copy(f[30:], dst[:])
+		f[36], f[37] = byte(port>>8), byte(port)
+		if !passes(t, k, f) {
+			t.Fatal("a gate stops a packet")
+		}
+	}
+	var sent uint64
+	for _, tt := range []struct {
+		name   string
+		limit  guard.Admission
+		kept   func(guard.Tolls) guard.Volume
+		src    func(n int) [4]byte
+		dst    func(n int) [4]byte
+		groups int // that each have the limit
+	}{
+		{
+			"source",
+			guard.Admission{Source: 100},
+			func(t guard.Tolls) guard.Volume { return t.Source },
+			func(n int) [4]byte { return [4]byte{192, 0, 2, byte(n % 3)} }, func(n int) [4]byte { return [4]byte{10, 1, byte(n >> 8), byte(n)} }, 3,
+		},
+		{
+			"destination",
+			guard.Admission{Destination: 100},
+			func(t guard.Tolls) guard.Volume { return t.Destination },
+			func(n int) [4]byte { return [4]byte{11, byte(n >> 16), byte(n >> 8), byte(n)} }, func(n int) [4]byte { return [4]byte{10, 2, 0, byte(n % 2)} }, 2,
+		},
+		{
+			"cpu",
+			guard.Admission{CPU: 100},
+			func(t guard.Tolls) guard.Volume { return t.CPU },
+			func(n int) [4]byte { return [4]byte{12, byte(n >> 16), byte(n >> 8), byte(n)} }, func(n int) [4]byte { return [4]byte{10, 3, 0, byte(n % 7)} }, 1,
+		},
+		{
+			"none",
+			guard.Admission{},
+			nil,
+			func(n int) [4]byte { return [4]byte{13, byte(n >> 16), byte(n >> 8), byte(n)} }, func(n int) [4]byte { return [4]byte{10, 4, 0, byte(n % 7)} }, 0,
+		},
+	} {
+		at += uint64(time.Minute)
+		clockTo(k, at)
+		if err := g.SetAdmission(tt.limit); err != nil {
+			t.Fatal(err)
+		}
+		before := cached(k)
+		const flows = 3000
+		for n := range flows {
+			at += uint64(2 * time.Second / flows)
+			clockTo(k, at)
+			send(tt.src(n), tt.dst(n), n)
+			sent++
+		}
+		entered := cached(k) - before
+		tolls, err := g.Tolls()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tt.kept == nil {
+			if entered != flows {
+				t.Errorf("%s: %d of %d flows entered", tt.name, entered, flows)
+			}
+			continue
+		}
+		kept := tt.kept(tolls).Packets
+		// Two seconds of the limit, a quarter of one at once, and a few aggregates.
+		want := tt.groups * 225
+		if int(kept)+entered < flows || int(kept) < flows-want-tt.groups-1 || int(kept) > flows-want*8/10 {
+			t.Errorf("%s: %d flows entered, %d packets were kept out; want %d", tt.name, entered, kept, want)
+		}
+	}
+	if err := s.DrainAll(flow.EndForced); err != nil {
+		t.Fatal(err)
+	}
+	var told uint64
+	for _, r := range c.ids {
+		told += r.Packets
+	}
+	if told != sent {
+		t.Errorf("records tell of %d packets, %d were sent", told, sent)
 	}
 }

@@ -14,6 +14,10 @@ type Delta struct {
 	Flows    uint32 // flows that began since the last tick: 1 for a new entry, 0 for an old one
 	TCPFlags uint8  // OR over the flow's life, not over this tick only
 
+	// Aggregate: it is of flows that the cache had no place for. Of the key there are the
+	// protocol and the destination's network, or not even these.
+	Aggregate bool
+
 	// Established: the flow has at least three packets and, if it is TCP, an ACK. A
 	// spoofed packet does not make one.
 	Established bool
@@ -23,6 +27,9 @@ type Delta struct {
 func (d *Delta) synOnly() bool {
 	return d.Key.Proto == flow.ProtoTCP && d.TCPFlags&(flow.SYN|flow.ACK|flow.RST|flow.FIN) == flow.SYN
 }
+
+// single says whether d is of new flows that have had one packet each.
+func (d *Delta) single() bool { return d.Flows > 0 && d.Packets <= uint64(d.Flows) }
 
 func (d *Delta) fragment() bool { return d.Key.VLAN&flow.KeyFragment != 0 }
 

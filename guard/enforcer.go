@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"time"
 )
 
 // Do is what becomes of packets that a rule hits.
@@ -59,18 +58,6 @@ type Volume struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
-// Profile is the automatic filter of a flow entry: a token bucket, and a penalty whose
-// hold doubles up to a limit when it comes again, and ends when the flow calms.
-type Profile struct {
-	Name          string
-	PPS, BPS      uint64        // packets and bits a second; 0: not looked at
-	Burst         time.Duration // what may come at once, as time at the rates
-	Do            Do
-	Hold, MaxHold time.Duration
-	Interfaces    []string       // where it holds; none: everywhere
-	Prefixes      []netip.Prefix // of destinations; none: all
-}
-
 // Enforcer is what has the power: the kernel's programs, or a Fake. It is asked by one
 // goroutine at a time. What it has in force outlives this process until it ends by itself.
 type Enforcer interface {
@@ -84,8 +71,13 @@ type Enforcer interface {
 	Rules() ([]Installed, error)
 	// Allow names sources and destinations that no rule hits, whatever it says.
 	Allow([]netip.Prefix) error
-	// SetProfiles puts the profiles of flows in force, in the place of those before.
+	// SetProfiles puts the profiles of flows in force, in the place of those before; the
+	// first that a flow fits is its own.
 	SetProfiles([]Profile) error
+	// SetAdmission says how many flows may enter the cache.
+	SetAdmission(Admission) error
+	// Tolls are what both have counted.
+	Tolls() (Tolls, error)
 	Switch
 }
 
@@ -112,6 +104,15 @@ func (None) Rules() ([]Installed, error) { return nil, nil }
 func (None) Allow([]netip.Prefix) error  { return nil }
 func (None) SetOn(bool) error            { return nil }
 func (None) On() (bool, error)           { return true, nil }
+func (None) Tolls() (Tolls, error)       { return Tolls{}, nil }
+
+// SetAdmission refuses any limit.
+func (None) SetAdmission(a Admission) error {
+	if a != (Admission{}) {
+		return ErrNoEnforcer
+	}
+	return nil
+}
 
 // SetProfiles refuses any.
 func (None) SetProfiles(p []Profile) error {

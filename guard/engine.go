@@ -208,6 +208,9 @@ func (e *Engine) Add(batch []Delta) {
 // Tick ends a tick at now, Unix ns, about once a second.
 func (e *Engine) Tick(now int64) {
 	e.feed.Lock()
+	e.mu.Lock()
+	e.count()
+	e.mu.Unlock()
 	over := e.roll(now)
 	e.mu.Lock()
 	e.now = now
@@ -215,7 +218,6 @@ func (e *Engine) Tick(now int64) {
 	e.counters.Deltas = e.r.deltas
 	e.counters.Evicted = e.r.dst.evicted + e.r.src.evicted + e.r.net.evicted
 	e.counters.Beyond = e.r.dst.beyond + e.r.src.beyond + e.r.net.beyond
-	e.count()
 	for i := range over {
 		e.exceeded(&over[i])
 	}
@@ -470,7 +472,7 @@ func (a *Attack) base() *Match {
 	return &Match{Dst: a.Target}
 }
 
-// count takes over what the enforcer counted.
+// count takes over what the enforcer counted. It is called with feed and mu.
 func (e *Engine) count() {
 	if len(e.actions) == 0 {
 		return
@@ -482,6 +484,7 @@ func (e *Engine) count() {
 	}
 	for _, r := range rules {
 		if a := e.open(r.ID); a != nil {
+			e.r.refused(&a.Match, Volume{r.Dropped.Packets - min(a.Dropped.Packets, r.Dropped.Packets), r.Dropped.Bytes - min(a.Dropped.Bytes, r.Dropped.Bytes)})
 			a.Counted, a.Dropped = r.Hit, r.Dropped
 		}
 	}
@@ -673,8 +676,18 @@ func (e *Engine) plan(g *Group, a *Attack) (plan, error) {
 	if g.Mode < Approve || can(a.base()) != nil {
 		can = func(*Match) error { return nil } // nothing will be put in force here
 	}
+	if here := can; g.Announce == FlowSpec {
+		can = func(m *Match) error {
+			if m.New {
+				return errNoNewFlows
+			}
+			return here(m)
+		}
+	}
 	return e.r.weigh(*a.base(), a.Limit, a.Rate[a.Limit.Measure], a.Kind, can)
 }
+
+var errNoNewFlows = fmt.Errorf("%w: FlowSpec does not know which flows are new", ErrUnsupported)
 
 func (act *Action) take(p *plan) {
 	act.Match, act.Hit, act.Innocent = p.match, p.hit, p.innocent

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -520,10 +521,10 @@ func TestAnEnforcerThatCannotIsToldOf(t *testing.T) {
 	if _, err := e.Approve(began, e.Status(began).Actions[0].ID, "alice", false); !errors.Is(err, ErrNoEnforcer) {
 		t.Errorf("approved: %v", err)
 	}
-	// It cannot look at flags: the next best match it can.
+	// It cannot look at flags, nor at what is new: the next best match it can.
 	d = newDrill(t, nil)
 	d.fake.Cannot = func(m *Match) error {
-		if m.SYN {
+		if m.SYN || m.New {
 			return ErrUnsupported
 		}
 		return nil
@@ -593,4 +594,72 @@ func TestBaselinesAreProposals(t *testing.T) {
 		}
 	}
 	t.Error("nothing learned of pps")
+}
+
+// What the cache had no place for is of no host; and an attack is not over because what a
+// rule drops enters no cache.
+func TestAggregatesAreOfNoHost(t *testing.T) {
+	d := newDrill(t, func(p *Policy) { p.Groups[0].Subnets = []Limit{{Measure: Packets, Rate: 100_000}} })
+	aggregate := DeltaOf(&flow.Record{Dst: flow.AddrFrom(netip.MustParseAddr("192.0.2.0")), Proto: flow.ProtoUDP, Packets: 60_000, Bytes: 6_000_000, Has: flow.HasDst | flow.HasPackets})
+	if !aggregate.Aggregate {
+		t.Error("an aggregate's delta is one of a flow")
+	}
+	d.second([]Delta{aggregate}, nil)
+	if s := d.e.Status(d.now); len(s.Attacks) != 0 || s.Groups[0].PPS != 60_000 {
+		t.Errorf("%+v", s)
+	}
+	aggregate.Packets = 200_000
+	d.second([]Delta{aggregate}, nil)
+	if s := d.e.Status(d.now); len(s.Attacks) != 1 || s.Attacks[0].Name != "192.0.2.0/24" {
+		t.Errorf("%+v", s.Attacks)
+	}
+
+	d = newDrill(t, nil)
+	var flood []Delta
+	for i := range 30_000 {
+		x := delta(fmt.Sprintf("11.%d.%d.9", i>>8, i&255), uint16(i)|0x8000, "192.0.2.10", uint16(i*7)|1, flow.ProtoUDP, 1, 100)
+		x.Flows = 1
+		flood = append(flood, x)
+	}
+	d.second(flood, nil)
+	for range 60 { // the fake drops it, and what it dropped is told by its counters alone
+		for i := range flood {
+			d.fake.Feed(&flood[i])
+		}
+		d.second(nil, legit("192.0.2.10"))
+	}
+	s := d.e.Status(d.now)
+	if len(s.Attacks) != 1 || s.Attacks[0].Ended != 0 || s.Attacks[0].PPS < 30_000 || s.Actions[0].State != StateActive {
+		t.Errorf("%+v\n%+v", s.Attacks, s.Actions)
+	}
+	for range 120 {
+		d.second(nil, legit("192.0.2.10"))
+	}
+	if s := d.e.Status(d.now); s.Attacks[0].Ended == 0 || s.Actions[0].State != StateEnded {
+		t.Errorf("%+v\n%+v", s.Attacks, s.Actions)
+	}
+}
+
+// A flood of UDP packets that are each a flow of its own is met where flows begin, so that
+// those of others go on; not where FlowSpec is to say it, nor if the flows last.
+func TestNewFlowsAreMetWhereTheyBegin(t *testing.T) {
+	spoofed := func(packets uint64) (list []Delta) {
+		for i := range 30_000 {
+			x := delta(fmt.Sprintf("11.%d.%d.9", i>>8, i&255), uint16(i)|0x8000, "192.0.2.10", uint16(i*7)|1, flow.ProtoUDP, packets, 100*packets)
+			x.Flows = 1
+			list = append(list, x)
+		}
+		return list
+	}
+	for _, tt := range []struct {
+		packets uint64
+		how     Announce
+		want    string
+	}{{1, NoAnnounce, "udp new flows to 192.0.2.10"}, {4, NoAnnounce, "udp to 192.0.2.10"}, {1, FlowSpec, "udp to 192.0.2.10"}} {
+		d := newDrill(t, func(p *Policy) { p.Groups[0].Announce = tt.how })
+		d.second(spoofed(tt.packets), legit("192.0.2.10"))
+		if s := d.e.Status(d.now); len(s.Actions) != 1 || s.Actions[0].Match.String() != tt.want {
+			t.Errorf("%d packets a flow, %v: %+v", tt.packets, tt.how, s.Actions)
+		}
+	}
 }

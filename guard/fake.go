@@ -15,6 +15,7 @@ type Fake struct {
 	rules    []Installed
 	allowed  []netip.Prefix
 	profiles []Profile
+	admitted Admission
 
 	// Cannot, if set, is what Can says.
 	Cannot func(*Match) error
@@ -119,6 +120,20 @@ func (f *Fake) SetProfiles(p []Profile) error {
 	f.profiles = slices.Clone(p)
 	return nil
 }
+
+// Admitted is the last SetAdmission's.
+func (f *Fake) Admitted() Admission { f.mu.Lock(); defer f.mu.Unlock(); return f.admitted }
+
+// SetAdmission keeps it.
+func (f *Fake) SetAdmission(a Admission) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.admitted = a
+	return nil
+}
+
+// Tolls are none.
+func (f *Fake) Tolls() (Tolls, error) { return Tolls{}, nil }
 
 // SetOn is the kill switch.
 func (f *Fake) SetOn(on bool) error { f.mu.Lock(); defer f.mu.Unlock(); f.off = !on; return nil }

@@ -18,6 +18,7 @@ type Match struct {
 	DstPort   uint16       `json:"dst_port,omitempty"`
 	Fragments bool         `json:"fragments,omitempty"` // later fragments only
 	SYN       bool         `json:"syn,omitempty"`       // TCP with SYN and without ACK: what opens connections
+	New       bool         `json:"new,omitempty"`       // of flows that are not in the cache only, which what it drops does not enter
 	Flow      *flow.Key    `json:"-"`                   // this flow alone; the rest only describes it
 }
 
@@ -25,12 +26,13 @@ type Match struct {
 const MaxPorts = 8
 
 // Hits says whether what d stands for is hit. (Of a flow with packets of both kinds, SYN
-// is told by whether it ever got beyond its SYN.)
+// is told by whether it ever got beyond its SYN; New hits only flows of one packet, for
+// of others it hits no more than the first.)
 func (m *Match) Hits(d *Delta) bool {
 	switch {
 	case m.Flow != nil:
 		return d.Key == *m.Flow
-	case m.Proto != 0 && d.Key.Proto != m.Proto, m.Fragments && !d.fragment(), m.SYN && !d.synOnly():
+	case m.Proto != 0 && d.Key.Proto != m.Proto, m.Fragments && !d.fragment(), m.SYN && !d.synOnly(), m.New && !d.single():
 		return false
 	case m.DstPort != 0 && d.Key.DstPort != m.DstPort, len(m.SrcPorts) > 0 && !slices.Contains(m.SrcPorts, d.Key.SrcPort):
 		return false
@@ -77,6 +79,9 @@ func (m Match) String() string {
 	}
 	if m.SYN {
 		word("syn")
+	}
+	if m.New {
+		word("new flows")
 	}
 	if m.Src.IsValid() {
 		word("from", prefixText(m.Src))
@@ -157,5 +162,5 @@ func sourcePrefix(a flow.Addr) netip.Prefix {
 
 // Empty says whether m hits every packet.
 func (m *Match) Empty() bool {
-	return !m.Dst.IsValid() && !m.Src.IsValid() && m.Proto == 0 && len(m.SrcPorts) == 0 && m.DstPort == 0 && !m.Fragments && !m.SYN && m.Flow == nil
+	return !m.Dst.IsValid() && !m.Src.IsValid() && m.Proto == 0 && len(m.SrcPorts) == 0 && m.DstPort == 0 && !m.Fragments && !m.SYN && !m.New && m.Flow == nil
 }

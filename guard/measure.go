@@ -75,7 +75,7 @@ func kindsOf(d *Delta) (k kinds) {
 	if d.fragment() {
 		k |= kindFrag
 	}
-	if d.Established {
+	if d.Established && !d.Aggregate {
 		k |= kindEst
 	}
 	if d.DroppedPackets|d.DroppedBytes != 0 {

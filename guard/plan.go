@@ -127,7 +127,7 @@ func propose(s *sample, base Match) []Match {
 	keys := map[string]flow.Key{}
 	sources, protos := tally[sourceKey]{}, tally[uint8]{}
 	ampPorts, dports := tally[uint16]{}, tally[uint32]{}
-	var all, fragments, syn, udpPorts uint64
+	var all, fragments, syn, singles, udpPorts uint64
 	sports := tally[uint16]{}
 	s.of(&base, func(d *Delta, n uint64) {
 		all += n
@@ -139,6 +139,9 @@ func propose(s *sample, base Match) []Match {
 		src := mask6(d.Key.Src)
 		sources.add(sourceKey(src[:]), n)
 		protos.add(d.Key.Proto, n)
+		if d.single() {
+			singles += n
+		}
 		switch {
 		case d.fragment():
 			fragments += n
@@ -187,6 +190,14 @@ func propose(s *sample, base Match) []Match {
 	}
 	if worth(syn) {
 		with(func(m *Match) { m.Proto, m.SYN = flow.ProtoTCP, true })
+	}
+	if 2*singles >= all { // each packet a flow of its own
+		with(func(m *Match) {
+			if p := largest(protos, 1); 10*protos[p[0]] >= 9*all {
+				m.Proto = p[0]
+			}
+			m.New = true
+		})
 	}
 	if !base.Src.IsValid() {
 		for _, k := range largest(sources, 1) {

@@ -33,6 +33,7 @@ type rates struct {
 	all10  int64              // their sum
 	sample *sample
 	hot    *sample // of destinations near a threshold
+	apart  []Delta // of destinations, counted in their networks already: refused
 
 	deltas uint64 // taken since the start
 }
@@ -105,15 +106,15 @@ func (r *rates) sender(a flow.Addr) uint16 {
 func (r *rates) add(d *Delta) {
 	r.deltas++
 	k := kindsOf(d)
+	if d.Aggregate {
+		r.addAggregate(d, k)
+		return
+	}
 	slot, to := r.dst.sums(&d.Key.Dst, d.Packets, unasked)
 	if to != nil {
 		to.count(d, k)
 		if slot < 0 {
-			group := r.groupOf(d.Key.Dst)
-			r.total[group].cur.count(d, k)
-			n := network(d.Key.Dst)
-			_, to = r.net.sums(&n, d.Packets, group)
-			to.count(d, k)
+			r.addNetwork(d, k, r.groupOf(d.Key.Dst))
 		}
 	} else if r.groupOf(d.Key.Src) == noGroup {
 		return // neither end is ours
@@ -145,6 +146,45 @@ func (r *rates) settle() {
 		_, to := r.net.sums(&n, c[Packets], group)
 		to.add(c)
 	}
+	for i := range r.apart {
+		d := &r.apart[i]
+		if _, to := r.dst.sums(&d.Key.Dst, d.Packets, unasked); to != nil {
+			to.count(d, kindsOf(d))
+		}
+	}
+	r.apart = r.apart[:0]
+}
+
+// addAggregate counts what is of no host: in its network, and in that one's hostgroup.
+func (r *rates) addAggregate(d *Delta, k kinds) {
+	if d.Key.Dst == (flow.Addr{}) {
+		return
+	}
+	if group := r.groupOf(d.Key.Dst); group != noGroup {
+		r.addNetwork(d, k, group)
+	}
+}
+
+// addNetwork counts a delta in its hostgroup and its network alone.
+func (r *rates) addNetwork(d *Delta, k kinds, group uint16) {
+	r.total[group].cur.count(d, k)
+	n := network(d.Key.Dst)
+	_, to := r.net.sums(&n, d.Packets, group)
+	to.count(d, k)
+}
+
+// refused counts packets of new flows that a rule dropped, which are in aggregates: to the
+// host that it protects, behind settle, as its network has them.
+func (r *rates) refused(m *Match, v Volume) {
+	if !m.New || !m.Dst.IsSingleIP() || v.Packets == 0 {
+		return
+	}
+	d := Delta{Packets: v.Packets, Bytes: v.Bytes, DroppedPackets: v.Packets, DroppedBytes: v.Bytes, Flows: uint32(min(v.Packets, 1<<31))}
+	d.Key.Dst, d.Key.Proto = flow.AddrFrom(m.Dst.Addr()), m.Proto
+	if m.Proto == flow.ProtoTCP {
+		d.TCPFlags = flow.SYN
+	}
+	r.apart = append(r.apart, d)
 }
 
 // length closes the tick's length; the first tick has none.

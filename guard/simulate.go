@@ -82,6 +82,7 @@ func DeltaOf(r *flow.Record) Delta {
 	if r.Has&flow.HasDropped != 0 {
 		d.DroppedPackets, d.DroppedBytes = r.DroppedPackets*rate, r.DroppedBytes*rate
 	}
+	d.Aggregate = r.Has&flow.HasSrc == 0 && r.Src == flow.Addr{}
 	d.Established = establishedBy(d.Key.Proto, d.TCPFlags, r.Packets)
 	return d
 }

@@ -12,6 +12,29 @@ type Status struct {
 	Groups  []GroupStatus  `json:"groups"`
 	Attacks []AttackStatus `json:"attacks"` // those that go on first, then the newest
 	Actions []ActionStatus `json:"actions"` // open ones first, then the newest
+	Limits  []LimitStatus  `json:"limits"`  // of single flows, then those of new ones
+}
+
+// LimitStatus is a limit that no attack is needed for, and what it has counted.
+type LimitStatus struct {
+	Name    string `json:"name"`    // flows.NAME, or new-flows.per-…
+	Over    Volume `json:"over"`    // beyond it
+	Dropped Volume `json:"dropped"` // of these, what was dropped; of new flows none is
+	Held    uint64 `json:"held"`    // how often a flow's hold began
+}
+
+// limits are the limits with what they have counted.
+func (e *Engine) limits() []LimitStatus {
+	t, err := e.enforcer.Tolls()
+	if err != nil {
+		e.log.Warn("guard: cannot read what limits have counted", "error", err)
+	}
+	list := []LimitStatus{}
+	for _, p := range t.Profiles {
+		list = append(list, LimitStatus{"flows." + p.Name, p.Over, p.Dropped, p.Held})
+	}
+	return append(list,
+		LimitStatus{Name: "new-flows.per-cpu", Over: t.CPU}, LimitStatus{Name: "new-flows.per-source", Over: t.Source}, LimitStatus{Name: "new-flows.per-destination", Over: t.Destination})
 }
 
 // GroupStatus is a hostgroup and its traffic.
@@ -90,7 +113,7 @@ func (e *Engine) Status(now int64) Status {
 	defer e.feed.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := Status{On: !e.off, Groups: []GroupStatus{}, Attacks: []AttackStatus{}, Actions: []ActionStatus{}}
+	s := Status{On: !e.off, Groups: []GroupStatus{}, Attacks: []AttackStatus{}, Actions: []ActionStatus{}, Limits: e.limits()}
 	for i := range e.policy.Groups {
 		g, t := &e.policy.Groups[i], &e.r.total[i]
 		took := e.r.took[(e.r.at+windowTicks-1)%windowTicks]

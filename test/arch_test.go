@@ -26,7 +26,7 @@ var mayImport = map[string]string{
 	"bpf":       "flow packet capture",
 	"hook":      "bpf host",
 	"route":     "host", // findings
-	"datapath":  "flow packet capture cache meter acl bpf hook host route",
+	"datapath":  "flow packet capture cache meter acl bpf hook host route guard",
 	"guard":     "flow",
 	"ie":        "",
 	"wire":      "flow ie packet", // packet: sFlow carries the start of packets

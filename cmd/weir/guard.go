@@ -138,6 +138,7 @@ type guardProposeCmd struct {
 	Dport     uint16          `placeholder:"PORT" help:"To this port."`
 	Fragments bool            `help:"Later fragments only."`
 	SYN       bool            `name:"syn" help:"TCP with SYN and without ACK only."`
+	New       bool            `help:"Flows that are not in the cache only; what is dropped does not enter it."`
 	Action    string          `default:"police" placeholder:"WHAT" help:"count, police or drop (default ${default})."`
 	PPS       string          `name:"pps" placeholder:"RATE" help:"What passes, of police: packets a second, as 5k."`
 	BPS       string          `name:"bps" placeholder:"RATE" help:"What passes, of police: bit/s, as 100M."`
@@ -173,7 +174,7 @@ func (c *guardProposeCmd) Run(a *app) error {
 		}
 		act.Match.Proto = n
 	}
-	act.Match.SrcPorts, act.Match.DstPort, act.Match.Fragments, act.Match.SYN = c.Sport, c.Dport, c.Fragments, c.SYN
+	act.Match.SrcPorts, act.Match.DstPort, act.Match.Fragments, act.Match.SYN, act.Match.New = c.Sport, c.Dport, c.Fragments, c.SYN, c.New
 	if err := act.Do.UnmarshalText([]byte(c.Action)); err != nil {
 		return usagef("--action: %v", err)
 	}
@@ -785,6 +786,18 @@ func (c *showCmd) guard(a *app, format rows.Format) error {
 	groups := []string{"group", "mode", "networks", "pps", "bps", "flows", "syn_ratio", "dropped_pps", "thresholds"}
 	if err := printFitted(a, groups, lines, []string{"thresholds", "syn_ratio", "networks"}, "thresholds"); err != nil {
 		return err
+	}
+	lines = nil
+	for _, l := range s.Limits {
+		if strings.HasPrefix(l.Name, "flows.") || l.Over.Packets > 0 {
+			lines = append(lines, []any{l.Name, l.Over.Packets, l.Over.Bytes, l.Dropped.Packets, l.Dropped.Bytes, l.Held})
+		}
+	}
+	if len(lines) > 0 {
+		fmt.Fprintln(a.stdout)
+		if err := printFitted(a, []string{"limit", "beyond_packets", "beyond_bytes", "dropped_packets", "dropped_bytes", "held"}, lines, []string{"dropped_bytes", "beyond_bytes"}, ""); err != nil {
+			return err
+		}
 	}
 	if !s.On {
 		fmt.Fprintln(a.stdout, "\nThe kill switch is off: nothing is in force until `weir guard on`.")

@@ -122,8 +122,29 @@ func newGuardRoom(conf *config.Config, power guard.Enforcer, log slogger) (*guar
 	if r.bgp, err = newSpeaker(&conf.Guard.BGP, r.log); err != nil {
 		return nil, usageError{err}
 	}
-	r.engine, err = guard.New(guard.Options{Policy: p, Enforcer: power, Announcer: r.bgp != nil, Tell: r.tell, Log: r.log, Learn: conf.Guard.Learn})
-	return r, err
+	if r.engine, err = guard.New(guard.Options{Policy: p, Enforcer: power, Announcer: r.bgp != nil, Tell: r.tell, Log: r.log, Learn: conf.Guard.Learn}); err != nil {
+		return nil, err
+	}
+	r.limit(conf, power)
+	return r, nil
+}
+
+// limit puts the limits of single flows, and of new ones, in force. Floods are found all
+// the same where that cannot be.
+func (r *guardRoom) limit(conf *config.Config, power guard.Enforcer) {
+	list, err := conf.Guard.Profiles() // checked with the configuration
+	if err == nil {
+		err = power.SetProfiles(list)
+	}
+	if err != nil {
+		r.log.Error("guard.flows: not all limits are in force", "error", err)
+	}
+	switch err := power.SetAdmission(conf.Guard.NewFlows.Admission()); {
+	case errors.Is(err, guard.ErrNoEnforcer):
+		r.log.Warn("guard.new-flows: any number of flows may enter the cache", "reason", err)
+	case err != nil:
+		r.log.Error("guard.new-flows", "error", err)
+	}
 }
 
 // newSpeaker is who announces; nil: there are no neighbours.
@@ -245,6 +266,7 @@ func (n *node) exchangeGuard(ctx context.Context, failed chan<- error, running *
 			n.log.Error("the guard goes on with its old policy", "error", err)
 			return running, nil
 		}
+		r.limit(conf, &n.power)
 		r.mu.Lock()
 		r.ignore = ignoredInterfaces(conf)
 		r.mu.Unlock()
@@ -389,12 +411,15 @@ func (n *node) guardAnswer() *console.GuardAnswer {
 	}
 	now := time.Now().UnixNano()
 	s := r.engine.Status(now)
-	a := &console.GuardAnswer{On: s.On, MayAct: n.config().Guard.Console, Now: instantOf(now), Groups: []console.GuardGroup{}, Attacks: []console.GuardAttack{}, Actions: []console.GuardAction{}}
+	a := &console.GuardAnswer{On: s.On, MayAct: n.config().Guard.Console, Now: instantOf(now), Groups: []console.GuardGroup{}, Attacks: []console.GuardAttack{}, Actions: []console.GuardAction{}, Limits: []console.GuardLimit{}}
 	for _, g := range s.Groups {
 		a.Groups = append(a.Groups, console.GuardGroup{
 			Group: g.Group, Mode: g.Mode.String(), Networks: g.Networks, PPS: g.PPS, BPS: g.BPS, Flows: g.Flows, SYNRatio: g.SYNRatio, DroppedPPS: g.DroppedPPS,
 			Thresholds: g.Thresholds,
 		})
+	}
+	for _, l := range s.Limits {
+		a.Limits = append(a.Limits, console.GuardLimit{Name: l.Name, Beyond: l.Over.Packets, Dropped: l.Dropped.Packets, Held: l.Held})
 	}
 	for i := range s.Attacks {
 		a.Attacks = append(a.Attacks, consoleAttack(&s.Attacks[i]))
@@ -508,6 +533,11 @@ func (n *node) guardSamples(emit func(metrics.Sample)) {
 	r.mu.Unlock()
 	counter("weir_guard_untracked_flows_total", "Looks at flows that the guard had no room for: they are told of later.", full)
 	counter("weir_guard_late_seconds_total", "Seconds that were looked at late.", late)
+	for _, l := range s.Limits {
+		counter("weir_guard_limit_beyond_packets_total", "Packets beyond a limit of guard.flows; of guard.new-flows, those of flows that were not let into the cache.", l.Over.Packets, "limit", l.Name)
+		counter("weir_guard_limit_dropped_packets_total", "Packets dropped by a limit of guard.flows.", l.Dropped.Packets, "limit", l.Name)
+		counter("weir_guard_limit_holds_total", "How often all packets of a flow began to be dropped for a while.", l.Held, "limit", l.Name)
+	}
 	for _, g := range s.Groups {
 		gauge("weir_guard_group_packets_per_second", "Packets a second to a hostgroup, in the last second.", float64(g.PPS), "group", g.Group)
 		gauge("weir_guard_group_bits_per_second", "Bits a second to a hostgroup, in the last second.", float64(g.BPS), "group", g.Group)

@@ -13,14 +13,15 @@ import (
 // guardPower carries the guard's rules out in the kernel's flow table that meters at the
 // moment. A reload may exchange that: what is in force goes over, until it ends.
 type guardPower struct {
-	mu       sync.Mutex
-	to       *datapath.Guard       // nil: nothing is metered in the kernel
-	told     bool                  // what follows, by a guard
-	rules    map[uint64]guard.Rule // in force, as was last heard
-	allowed  []netip.Prefix
-	profiles []guard.Profile
-	off      bool
-	held     bool // to is between one and the next
+	mu        sync.Mutex
+	to        *datapath.Guard       // nil: nothing is metered in the kernel
+	told      bool                  // what follows, by a guard
+	rules     map[uint64]guard.Rule // in force, as was last heard
+	allowed   []netip.Prefix
+	profiles  []guard.Profile
+	admission guard.Admission
+	off       bool
+	held      bool // to is between one and the next
 }
 
 // hold keeps what is to be put in force until use.
@@ -50,7 +51,7 @@ func (p *guardPower) use(d *datapath.Datapath) error {
 	if err != nil || !p.told {
 		return err
 	}
-	errs := []error{fresh.Allow(p.allowed), fresh.SetProfiles(p.profiles)}
+	errs := []error{fresh.Allow(p.allowed), fresh.SetProfiles(p.profiles), fresh.SetAdmission(p.admission)}
 	has := map[uint64]bool{}
 	for _, r := range there {
 		if has[r.ID] = true; p.rules[r.ID].ID == 0 { // lifted meanwhile
@@ -134,6 +135,21 @@ func (p *guardPower) SetProfiles(list []guard.Profile) error {
 	defer p.mu.Unlock()
 	p.profiles = list
 	return p.to.SetProfiles(list)
+}
+
+// SetAdmission says how many flows may enter the cache.
+func (p *guardPower) SetAdmission(a guard.Admission) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.admission = a
+	return p.to.SetAdmission(a)
+}
+
+// Tolls are what limits of flows, and admission, have counted.
+func (p *guardPower) Tolls() (guard.Tolls, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.to.Tolls()
 }
 
 // SetOn is the kill switch.

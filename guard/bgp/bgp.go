@@ -402,6 +402,9 @@ func (s *Speaker) flowspec(act *guard.Action) (*apiutil.Path, error) {
 			bgp.NewFlowSpecComponentItem(opEnd|bitAll, bgp.FRAG_FLAG_IS),
 		}))
 	}
+	if m.New {
+		return nil, errors.New("FlowSpec does not know which flows are new")
+	}
 	nlri, err := bgp.NewFlowSpecUnicast(family, parts)
 	if err != nil {
 		return nil, err

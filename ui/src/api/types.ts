@@ -314,6 +314,13 @@ export interface GuardAction {
   here: boolean;
 }
 
+export interface GuardLimit {
+  name: string;
+  beyond: number;
+  dropped: number;
+  held: number;
+}
+
 export interface GuardAnswer {
   on: boolean;
   may_act: boolean;
@@ -321,6 +328,7 @@ export interface GuardAnswer {
   groups: GuardGroup[];
   attacks: GuardAttack[];
   actions: GuardAction[];
+  limits: GuardLimit[];
 }
 
 export interface Error {

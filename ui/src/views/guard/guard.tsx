@@ -79,6 +79,7 @@ function Picture({ data, asOf, act }: { data: GuardAnswer; asOf: number; act: Ac
   return (
     <>
       <Groups data={data} />
+      <Limits data={data} />
       {!data.on && (
         <Notice tone="bad" title="The kill switch is off">
           <p>Attacks are found and told of, but nothing is dropped, policed or announced.</p>
@@ -125,6 +126,31 @@ function Groups({ data }: { data: GuardAnswer }) {
               <td class="right" title="Share of new TCP flows that never got beyond their SYN">{percent(g.syn_ratio, 1)}</td>
               <td class={"right" + (g.dropped_pps > 0 ? " bad" : "")}>{text(perSecond(g.dropped_pps, "packets"))}</td>
               <td class="wide-only muted">{g.thresholds.join(", ")}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </section>
+  );
+}
+
+/** Limits that hold without an attack; those of new flows once they have counted. */
+function Limits({ data }: { data: GuardAnswer }) {
+  const list = data.limits.filter((l) => l.name.startsWith("flows.") || l.beyond > 0);
+  if (list.length === 0) return null;
+  return (
+    <section class="panel scroll groups">
+      <table>
+        <thead>
+          <tr><th>Limit</th><th class="right">Beyond it</th><th class="right">Dropped</th><th class="right">Flows held</th></tr>
+        </thead>
+        <tbody>
+          {list.map((l) => (
+            <tr key={l.name}>
+              <td><b>{l.name}</b></td>
+              <td class="right" title={`${exact(l.beyond)} packets`}>{count(l.beyond)} packets</td>
+              <td class={"right" + (l.dropped > 0 ? " bad" : "")} title={`${exact(l.dropped)} packets`}>{count(l.dropped)} packets</td>
+              <td class="right">{l.name.startsWith("flows.") ? exact(l.held) : ""}</td>
             </tr>
           ))}
         </tbody>
