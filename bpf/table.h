@@ -446,7 +446,7 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 		guarded_alone(s);
 		return 0;
 	}
-	if (is_own(s)) {
+	if (!(use_guard && s->word & VERDICT_UNKEPT) && is_own(s)) { /* a rule spares those */
 		note(s->port, OWN_EXPORT, s->packets, s->bytes);
 		s->word = 0; /* no list stands in its way */
 		return 0;
@@ -499,17 +499,17 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 		set = at.set[1];
 		e = find_if_there(set, at.live, &s->p, &s->slot);
 	}
-	if (use_lists) {
+	if (use_lists && (!use_guard || s->lists)) { /* with a guard there may be none */
 		__u64 old = e ? READ_ONCE(e->verdict) : 0;
 		s->word = old;
 		if (unlikely(!e || !holds(old, s))) {
-			s->word = use_guard && !s->lists ? 0 : judge(s, s->port); /* with a guard there may be none */
+			s->word = judge(s, s->port);
 			s->asked = VERDICT_RULE(old) != VERDICT_RULE(s->word);
 			if (e)
 				replace(e, s->slot, s, old);
 		}
-		guard(s, e);
 	}
+	guard(s, e);
 	if (likely(e)) {
 		bool stopped = use_lists && is_stopped(s->word);
 		if (stopped)
