@@ -192,6 +192,13 @@ struct hits {
 #define GUARD_LEVEL(w)      ((__u32)((w) & 0x0f))
 #define GUARD_FOUND(w)      ((w) & 0xffffff00) /* a rule, or limits */
 #define GUARD_ROWS(w)       ((__u32)((w) & 0x3ff)) /* of control.guard */
+/* While there is a rule of new flows, who is in the table can be told without a look at
+ * it: of each entry, the tag in its word is marked in both banks of `guard_there`. The
+ * daemon fills the bank that is not in use anew, now and then, and changes over; a bank
+ * may have marks of flows that are gone, and lacks none of those that are there. */
+#define GUARD_MARKS         0x1000 /* of control.guard: who enters is marked */
+#define GUARD_BANK          0x2000 /* the bank in use is the second */
+#define GUARD_FLOOD         0x4000 /* the bank is asked */
 #define GUARD_KEPT          0x8000 /* of control.guard: the programs keep `judged` for it */
 
 /* A rule of the guard. What it hits is written while until is 0, or in the past, and no
@@ -242,7 +249,7 @@ struct guard_limit {
 	__u64 hold, max_hold;     /* of GUARD_DROP, ns: doubles each time */
 	__u64 spare2[7];
 	/* line 3: the programs add */
-	__u64 over_packets, over_bytes;       /* beyond the limits */
+	__u64 over_packets, over_bytes;       /* beyond the limits, and let pass */
 	__u64 dropped_packets, dropped_bytes; /* stopped */
 	__u64 held;                           /* how often a flow's hold began */
 	__u64 spare3[3];
@@ -264,6 +271,7 @@ struct guard_gate_cpu { /* of each CPU */
 	__u64 packets[GATES], bytes[GATES]; /* of flows that a gate kept out */
 	__u64 spare;
 };
+#define GUARD_TAG_WORDS 262144 /* of a bank: a bit for each of the 2^24 tags that a word has room for */
 #define GUARD_BUCKETS 32768 /* of a row of a sketch */
 struct guard_bucket { __u64 at; };
 

@@ -25,6 +25,7 @@ const (
 	flowMapGuardGates    = "guard_gates"
 	flowMapGuardLimits   = "guard_limits"
 	flowMapGuardRules    = "guard_rules"
+	flowMapGuardThere    = "guard_there"
 	flowMapHits          = "hits"
 	flowMapHopOf         = "hop_of"
 	flowMapHops          = "hops"
@@ -129,6 +130,7 @@ type flowMapSpecs struct {
 	GuardGates    *ebpf.MapSpec `ebpf:"guard_gates"`
 	GuardLimits   *ebpf.MapSpec `ebpf:"guard_limits"`
 	GuardRules    *ebpf.MapSpec `ebpf:"guard_rules"`
+	GuardThere    *ebpf.MapSpec `ebpf:"guard_there"`
 	Hits          *ebpf.MapSpec `ebpf:"hits"`
 	HopOf         *ebpf.MapSpec `ebpf:"hop_of"`
 	Hops          *ebpf.MapSpec `ebpf:"hops"`
@@ -197,6 +199,7 @@ type flowMaps struct {
 	GuardGates    *ebpf.Map `ebpf:"guard_gates"`
 	GuardLimits   *ebpf.Map `ebpf:"guard_limits"`
 	GuardRules    *ebpf.Map `ebpf:"guard_rules"`
+	GuardThere    *ebpf.Map `ebpf:"guard_there"`
 	Hits          *ebpf.Map `ebpf:"hits"`
 	HopOf         *ebpf.Map `ebpf:"hop_of"`
 	Hops          *ebpf.Map `ebpf:"hops"`
@@ -225,6 +228,7 @@ func (m *flowMaps) Close() error {
 		m.GuardGates,
 		m.GuardLimits,
 		m.GuardRules,
+		m.GuardThere,
 		m.Hits,
 		m.HopOf,
 		m.Hops,

@@ -15,6 +15,9 @@ import (
 const (
 	GuardRules = 256
 	GuardPorts = 8
+	GuardMarks = 0x1000 // of Control.Guard: who enters is marked in There
+	GuardBank  = 0x2000 // the bank in use is the second
+	GuardFlood = 0x4000 // the bank is asked
 	GuardKept  = 0x8000 // of Control.Guard: the programs keep Lists.Judged for it
 
 	GuardCount  = 0 // of GuardRule.What
@@ -33,6 +36,8 @@ const (
 	GuardLimits    = 128
 	GuardSlot      = 8  // bits: of limits, units are 256 ns
 	GuardCostShift = 24 // bits that costs have more
+
+	GuardTagWords = 262144 // of a bank of There
 
 	guardHeld    = 0x80
 	guardBuckets = 1 << 15
@@ -72,7 +77,7 @@ type GuardLimit struct {
 	Hold, MaxHold        uint64
 	_                    [7]uint64
 
-	OverPackets, OverBytes       uint64 // the programs add
+	OverPackets, OverBytes       uint64 // the programs add: what was let pass
 	DroppedPackets, DroppedBytes uint64
 	Held                         uint64
 	_                            [3]uint64
@@ -153,14 +158,16 @@ type Guard struct {
 	Rules  []GuardRule
 	Limits []GuardLimit
 	Gates  *GuardGates
+	There  [2][]uint64 // by the tags of Set.Word, a bit each: who may be in the table
 
-	rules, limits, gates, cpus, buckets, allowed *ebpf.Map
-	mappings                                     [][]byte
+	rules, limits, there, gates, cpus, buckets, allowed *ebpf.Map
+	mappings                                            [][]byte
 }
 
 func (g *Guard) each(visit func(name string, m **ebpf.Map)) {
 	visit("guard_rules", &g.rules)
 	visit("guard_limits", &g.limits)
+	visit("guard_there", &g.there)
 	visit("guard_gates", &g.gates)
 	visit("guard_gate_cpus", &g.cpus)
 	visit("guard_buckets", &g.buckets)
@@ -194,6 +201,10 @@ func (g *Guard) mapAll() error {
 	}{
 		{g.rules, GuardRules * unsafe.Sizeof(GuardRule{}), func(b []byte) { g.Rules = mapped[GuardRule](b, GuardRules) }},
 		{g.limits, GuardLimits * unsafe.Sizeof(GuardLimit{}), func(b []byte) { g.Limits = mapped[GuardLimit](b, GuardLimits) }},
+		{g.there, 2 * GuardTagWords * 8, func(b []byte) {
+			all := mapped[uint64](b, 2*GuardTagWords)
+			g.There = [2][]uint64{all[:GuardTagWords], all[GuardTagWords:]}
+		}},
 		{g.gates, unsafe.Sizeof(GuardGates{}), func(b []byte) { g.Gates = &mapped[GuardGates](b, 1)[0] }},
 	} {
 		b, err := unix.Mmap(part.m.FD(), 0, int(part.size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -242,7 +253,7 @@ func (g *Guard) Close() error {
 	for _, b := range g.mappings {
 		err = errors.Join(err, unix.Munmap(b))
 	}
-	g.mappings, g.Rules, g.Limits, g.Gates = nil, nil, nil, nil
+	g.mappings, g.Rules, g.Limits, g.Gates, g.There = nil, nil, nil, nil, [2][]uint64{}
 	g.each(func(_ string, m **ebpf.Map) {
 		(*m).Close()
 		*m = nil

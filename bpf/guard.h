@@ -62,14 +62,20 @@ static __always_inline bool has_allowed(const __u8 addr[16])
 	return listed && *listed;
 }
 
+/* is_own says whether a packet is of our own exports. */
+__noinline int is_own(const struct seen *s)
+{
+	struct own k;
+	if (!s || !READ_ONCE(control.own))
+		return 0;
+	__builtin_memcpy(&k, &s->p.key, sizeof k); /* the key begins like this */
+	return bpf_map_lookup_elem(&own, &k) != NULL;
+}
+
 /* is_allowed says whether no rule may hit a packet's flow. */
 __noinline int is_allowed(const struct seen *s)
 {
-	struct own k;
-	if (!s)
-		return 0;
-	__builtin_memcpy(&k, &s->p.key, sizeof k); /* the key begins like this */
-	return has_allowed(s->p.key.src) || has_allowed(s->p.key.dst) || bpf_map_lookup_elem(&own, &k) != NULL;
+	return s && (has_allowed(s->p.key.src) || has_allowed(s->p.key.dst) || is_own(s));
 }
 
 /* A bucket is one word, in sixteenths of a ns of the clock: when all that has passed
@@ -228,13 +234,14 @@ __noinline int guard_limit_flow(const struct seen *s, struct entry *e, __u32 row
 	}
 	if (within_limits(l, e, s))
 		return 0;
-	__sync_fetch_and_add(&l->over_bytes, s->bytes);
-	__sync_fetch_and_add(&l->over_packets, s->packets);
-	if (what == GUARD_COUNT)
+	if (what == GUARD_COUNT) {
+		__sync_fetch_and_add(&l->over_bytes, s->bytes);
+		__sync_fetch_and_add(&l->over_packets, s->packets);
 		return 0;
+	}
 	if (what == GUARD_DROP)
 		hold(l, e, s, old);
-stop:
+stop: /* that is beyond the limits, too */
 	__sync_fetch_and_add(&l->dropped_bytes, s->bytes);
 	__sync_fetch_and_add(&l->dropped_packets, s->packets);
 	return 1;
@@ -247,11 +254,9 @@ __noinline __u64 guard_choose(const struct seen *s, struct entry *e)
 	if (!s)
 		return 0;
 	__u64 old = e ? READ_ONCE(e->rate[0]) : 0, in_force = READ_ONCE(control.guard);
-	__u32 rule = 0, limit = 0;
-	if (!is_allowed(s)) {
-		rule = guard_find(s, 0, GUARD_ROWS(in_force), e != NULL);
-		limit = e ? guard_limit_of(s) : 0;
-	}
+	__u32 rule = guard_find(s, 0, GUARD_ROWS(in_force), e != NULL), limit = e ? guard_limit_of(s) : 0;
+	if ((rule || limit) && is_allowed(s))
+		rule = limit = 0;
 	__u64 word = GUARD_GENERATION(in_force) << 32 | rule << 16 | limit << 8;
 	if (!e)
 		return word;
@@ -298,8 +303,31 @@ static __always_inline void guard(struct seen *s, struct entry *e)
 	if (!use_guard || is_stopped(s->word))
 		return;
 	__u64 in_force = READ_ONCE(control.guard), word = e ? READ_ONCE(e->rate[0]) : 0;
+	if (!e && !GUARD_ROWS(in_force))
+		return; /* only rules are asked about new flows */
 	if (unlikely(GUARD_GENERATION(word) != GUARD_GENERATION(in_force) || GUARD_FOUND(word)))
 		guarded(s, e);
+}
+
+/* may_be_there says whether a flow may be in the table, by its word. */
+__noinline int may_be_there(__u32 live)
+{
+	__u32 at = (READ_ONCE(control.guard) & GUARD_BANK ? GUARD_TAG_WORDS : 0) + (live >> 8) / 64;
+	__u64 *marks = bpf_map_lookup_elem(&guard_there, &at);
+	return !marks || READ_ONCE(*marks) >> (live >> 8) % 64 & 1;
+}
+
+/* mark_there is before a flow can be found. */
+static __always_inline void mark_there(__u32 live)
+{
+	if (likely(!(READ_ONCE(control.guard) & GUARD_MARKS)))
+		return;
+	for (int bank = 0; bank < 2; bank++) {
+		__u32 at = bank * GUARD_TAG_WORDS + (live >> 8) / 64;
+		__u64 *marks = bpf_map_lookup_elem(&guard_there, &at);
+		if (marks)
+			__sync_fetch_and_or(marks, 1ull << (live >> 8) % 64);
+	}
 }
 
 /* sketched are a source's or a destination's buckets; of IPv6 sources, their /64's. */

@@ -114,7 +114,7 @@ func TestConstants(t *testing.T) {
 		"WHY_ROUTE_MTU": uint64(WhyRouteMTU), "WHY_HAIRPIN": uint64(WhyHairpin), "WHY_URPF": uint64(WhyURPF), "WHY_ERROR": uint64(WhyError), "WHY_SPI": uint64(WhySPI), "WHY_LOST": uint64(WhyLost),
 		"VERDICT_MASK": VerdictMask, "VERDICT_NONE": VerdictNone, "VERDICT_PERMIT": VerdictPermit, "VERDICT_DENY": VerdictDeny, "VERDICT_COUNT": VerdictCount, "VERDICT_REJECT": VerdictReject, "VERDICT_LOG": VerdictLog, "VERDICT_GUARD": VerdictGuard, "VERDICT_UNKEPT": verdictUnkept,
 		"GUARD_RULES": GuardRules, "GUARD_PORTS": GuardPorts, "GUARD_LOOKS": guardLooks, "GUARD_COUNT": GuardCount, "GUARD_POLICE": GuardPolice, "GUARD_DROP": GuardDrop, "GUARD_FROM_PORTS": GuardFromPorts, "GUARD_SYN": GuardSYN, "GUARD_BYTE_SHIFT": GuardByteShift, "GUARD_KEPT": GuardKept,
-		"GUARD_NEW": GuardNew, "GUARD_HELD": guardHeld, "GUARD_LIMITS": GuardLimits, "GUARD_SLOT": GuardSlot, "GUARD_COST_SHIFT": GuardCostShift, "GUARD_BUCKETS": guardBuckets,
+		"GUARD_NEW": GuardNew, "GUARD_FLOOD": GuardFlood, "GUARD_MARKS": GuardMarks, "GUARD_BANK": GuardBank, "GUARD_TAG_WORDS": GuardTagWords, "GUARD_HELD": guardHeld, "GUARD_LIMITS": GuardLimits, "GUARD_SLOT": GuardSlot, "GUARD_COST_SHIFT": GuardCostShift, "GUARD_BUCKETS": guardBuckets,
 		"GATE_CPU": uint64(GateCPU), "GATE_SOURCE": uint64(GateSource), "GATE_DESTINATION": uint64(GateDestination), "GATES": uint64(Gates),
 		"LISTS_BANK": ListsBank, "LISTS_ORPHAN": ListsOrphan, "EVENT_OCTETS": EventOctets,
 		"VLAN_ID": flow.VLANMask, "KEY_IPV6": flow.KeyIPv6, "KEY_FRAGMENT": flow.KeyFragment, "KEY_INNER": flow.KeyInner, "KEY_TAGGED": flow.KeyTagged, "KEY_EGRESS": flow.KeyEgress,

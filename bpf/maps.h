@@ -198,6 +198,15 @@ struct {
 	__uint(max_entries, GUARD_LIMITS);
 } guard_limits SEC(".maps");
 
+/* Two banks of marks: the programs add, the daemon empties and fills. Never full. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 2 * GUARD_TAG_WORDS);
+} guard_there SEC(".maps");
+
 /* How many flows may begin: the daemon writes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

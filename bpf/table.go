@@ -326,7 +326,7 @@ func (m *maps) pin(dir string) error {
 // Unpin removes the pins of a table from a folder. It lives as long as someone
 // has it open, or a program is attached that uses it.
 func Unpin(dir string) error {
-	names := []string{"judged", "hits", "banks", "hops", "hop_of", "uppers", "tx", "whys", "guard_rules", "guard_limits", "guard_gates", "guard_gate_cpus", "guard_buckets", "guard_allowed"}
+	names := []string{"judged", "hits", "banks", "hops", "hop_of", "uppers", "tx", "whys", "guard_rules", "guard_limits", "guard_there", "guard_gates", "guard_gate_cpus", "guard_buckets", "guard_allowed"}
 	new(maps).each(func(name string, _ **ebpf.Map) error {
 		names = append([]string{name}, names...) // meta first
 		return nil

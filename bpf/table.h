@@ -121,6 +121,14 @@ static __always_inline struct entry *find(__u32 at, __u32 live, const struct pac
 	return NULL;
 }
 
+/* find_if_there is find, which does not look where nothing is marked. */
+static __always_inline struct entry *find_if_there(__u32 at, __u32 live, const struct packet *p, __u32 *slot)
+{
+	if (use_guard && unlikely(READ_ONCE(control.guard) & GUARD_FLOOD) && !may_be_there(live))
+		return NULL;
+	return find(at, live, p, slot);
+}
+
 /* touch tells the daemon to look at a set. It comes after a full barrier behind
  * what the daemon is to find; the daemon makes the flag 0 before it looks. */
 static __always_inline void touch(__u32 set)
@@ -269,6 +277,8 @@ static __always_inline bool claim(struct set *s, __u32 at, const struct seen *v,
 		e->output = v->output;
 		if (use_lists)
 			fresh(at * WAYS + way, v);
+		if (use_guard)
+			mark_there(live);
 		__u32 word = v->packets == 1 ? live | NEW_BIT : live;
 		return __sync_val_compare_and_swap(&s->word[way], CLAIMED, word) == CLAIMED;
 	}
@@ -424,16 +434,6 @@ static __always_inline bool corrects(__u64 now)
 	return now < READ_ONCE(control.correct_until) || !(now >> CORRECT_BIT & 7) || READ_ONCE(control.correct);
 }
 
-/* is_own says whether a packet is of our own exports. */
-__noinline int is_own(const struct seen *s)
-{
-	struct own k;
-	if (!s || !READ_ONCE(control.own))
-		return 0;
-	__builtin_memcpy(&k, &s->p.key, sizeof k); /* the key begins like this */
-	return bpf_map_lookup_elem(&own, &k) != NULL;
-}
-
 /* first is for a packet whose flow is not in the table. */
 static __always_inline int first(void *ctx, struct seen *s, const struct place *at, bool xdp, const __u8 *data, const __u8 *end)
 {
@@ -446,7 +446,7 @@ static __always_inline int first(void *ctx, struct seen *s, const struct place *
 		guarded_alone(s);
 		return 0;
 	}
-	if (is_own(s)) {
+	if (!(use_guard && s->word & VERDICT_UNKEPT) && is_own(s)) { /* a rule spares those */
 		note(s->port, OWN_EXPORT, s->packets, s->bytes);
 		s->word = 0; /* no list stands in its way */
 		return 0;
@@ -493,31 +493,28 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 	find_place(&at, &s->p, 0, sets);
 	if (unlikely(READ_ONCE(control.pressure))) /* most packets are of new flows, which are in neither set */
 		ahead(at.set[1], at.live);
-	__u32 slot = 0, set = at.set[0];
-	struct entry *e = find(set, at.live, &s->p, &slot);
+	__u32 set = at.set[0];
+	struct entry *e = find_if_there(set, at.live, &s->p, &s->slot);
 	if (unlikely(!e)) {
 		set = at.set[1];
-		e = find(set, at.live, &s->p, &slot);
+		e = find_if_there(set, at.live, &s->p, &s->slot);
 	}
-	if (use_lists) {
+	if (use_lists && (!use_guard || s->lists)) { /* with a guard there may be none */
 		__u64 old = e ? READ_ONCE(e->verdict) : 0;
 		s->word = old;
 		if (unlikely(!e || !holds(old, s))) {
-			s->word = use_guard && !s->lists ? 0 : judge(s, s->port); /* with a guard there may be none */
+			s->word = judge(s, s->port);
 			s->asked = VERDICT_RULE(old) != VERDICT_RULE(s->word);
 			if (e)
-				replace(e, slot, s, old);
+				replace(e, s->slot, s, old);
 		}
-		if (use_guard && e)
-			s->slot = slot;
-		guard(s, e);
 	}
+	guard(s, e);
 	if (likely(e)) {
 		bool stopped = use_lists && is_stopped(s->word);
 		if (stopped)
-			dropped(slot, s);
+			dropped(s->slot, s);
 		count(e, s, set);
-		s->slot = slot;
 		if (use_forward && xdp && s->why == FORWARDED && !stopped)
 			find_route(ctx, s, e);
 		return;

@@ -102,6 +102,7 @@ type Collector struct {
 
 	mu       sync.Mutex
 	passedOn map[string]bool // URLs whose sockets go over to a successor
+	later    []endpoint      // DTLS, at ports that a predecessor has until it ends
 	records  atomic.Uint64   // given to the sink
 	sinkLost atomic.Uint64   // records that the sink did not take
 	badState atomic.Uint64   // state files that could not be used or written

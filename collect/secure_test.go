@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -171,5 +172,72 @@ func TestSucceedTCP(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A collector that takes another one's place has its ports, also of TLS and DTLS, with
+// other rules for who is let in, while connections were open; a file that is not there
+// leaves the old one as it was.
+func TestSucceedSecure(t *testing.T) {
+	ca, cert, key := certify(t, "probe.test")
+	files := fmt.Sprintf("cert=%s&key=%s&ca=%s", cert, key, ca)
+	for _, network := range []string{"tls", "dtls"} {
+		t.Run(network, func(t *testing.T) {
+			sink := &memory{}
+			old, stop := start(t, Options{Listen: []string{network + "://127.0.0.1:0?" + files + "&allow=other"}, Sink: sink})
+			addr := old.Addrs()[0].String()
+			d, err := export.ParseDestination(fmt.Sprintf("%s://%s?flush=1ms&%s", network, addr, files))
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, err := export.New(export.Options{Destinations: []export.Destination{d}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			exported := make(chan error, 1)
+			go func() { exported <- e.Run(ctx) }()
+			write := func() {
+				e.WriteRecords([]flow.Record{{Packets: 1, Bytes: 100, Has: flow.HasPackets | flow.HasBytes}})
+			}
+			write()
+			until(t, "a refusal", func() bool { return lossOf(t, old, "handshake").Datagrams > 0 })
+
+			broken, err := New(Options{Listen: []string{network + "://" + addr + "?cert=/no&key=/no&ca=/no"}, Sink: sink})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := broken.ListenAfter(old); err == nil || !strings.Contains(err.Error(), "/no") {
+				t.Fatalf("files that are not there: %v", err)
+			}
+			for _, listen := range []string{network + "://" + addr + "?" + files, network + "://" + addr + "?" + files + "&allow=probe.test"} {
+				before := sink.len()
+				next, err := New(Options{Listen: []string{listen}, Sink: sink})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := next.ListenAfter(old); err != nil {
+					t.Fatal(err)
+				}
+				if err := stop(); err != nil {
+					t.Fatal(err)
+				}
+				if err := next.Take(old); err != nil {
+					t.Fatal(err)
+				}
+				if got := next.Addrs()[0].String(); got != addr {
+					t.Errorf("the successor listens at %s, not at %s", got, addr)
+				}
+				run, end := context.WithCancel(context.Background())
+				done := make(chan error, 1)
+				go func() { done <- next.Run(run) }()
+				old, stop = next, sync.OnceValue(func() error { end(); return <-done })
+				defer stop()
+				until(t, "a record", func() bool { write(); return sink.len() > before })
+			}
+			cancel()
+			<-exported
+		})
 	}
 }

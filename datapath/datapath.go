@@ -653,6 +653,9 @@ func (d *Datapath) watch(ctx context.Context) {
 		}
 		d.setFlags(ports)
 		d.setUppers(ports)
+		if err := d.guard.refresh(); err != nil {
+			d.log.Debug("marks of who is in the table", "error", err)
+		}
 	}
 }
 

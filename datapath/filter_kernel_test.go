@@ -204,7 +204,11 @@ func TestKernelJudges(t *testing.T) {
 	type key struct{ list, rule string }
 	want := map[key]bpf.Count{}
 	wrong, stopped := 0, 0
-	for round := range 60 {
+	rounds := 60
+	if testing.Short() {
+		rounds = 20
+	}
+	for round := range rounds {
 		p := d.policy(t, []int{1, 5, 40, 200}[round%4])
 		if err := f.Apply(p, 0); err != nil {
 			t.Fatal(err)

@@ -244,6 +244,11 @@ func (g *Guard) Install(rule guard.Rule) error {
 	if err != nil {
 		return err
 	}
+	if rule.Match.New {
+		if err := g.markThere(); err != nil {
+			return err
+		}
+	}
 	g.rates(&rule, &next)
 	next.ID = rule.ID
 	*row = next
@@ -290,10 +295,11 @@ func (g *Guard) free(r *bpf.GuardRule) error {
 
 // move makes flows ask the rules anew. It comes after what has changed.
 func (g *Guard) move() {
-	rows := 0
+	rows, flood := 0, false
 	for i := range g.k.Guard.Rules {
-		if atomic.LoadUint64(&g.k.Guard.Rules[i].Until) != 0 {
+		if r := &g.k.Guard.Rules[i]; atomic.LoadUint64(&r.Until) != 0 {
 			rows = i + 1
+			flood = flood || r.Flags&bpf.GuardNew != 0
 		}
 	}
 	c := &g.k.Memory().Control.Guard
@@ -301,7 +307,11 @@ func (g *Guard) move() {
 	if generation == 0 { // flows that never asked have that
 		generation = 1
 	}
-	atomic.StoreUint64(c, uint64(generation)<<32|bpf.GuardKept|uint64(rows))
+	word := uint64(generation)<<32 | bpf.GuardKept | uint64(rows)
+	if flood {
+		word |= atomic.LoadUint64(c) & (bpf.GuardMarks | bpf.GuardBank | bpf.GuardFlood)
+	}
+	atomic.StoreUint64(c, word)
 }
 
 // Lift ends a rule.

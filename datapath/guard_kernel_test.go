@@ -649,3 +649,89 @@ func TestKernelGuardAdmission(t *testing.T) {
 		t.Errorf("records tell of %d packets, %d were sent", told, sent)
 	}
 }
+
+// While a rule of new flows is in force, it hits the first packet of each and no other,
+// whatever comes and goes: with marks of many that are gone, with banks that change over
+// while flows begin, and after a daemon that came back.
+func TestKernelGuardMarks(t *testing.T) {
+	k, g := guarding(t, 1<<16, onlyXDP)
+	s := sweeper(t, SweepConfig{Idle: 3 * time.Second, Active: time.Hour, Lists: k.Lists}, k, discard{})
+	src := newSource(t, k, 512) // of 10.0.0.0/8
+	src.gen.Mode = genFlood
+	rule := guard.Rule{ID: 1, Match: guard.Match{Src: netip.MustParsePrefix("192.0.2.0/24"), New: true}, Do: guard.Count, Until: time.Now().Add(time.Hour).UnixNano()}
+	var frames [][]byte
+	begin := func() {
+		n := len(frames)
+		f := udpFrame(byte(n), 10)
+		f[34], f[35] = byte(1+n>>8), byte(n>>8)
+		frames = append(frames, f)
+		passes(t, k, f)
+	}
+	for range 200 {
+		begin()
+	}
+	if err := g.Install(rule); err != nil {
+		t.Fatal(err)
+	}
+	begun := uint64(0)
+	for round := range uint64(10) {
+		now := (1000 + round) * second
+		clockTo(k, now)
+		stop, done := make(chan struct{}), make(chan error)
+		go func() { // others come meanwhile
+			for {
+				select {
+				case <-stop:
+					done <- nil
+					return
+				default:
+				}
+				if err := src.send(100); err != nil {
+					done <- err
+					return
+				}
+			}
+		}()
+		refreshed := make(chan error)
+		go func() { // and banks change over
+			var err error
+			for range 10 {
+				err = errors.Join(err, g.refresh())
+			}
+			refreshed <- err
+		}()
+		for range 50 {
+			begin()
+			begun++
+			for _, f := range frames[len(frames)-20:] {
+				passes(t, k, f)
+			}
+		}
+		for _, f := range frames {
+			passes(t, k, f)
+		}
+		if err := <-refreshed; err != nil {
+			t.Fatal(err)
+		}
+		close(stop)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if list, err := g.Rules(); err != nil || list[0].Hit.Packets != begun {
+			t.Fatalf("round %d: %d flows began, the rule hit %+v: %v", round, begun, list, err)
+		}
+		if err := s.Tick(now); err != nil {
+			t.Fatal(err)
+		}
+		if round == 5 {
+			g.close()
+			g = newGuard(k, nil, nil)
+		}
+	}
+	if err := g.Lift(1); err != nil {
+		t.Fatal(err)
+	}
+	if flags := k.Memory().Control.Guard & (bpf.GuardFlood | bpf.GuardMarks); flags != 0 {
+		t.Errorf("marks are kept for nobody: %x", flags)
+	}
+}

@@ -224,6 +224,7 @@ func (g *Guard) Tolls() (t guard.Tolls, err error) {
 	for i, of := range g.of {
 		l, sum := &g.k.Guard.Limits[i], &t.Profiles[of]
 		addVolume(&sum.Over, &l.OverPackets, &l.OverBytes)
+		addVolume(&sum.Over, &l.DroppedPackets, &l.DroppedBytes)
 		addVolume(&sum.Dropped, &l.DroppedPackets, &l.DroppedBytes)
 		sum.Held += atomic.LoadUint64(&l.Held)
 	}

@@ -19,7 +19,7 @@ func TestBalance(t *testing.T) {
 	var list []Destination
 	var at []*collector
 	for i, v := range []string{"9", "10", "5"} {
-		c := listen(t, "127.0.0.1:0").start()
+		c := listen(t, "127.0.0.1:0")
 		at = append(at, c)
 		list = append(list, parse(t, fmt.Sprintf("udp://%s?version=%s&balance=all&domain=%d", c.addr(), v, i+1)))
 	}
@@ -38,6 +38,7 @@ func TestBalance(t *testing.T) {
 				whereMu.Unlock()
 			}
 		}
+		c.start()
 	}
 	var records []flow.Record
 	var total sum
@@ -290,6 +291,9 @@ func first(records []flow.Record, _ sum) []flow.Record { return records }
 
 // Sharing and filtering cost no memory once everything has been seen.
 func TestGroupsDoNotAllocate(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long with the race detector, which says nothing about allocations")
+	}
 	o := Options{Filter: func(string) (func(*flow.Record) bool, error) {
 		return func(r *flow.Record) bool { return r.Proto == flow.ProtoTCP }, nil
 	}}

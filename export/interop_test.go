@@ -399,6 +399,7 @@ func TestNfacctd(t *testing.T) {
 			continue
 		}
 		t.Run(form, func(t *testing.T) {
+			t.Parallel() // nfacctd takes its time
 			records := interopRecords(form)
 			dir, err := os.MkdirTemp("", "weir-nfacctd") // its configuration takes no path with = or &
 			if err != nil {

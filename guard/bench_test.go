@@ -52,7 +52,37 @@ func BenchmarkSecondOfAMillionFlows(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(list)), "ns/flow")
 }
 
+// A million flows, as a walk over the flow cache shows them each second.
+func BenchmarkDifferOfAMillionFlows(b *testing.B) {
+	list := million(1_000_000, 4096)
+	f := NewDiffer(1 << 20)
+	batch, deltas := make([]flow.Record, 256), []Delta(nil)
+	round, told := uint64(0), 0
+	b.ReportAllocs()
+	for b.Loop() {
+		round++
+		for at := 0; at < len(list); at += len(batch) {
+			some := list[at:min(at+len(batch), len(list))]
+			for i := range some {
+				k, r := &some[i].Key, &batch[i]
+				r.Src, r.Dst, r.SrcPort, r.DstPort, r.Proto = k.Src, k.Dst, k.SrcPort, k.DstPort, k.Proto
+				r.First, r.Packets, r.Bytes = 1, round, round*60
+			}
+			deltas = f.Shown(deltas[:0], batch[:len(some)])
+			told += len(deltas)
+		}
+		f.Walked()
+	}
+	if told != b.N*len(list) || f.Full() != 0 {
+		b.Fatalf("%d of %d flows are told of, %d had no room", told, b.N*len(list), f.Full())
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(list)), "ns/flow")
+}
+
 func TestASteadySecondAllocatesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long with the race detector, which says nothing about allocations")
+	}
 	list := million(50_000, 64)
 	p := policyOf("192.0.0.0/16")
 	p.Groups[0].Hosts = []Limit{{Packets, 1 << 40, Second}, {Bytes, 1 << 40, TenSeconds}}
@@ -70,9 +100,7 @@ func TestASteadySecondAllocatesNothing(t *testing.T) {
 	for range 2 * windowTicks {
 		second()
 	}
-	if n := testing.AllocsPerRun(20, second); n > 20 {
+	if n := testing.AllocsPerRun(20, second); n > 0 {
 		t.Errorf("a second of %d deltas allocates %v times", len(list), n)
-	} else {
-		t.Logf("%v allocations a tick, whatever the number of flows", n)
 	}
 }

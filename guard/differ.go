@@ -3,6 +3,7 @@ package guard
 import (
 	"hash/maphash"
 	"math/bits"
+	"slices"
 
 	"weir/flow"
 )
@@ -19,9 +20,10 @@ type Differ struct {
 	n     int
 	round uint32 // walks that ended
 	full  uint64
+	ahead uint64 // what reading ahead read: it must not be optimised away
 }
 
-// differed is what was told of a flow.
+// differed is what was told of a flow; a cache line.
 type differed struct {
 	id             uint64 // 0: free
 	packets, bytes uint64
@@ -29,6 +31,7 @@ type differed struct {
 	last           int64  // of the record that left, Unix ns: counters begin anew after it; 0: none has
 	goesOn         bool   // it left by the active timeout
 	until          uint32 // the walk after which it is forgotten
+	_              [8]byte
 }
 
 // goesOn is for how many walks a flow that was reported by the active timeout may be
@@ -53,21 +56,58 @@ func (f *Differ) find(id uint64) uint64 {
 // Full is how many times a flow found no room and was left out until it leaves.
 func (f *Differ) Full() uint64 { return f.full }
 
-// Shown is what r, a flow that is in the cache now, counted since it was told of last;
-// false: nothing.
-func (f *Differ) Shown(r *flow.Record) (Delta, bool) {
-	d := DeltaOf(r)
-	id := maphash.Comparable(f.seed, d.Key) | 1<<63
-	i := f.find(id)
-	s := &f.slots[i]
+// Shown appends to list what flows that are in the cache now counted since they were told
+// of last. Those that counted nothing are left out.
+func (f *Differ) Shown(list []Delta, batch []flow.Record) []Delta {
+	return f.each(list, batch, f.shown)
+}
+
+// Left appends to list what records that leave the cache counted since their flows were
+// shown last. Those that counted nothing are left out.
+func (f *Differ) Left(list []Delta, batch []flow.Record) []Delta {
+	return f.each(list, batch, f.left)
+}
+
+// blockOf is how many flows are looked up together: where they are is all over memory,
+// which answers to many questions in the time of one.
+const blockOf = 32
+
+// each appends the deltas that tell leaves of those of batch.
+func (f *Differ) each(list []Delta, batch []flow.Record, tell func(d *Delta, r *flow.Record, id uint64) bool) []Delta {
+	var ids [blockOf]uint64
+	for len(batch) > 0 {
+		block := batch[:min(blockOf, len(batch))]
+		batch = batch[len(block):]
+		list = slices.Grow(list, len(block))
+		fresh := list[len(list) : len(list)+len(block)]
+		for i := range block {
+			fresh[i] = DeltaOf(&block[i])
+			ids[i] = maphash.Comparable(f.seed, fresh[i].Key) | 1<<63
+		}
+		var x uint64
+		for i := range block { // nothing else is in this loop, lest it fills the processor's window
+			x += f.slots[ids[i]&f.mask].id
+		}
+		f.ahead += x
+		for i := range block {
+			if tell(&fresh[i], &block[i], ids[i]) {
+				list = append(list, fresh[i]) // to its own place, or one before it
+			}
+		}
+	}
+	return list
+}
+
+func (f *Differ) shown(d *Delta, r *flow.Record, id uint64) bool {
+	s := &f.slots[f.find(id)]
 	if s.last != 0 && r.First <= s.last { // seen by the walk before it left
-		return Delta{}, false
+		return false
 	}
 	old := *s
 	if s.id == 0 {
 		if 2*(f.n+1) > len(f.slots) {
 			f.full++
-			return Delta{}, false
+			return false
 		}
 		f.n++
 	}
@@ -75,12 +115,8 @@ func (f *Differ) Shown(r *flow.Record) (Delta, bool) {
 	return since(d, r, &old)
 }
 
-// Left is what r, a record that leaves the cache, counted since its flow was shown last.
-func (f *Differ) Left(r *flow.Record) (Delta, bool) {
-	d := DeltaOf(r)
-	id := maphash.Comparable(f.seed, d.Key) | 1<<63
-	i := f.find(id)
-	s := &f.slots[i]
+func (f *Differ) left(d *Delta, r *flow.Record, id uint64) bool {
+	s := &f.slots[f.find(id)]
 	old := *s
 	if s.id == 0 && 2*(f.n+1) <= len(f.slots) {
 		f.n++
@@ -95,8 +131,8 @@ func (f *Differ) Left(r *flow.Record) (Delta, bool) {
 	return since(d, r, &old)
 }
 
-// since is what r has more than what was told.
-func since(d Delta, r *flow.Record, old *differed) (Delta, bool) {
+// since takes from d, which is all of r, what was told of it; false: nothing is left.
+func since(d *Delta, r *flow.Record, old *differed) bool {
 	rate := uint64(1)
 	if r.Packets > 0 {
 		rate = d.Packets / r.Packets
@@ -109,7 +145,7 @@ func since(d Delta, r *flow.Record, old *differed) (Delta, bool) {
 	less := func(now, then uint64) uint64 { return (now - min(now, then)) * rate }
 	d.Packets, d.Bytes = less(r.Packets, old.packets), less(r.Bytes, old.bytes)
 	d.DroppedPackets, d.DroppedBytes = less(r.DroppedPackets, old.dropP), less(r.DroppedBytes, old.dropB)
-	return d, d.Packets > 0
+	return d.Packets > 0
 }
 
 // remove takes a slot out, and moves up what would not be found any more.

@@ -291,6 +291,7 @@ func (e *Engine) roll(now int64) (list []over) {
 	r := e.r
 	took := r.length(now)
 	window := r.window()
+	r.settle()
 	r.tickTotals()
 	e.mu.Lock()
 	policy := e.policy // its slices do not change

@@ -29,6 +29,9 @@ func newDrill(t *testing.T, change func(*Policy)) *drill {
 	p.Sources = nil
 	g := &p.Groups[0]
 	g.Mode, g.Do, g.PPS = Automatic, Drop, 0
+	if testing.Short() {
+		p.Keys = 1 << 12 // with the race detector, each of them takes its time
+	}
 	if change != nil {
 		change(&p)
 	}

@@ -12,27 +12,28 @@ import (
 // Measure is one thing that is counted of a destination, a source, a network or a group.
 type Measure uint8
 
-// The measures. Packets and octets of a protocol stand beside each other.
+// The measures. Those that most flows have come first: the beginning of Counts is then all
+// that is touched of it.
 const (
 	Packets Measure = iota
 	Bytes
 	Flows // new ones
 	TCPPackets
 	TCPBytes
+	TCPFlows   // new ones
+	EstPackets // of established flows
+	EstBytes
+	SYNPackets // of TCP flows that never got beyond their SYN
+	SYNBytes
+	SYNFlows // new ones
 	UDPPackets
 	UDPBytes
+	AmpPackets // UDP from ports of amplifiers
+	AmpBytes
 	ICMPPackets // and ICMPv6
 	ICMPBytes
 	FragPackets // later fragments
 	FragBytes
-	SYNPackets // of TCP flows that never got beyond their SYN
-	SYNBytes
-	AmpPackets // UDP from ports of amplifiers
-	AmpBytes
-	TCPFlows   // new ones
-	SYNFlows   // of these, those that never got beyond their SYN
-	EstPackets // of established flows
-	EstBytes
 	DropPackets
 	DropBytes
 	NumMeasures int = iota
@@ -41,29 +42,88 @@ const (
 // Counts are sums by measure. As rates they are per second.
 type Counts [NumMeasures]uint64
 
-// set fills c from one delta; every field is written.
-func (c *Counts) set(d *Delta) {
-	*c = Counts{Packets: d.Packets, Bytes: d.Bytes, Flows: uint64(d.Flows), DropPackets: d.DroppedPackets, DropBytes: d.DroppedBytes}
+// kinds says which measures a delta is counted in, beside packets, octets and flows.
+type kinds uint8
+
+const (
+	kindTCP kinds = 1 << iota
+	kindSYN
+	kindUDP
+	kindAmp
+	kindICMP
+	kindFrag
+	kindEst
+	kindDrop
+)
+
+// kindsOf classifies a delta, once for all sums that it is added to.
+func kindsOf(d *Delta) (k kinds) {
 	switch d.Key.Proto {
 	case flow.ProtoTCP:
-		c[TCPPackets], c[TCPBytes], c[TCPFlows] = d.Packets, d.Bytes, uint64(d.Flows)
+		k = kindTCP
 		if d.synOnly() {
-			c[SYNPackets], c[SYNBytes], c[SYNFlows] = d.Packets, d.Bytes, uint64(d.Flows)
+			k |= kindSYN
 		}
 	case flow.ProtoUDP:
-		c[UDPPackets], c[UDPBytes] = d.Packets, d.Bytes
+		k = kindUDP
 		if d.amplified() {
-			c[AmpPackets], c[AmpBytes] = d.Packets, d.Bytes
+			k |= kindAmp
 		}
 	case flow.ProtoICMP, flow.ProtoICMPv6:
-		c[ICMPPackets], c[ICMPBytes] = d.Packets, d.Bytes
+		k = kindICMP
 	}
 	if d.fragment() {
-		c[FragPackets], c[FragBytes] = d.Packets, d.Bytes
+		k |= kindFrag
 	}
 	if d.Established && !d.Aggregate {
-		c[EstPackets], c[EstBytes] = d.Packets, d.Bytes
+		k |= kindEst
 	}
+	if d.DroppedPackets|d.DroppedBytes != 0 {
+		k |= kindDrop
+	}
+	return k
+}
+
+// count adds a delta, which is of these kinds.
+func (c *Counts) count(d *Delta, k kinds) {
+	packets, octets, flows := d.Packets, d.Bytes, uint64(d.Flows)
+	c[Packets] += packets
+	c[Bytes] += octets
+	c[Flows] += flows
+	switch {
+	case k&kindTCP != 0:
+		c[TCPPackets] += packets
+		c[TCPBytes] += octets
+		c[TCPFlows] += flows
+		if k&kindSYN != 0 {
+			c[SYNPackets] += packets
+			c[SYNBytes] += octets
+			c[SYNFlows] += flows
+		}
+	case k&kindUDP != 0:
+		c[UDPPackets] += packets
+		c[UDPBytes] += octets
+		if k&kindAmp != 0 {
+			c[AmpPackets] += packets
+			c[AmpBytes] += octets
+		}
+	case k&kindICMP != 0:
+		c[ICMPPackets] += packets
+		c[ICMPBytes] += octets
+	}
+	if k&kindEst != 0 {
+		c[EstPackets] += packets
+		c[EstBytes] += octets
+	}
+	if k&(kindFrag|kindDrop) == 0 {
+		return
+	}
+	if k&kindFrag != 0 {
+		c[FragPackets] += packets
+		c[FragBytes] += octets
+	}
+	c[DropPackets] += d.DroppedPackets
+	c[DropBytes] += d.DroppedBytes
 }
 
 func (c *Counts) add(o *Counts) {

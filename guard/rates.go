@@ -33,10 +33,7 @@ type rates struct {
 	all10  int64              // their sum
 	sample *sample
 	hot    *sample // of destinations near a threshold
-	inside func(flow.Addr) uint16
-	from   func(flow.Addr) uint16
-	sends  func(flow.Addr) uint16
-	fresh  uint16 // group of the destination at hand
+	apart  []Delta // of destinations, counted in their networks already: refused
 
 	deltas uint64 // taken since the start
 }
@@ -57,7 +54,7 @@ type total struct {
 
 func newRates(p *Policy) *rates {
 	r := &rates{
-		memo: make([]memo, 1<<12), dst: newTable(p.Keys), net: newTable(max(256, p.Keys/4)), src: newTable(p.Keys),
+		memo:  make([]memo, 1<<12),
 		total: make([]total, len(p.Groups)), sample: newSample(), hot: newSample(), all: len(p.Groups[0].Networks) == 0,
 	}
 	for i := range p.Groups {
@@ -65,9 +62,9 @@ func newRates(p *Policy) *rates {
 			r.of.Insert(n, uint16(i))
 		}
 	}
-	r.inside = r.groupOf
-	r.from = func(flow.Addr) uint16 { return r.fresh }
-	r.sends = r.sender
+	r.dst = newTable(p.Keys, r.groupOf, false)
+	r.net = newTable(max(256, p.Keys/4), r.groupOf, false)
+	r.src = newTable(p.Keys, r.sender, true)
 	return r
 }
 
@@ -104,56 +101,80 @@ func (r *rates) sender(a flow.Addr) uint16 {
 	return outside
 }
 
-// add takes one delta.
+// add takes one delta. What is counted of a destination that has a slot is added to its
+// network and its group at the tick, by settle.
 func (r *rates) add(d *Delta) {
 	r.deltas++
-	var c Counts
-	c.set(d)
+	k := kindsOf(d)
 	if d.Aggregate {
-		r.addAggregate(d, &c)
+		r.addAggregate(d, k)
 		return
 	}
-	slot := r.dst.add(&d.Key.Dst, &c, r.inside)
-	group := uint16(noGroup)
-	if slot >= 0 {
-		group = r.dst.group[slot]
-	} else {
-		group = r.groupOf(d.Key.Dst)
-	}
-	src := mask6(d.Key.Src)
-	if group != noGroup {
-		r.total[group].cur.add(&c)
-		n := network(d.Key.Dst)
-		r.fresh = group
-		r.net.add(&n, &c, r.from)
+	slot, to := r.dst.sums(&d.Key.Dst, d.Packets, unasked)
+	if to != nil {
+		to.count(d, k)
+		if slot < 0 {
+			r.addNetwork(d, k, r.groupOf(d.Key.Dst))
+		}
 	} else if r.groupOf(d.Key.Src) == noGroup {
 		return // neither end is ours
 	}
+	src := mask6(d.Key.Src)
 	if src != d.Key.Src && r.sender(d.Key.Src) != outside {
 		src = d.Key.Src // what ours send is told by address
 	}
-	r.src.add(&src, &c, r.sends)
+	_, from := r.src.sums(&src, d.Packets, unasked)
+	from.count(d, k)
 	r.sample.add(d)
 	if slot >= 0 && r.dst.hot[slot] {
 		r.hot.add(d)
 	}
 }
 
+// settle adds what was counted of destinations since the last tick to their networks and
+// groups.
+func (r *rates) settle() {
+	t := r.dst
+	for s := range t.keys {
+		c := &t.cur[s]
+		if !t.used[s] || c[Packets] == 0 {
+			continue
+		}
+		group := t.group[s]
+		r.total[group].cur.add(c)
+		n := network(t.keys[s])
+		_, to := r.net.sums(&n, c[Packets], group)
+		to.add(c)
+	}
+	for i := range r.apart {
+		d := &r.apart[i]
+		if _, to := r.dst.sums(&d.Key.Dst, d.Packets, unasked); to != nil {
+			to.count(d, kindsOf(d))
+		}
+	}
+	r.apart = r.apart[:0]
+}
+
 // addAggregate counts what is of no host: in its network, and in that one's hostgroup.
-func (r *rates) addAggregate(d *Delta, c *Counts) {
+func (r *rates) addAggregate(d *Delta, k kinds) {
 	if d.Key.Dst == (flow.Addr{}) {
 		return
 	}
 	if group := r.groupOf(d.Key.Dst); group != noGroup {
-		r.total[group].cur.add(c)
-		n := network(d.Key.Dst)
-		r.fresh = group
-		r.net.add(&n, c, r.from)
+		r.addNetwork(d, k, group)
 	}
 }
 
+// addNetwork counts a delta in its hostgroup and its network alone.
+func (r *rates) addNetwork(d *Delta, k kinds, group uint16) {
+	r.total[group].cur.count(d, k)
+	n := network(d.Key.Dst)
+	_, to := r.net.sums(&n, d.Packets, group)
+	to.count(d, k)
+}
+
 // refused counts packets of new flows that a rule dropped, which are in aggregates: to the
-// host that it protects.
+// host that it protects, behind settle, as its network has them.
 func (r *rates) refused(m *Match, v Volume) {
 	if !m.New || !m.Dst.IsSingleIP() || v.Packets == 0 {
 		return
@@ -163,9 +184,7 @@ func (r *rates) refused(m *Match, v Volume) {
 	if m.Proto == flow.ProtoTCP {
 		d.TCPFlags = flow.SYN
 	}
-	var c Counts
-	c.set(&d)
-	r.dst.add(&d.Key.Dst, &c, r.inside)
+	r.apart = append(r.apart, d)
 }
 
 // length closes the tick's length; the first tick has none.

@@ -16,7 +16,7 @@ import (
 // should stay in a processor's cache.
 type table struct {
 	seed  [2]uint64
-	index []uint32 // open addressing, linear: slot+1, 0 is free
+	index []uint32 // open addressing, linear: slot+1 and above it a tag of the key's hash, 0 is free
 	mask  uint64
 	keys  []flow.Addr
 	group []uint16
@@ -29,6 +29,9 @@ type table struct {
 	free  []uint32
 	n     int
 
+	ask func(flow.Addr) uint16 // the group of a key that comes without one
+	all bool                   // ask never says noGroup: keys of the sketch need not be asked for before they are told of
+
 	sketch []sketchSet
 	smask  uint64
 
@@ -36,27 +39,40 @@ type table struct {
 	evicted  uint64 // keys that gave way
 	beyond   uint64 // packets that were counted in the sketch
 
-	cold []uint32 // scratch of tick
+	cold  []uint32 // scratch of tick
+	shown Counts   // and of promote
 }
 
 // windowTicks is how many ticks the longer window has.
 const windowTicks = 10
 
+// An entry of the index: slotBits of slot+1, the rest a tag, so that keys which are not
+// there, as most are in a flood, are seldom compared.
+const (
+	slotBits = 23 // of Policy.Keys
+	slotMask = 1<<slotBits - 1
+)
+
+func tagOf(hash uint64) uint32 { return uint32(hash>>(64-(32-slotBits))) << slotBits }
+
+// unasked stands for a group that the table's ask tells.
+const unasked = outside - 1
+
 const sketchWays = 4
 
-type sketchSet [sketchWays]sketchEntry
-
-// sketchEntry is one of the largest keys among those without a slot (space-saving,
-// Metwally et al. 2005, in sets): weight bounds its packets from above, since is what was
-// surely counted.
-type sketchEntry struct {
-	key    flow.Addr
-	group  uint16
-	weight uint64
-	since  Counts
+// sketchSet has some of the largest keys among those without a slot (space-saving,
+// Metwally et al. 2005, in sets): weight bounds a key's packets from above, 0 is a free
+// entry; since is what was surely counted.
+type sketchSet struct {
+	key    [sketchWays]flow.Addr
+	weight [sketchWays]uint64
+	since  [sketchWays]Counts
+	group  [sketchWays]uint16
 }
 
-func newTable(slots int) *table {
+// newTable has that many slots. ask tells the group of a key that is new; all says that it
+// never is noGroup.
+func newTable(slots int, ask func(flow.Addr) uint16, all bool) *table {
 	size := 1 << bits.Len(uint(slots*2-1)) // at most half full
 	sets := max(64, size/8/sketchWays)
 	t := &table{
@@ -64,7 +80,7 @@ func newTable(slots int) *table {
 		keys: make([]flow.Addr, slots), group: make([]uint16, slots), hot: make([]bool, slots), cur: make([]Counts, slots), sum: make([]Counts, slots),
 		ring: make([][windowTicks]Counts, slots), idle: make([]uint8, slots), used: make([]bool, slots),
 		free: make([]uint32, slots), sketch: make([]sketchSet, sets), smask: uint64(sets - 1), coldLine: 16,
-		cold: make([]uint32, 0, 4096),
+		cold: make([]uint32, 0, 4096), ask: ask, all: all,
 	}
 	for i := range t.free { // the lowest slots first: untouched memory is none
 		t.free[i] = uint32(slots - 1 - i)
@@ -82,80 +98,78 @@ func (t *table) hash(k *flow.Addr) uint64 {
 	return hi ^ lo
 }
 
-// find gives the slot of k, -1 if it has none.
-func (t *table) find(k *flow.Addr) int {
-	for i := t.hash(k) & t.mask; ; i = (i + 1) & t.mask {
-		s := t.index[i]
-		if s == 0 {
-			return -1
-		}
-		if t.keys[s-1] == *k {
-			return int(s - 1)
+// seek gives the place of k in the index, or the free one where it would be.
+func (t *table) seek(k *flow.Addr, hash uint64) uint64 {
+	tag := tagOf(hash)
+	for i := hash & t.mask; ; i = (i + 1) & t.mask {
+		e := t.index[i]
+		if e == 0 || e&^slotMask == tag && t.keys[e&slotMask-1] == *k {
+			return i
 		}
 	}
 }
 
-// add counts c under k. groupOf is asked for a key that is new; a key of no group is
-// not counted. It says in which slot k is, -1 if it is in the sketch or of no group.
-func (t *table) add(k *flow.Addr, c *Counts, groupOf func(flow.Addr) uint16) int {
+// find gives the slot of k, -1 if it has none.
+func (t *table) find(k *flow.Addr) int { return int(t.index[t.seek(k, t.hash(k))]&slotMask) - 1 }
+
+// sums gives where packets of k, and what else they are, are to be added: in a slot; or
+// (slot -1) in the sketch; or nowhere (nil), as k is of no group. A key that is new is of
+// that group.
+func (t *table) sums(k *flow.Addr, packets uint64, group uint16) (slot int, to *Counts) {
 	h := t.hash(k)
-	i := h & t.mask
-	for ; ; i = (i + 1) & t.mask {
-		s := t.index[i]
-		if s == 0 {
-			break
-		}
-		if t.keys[s-1] == *k {
-			t.cur[s-1].add(c)
-			return int(s - 1)
-		}
+	i := t.seek(k, h)
+	if e := t.index[i]; e != 0 {
+		s := e&slotMask - 1
+		return int(s), &t.cur[s]
 	}
-	g := groupOf(*k)
-	if g == noGroup {
-		return -1
+	full := len(t.free) == 0
+	if group == unasked && !(full && t.all) {
+		group = t.ask(*k)
 	}
-	if len(t.free) == 0 {
-		t.beyond += c[Packets]
-		t.note(h, k, g, c)
-		return -1
+	if group == noGroup {
+		return -1, nil
 	}
-	return t.take(i, k, g, c)
+	if full {
+		t.beyond += packets
+		return -1, t.note(h, k, group, packets)
+	}
+	s := t.take(i, h, k, group)
+	return int(s), &t.cur[s]
 }
 
 // take gives k a slot. index[i] is where it was not found.
-func (t *table) take(i uint64, k *flow.Addr, g uint16, c *Counts) int {
+func (t *table) take(i, hash uint64, k *flow.Addr, group uint16) uint32 {
 	s := t.free[len(t.free)-1]
 	t.free = t.free[:len(t.free)-1]
-	t.index[i] = s + 1
-	t.keys[s], t.group[s], t.cur[s], t.sum[s], t.idle[s], t.used[s], t.hot[s] = *k, g, *c, Counts{}, 0, true, false
+	t.index[i] = tagOf(hash) | (s + 1)
+	t.keys[s], t.group[s], t.cur[s], t.sum[s], t.idle[s], t.used[s], t.hot[s] = *k, group, Counts{}, Counts{}, 0, true, false
 	t.ring[s] = [windowTicks]Counts{}
 	t.n++
-	return int(s)
+	return s
 }
 
-// note counts c in the sketch.
-func (t *table) note(h uint64, k *flow.Addr, g uint16, c *Counts) {
-	set := &t.sketch[(h>>40)&t.smask]
+// note gives k's sums in the sketch.
+func (t *table) note(hash uint64, k *flow.Addr, group uint16, packets uint64) *Counts {
+	set := &t.sketch[(hash>>40)&t.smask]
 	least := 0
-	for i := range set {
-		e := &set[i]
-		if e.weight > 0 && e.key == *k {
-			e.weight += c[Packets]
-			e.since.add(c)
-			return
+	for i := range sketchWays {
+		if set.key[i] == *k && set.weight[i] > 0 {
+			set.weight[i] += packets
+			return &set.since[i]
 		}
-		if e.weight < set[least].weight {
+		if set.weight[i] < set.weight[least] {
 			least = i
 		}
 	}
-	e := &set[least]
-	*e = sketchEntry{key: *k, group: g, weight: e.weight + max(1, c[Packets]), since: *c}
+	set.key[least], set.group[least], set.since[least] = *k, group, Counts{}
+	set.weight[least] += max(1, packets)
+	return &set.since[least]
 }
 
 // drop takes the slot from its key.
 func (t *table) drop(s uint32) {
 	i := t.hash(&t.keys[s]) & t.mask
-	for t.index[i] != s+1 {
+	for t.index[i]&slotMask != s+1 {
 		i = (i + 1) & t.mask
 	}
 	// Move up what would not be found any more (Knuth, volume 3, 6.4 algorithm R).
@@ -169,7 +183,7 @@ func (t *table) drop(s uint32) {
 				t.n--
 				return
 			}
-			home := t.hash(&t.keys[t.index[j]-1]) & t.mask
+			home := t.hash(&t.keys[t.index[j]&slotMask-1]) & t.mask
 			if (j-home)&t.mask >= (j-i)&t.mask {
 				break
 			}
@@ -215,14 +229,18 @@ func (t *table) promote(at int, look func(slot int, key *flow.Addr, group uint16
 	full := false
 	for i := range t.sketch {
 		set := &t.sketch[i]
-		for j := range set {
-			e := &set[j]
-			if e.weight == 0 {
+		for j := range sketchWays {
+			if set.weight[j] == 0 {
 				continue
 			}
-			if e.since[Packets] <= t.coldLine {
-				*e = sketchEntry{}
+			set.weight[j] = 0
+			since := &set.since[j]
+			if since[Packets] <= t.coldLine {
 				continue
+			}
+			k, group := &set.key[j], set.group[j]
+			if group == unasked {
+				group = t.ask(*k)
 			}
 			if len(t.free) == 0 {
 				if n := len(t.cold); n > 0 {
@@ -233,20 +251,16 @@ func (t *table) promote(at int, look func(slot int, key *flow.Addr, group uint16
 					full = true
 				}
 			}
-			if len(t.free) > 0 {
-				at0 := t.hash(&e.key) & t.mask
-				for t.index[at0] != 0 {
-					at0 = (at0 + 1) & t.mask
-				}
-				s := t.take(at0, &e.key, e.group, &e.since)
-				t.sum[s], t.ring[s][at] = e.since, e.since
-				look(s, &e.key, e.group, &t.cur[s], &t.sum[s])
-				t.cur[s] = Counts{}
-			} else {
-				sum := e.since
-				look(-1, &e.key, e.group, &e.since, &sum)
+			if len(t.free) == 0 {
+				t.shown = *since
+				look(-1, k, group, since, &t.shown)
+				continue
 			}
-			*e = sketchEntry{}
+			h := t.hash(k)
+			s := t.take(t.seek(k, h), h, k, group)
+			t.cur[s], t.sum[s], t.ring[s][at] = *since, *since, *since
+			look(int(s), k, group, &t.cur[s], &t.sum[s])
+			t.cur[s] = Counts{}
 		}
 	}
 	// The line follows what there is: so many keys give way that the largest find a place.

@@ -17,18 +17,24 @@ func key(i int) flow.Addr {
 	return a
 }
 
+func everyOne(flow.Addr) uint16 { return 0 }
+
+func (t *table) add(k *flow.Addr, c *Counts) {
+	_, to := t.sums(k, c[Packets], unasked)
+	to.add(c)
+}
+
 // A table with room is a map; sums of ten ticks are those of the last ten.
 func TestTableAgreesWithAMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		tab := newTable(256)
+		tab := newTable(256, everyOne, true)
 		var ticks []map[flow.Addr]Counts
-		every := func(flow.Addr) uint16 { return 0 }
 		for at := range rapid.IntRange(1, 40).Draw(t, "ticks") {
 			now := map[flow.Addr]Counts{}
 			for range rapid.IntRange(0, 30).Draw(t, "deltas") {
 				k := key(rapid.IntRange(0, 20).Draw(t, "key"))
 				c := Counts{Packets: uint64(rapid.IntRange(1, 100).Draw(t, "packets")), Flows: 1}
-				tab.add(&k, &c, every)
+				tab.add(&k, &c)
 				sum := now[k]
 				sum.add(&c)
 				now[k] = sum
@@ -64,13 +70,12 @@ func TestTableAgreesWithAMap(t *testing.T) {
 // Beyond its bound a table says never too much, and the largest are found at once.
 func TestTableBeyondItsBound(t *testing.T) {
 	const slots, keys = 256, 50_000
-	tab := newTable(slots)
+	tab := newTable(slots, everyOne, true)
 	rnd := rand.New(rand.NewPCG(1, 2))
-	every := func(flow.Addr) uint16 { return 0 }
 	for at := range 5 {
 		truth, all := map[flow.Addr]uint64{}, uint64(0)
 		add := func(k flow.Addr, n uint64) {
-			tab.add(&k, &Counts{Packets: n}, every)
+			tab.add(&k, &Counts{Packets: n})
 			truth[k] += n
 			all += n
 		}

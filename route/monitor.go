@@ -168,6 +168,7 @@ func (m *Monitor) follow(ctx context.Context, wake int) error {
 	if err := m.listAll(now); err != nil && !errors.Is(err, errInterrupted) {
 		return err
 	}
+	m.listRoutes(now, false)
 	m.tick = now.Add(m.o.KeepAlive)
 	fds := []unix.PollFd{{Fd: int32(wake), Events: unix.POLLIN}, {Fd: int32(rare.fd), Events: unix.POLLIN}, {Fd: int32(routes.fd), Events: unix.POLLIN}}
 	heard := 0 // route messages in this turn

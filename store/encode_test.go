@@ -130,6 +130,9 @@ func (c *counter) Write(p []byte) (int, error) { *c += counter(len(p)); return l
 
 // More rows than a row group holds, through cuts, a merge and back.
 func TestLargeSegments(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a quarter of a million rows: not in short runs")
+	}
 	const n = 2*groupRows + 1000
 	dir := t.TempDir()
 	c := &clock{t: epoch}

@@ -387,10 +387,19 @@ func scriptOptions(c *clock, d disk) Options {
 	return Options{SegmentRows: 7, CompactRows: 30, Buffers: 50, Now: c.now, Grace: time.Minute, disk: d}
 }
 
+// stride is from one operation on the disk that is tried to the next: short runs, as the
+// race detector's, try some of them.
+func stride() int {
+	if testing.Short() {
+		return 5
+	}
+	return 1
+}
+
 // Each operation on the disk fails once, in turn: nothing is lost and nothing
 // is there twice once the disk works again.
 func TestEveryFaultHeals(t *testing.T) {
-	for k := 1; ; k++ {
+	for k := 1; ; k += stride() {
 		dir := memoryDir(t)
 		c := &clock{t: epoch}
 		failed := ""
@@ -433,7 +442,7 @@ func TestEveryFaultHeals(t *testing.T) {
 // The process dies at each operation on the disk, in turn (all later ones do
 // not happen): the store opens, has what was flushed before, and nothing twice.
 func TestDeathAtEveryOperation(t *testing.T) {
-	for k := 1; ; k++ {
+	for k := 1; ; k += stride() {
 		dir := memoryDir(t)
 		c := &clock{t: epoch}
 		dead := false

@@ -169,7 +169,7 @@ func (d *Decoder) appendFields(dst []byte, t *Template, from, to int, spans []sp
 		}
 		dst = append(dst, sep)
 		sep = ','
-		dst = append(dst, sp.key...)
+		dst = append(dst, sp.lead[1:]...)
 		if sp.again == 0 {
 			dst = d.appendValue(dst, sp.typ, rec[spans[i].off:spans[i].off+spans[i].n], s, depth)
 			continue

@@ -27,7 +27,7 @@ type field struct {
 	typ  ie.Type
 	off  uint16 // where it stands, if no variable one is before it
 	n    uint16
-	key  []byte // `"name":`
+	lead []byte // `,"name":`, and room behind it: leadOf
 	skip bool   // padding
 
 	// Fields of one name within the scope, or within the rest, are a chain.
@@ -82,9 +82,15 @@ type move struct {
 
 // elem writes one or, where a name comes twice, several fields.
 type elem struct {
-	key    []byte
+	padded []byte // leadOf
+	lead   uint16 // octets of it that are not padding
+	form   form   // of the only member, which is in every record; else anyForm
+	off, n uint16 // its
 	member []member
 }
+
+// key is the element's name as a key of JSON, with a comma before it.
+func (e *elem) key() []byte { return e.padded[:e.lead] }
 
 type member struct {
 	field uint16
@@ -153,6 +159,7 @@ const (
 	opForwarding
 	opFlowID8
 	opVLAN2
+	opIPVersion1
 
 	// Two fields that stand side by side, as most templates have them.
 	opSrcDst4
@@ -251,7 +258,7 @@ func compile(t *Template) *plan {
 	for i, f := range t.Fields {
 		e, known := lookup(t, i)
 		s := field{
-			typ: e.Type, n: f.Length, off: uint16(min(off, 65535)), key: keyOf(e, f.Name),
+			typ: e.Type, n: f.Length, off: uint16(min(off, 65535)), lead: leadOf(e, f.Name),
 			skip: known && e.PEN == 0 && e.ID == ie.IDPaddingOctets,
 		}
 		if i < t.Scope && t.v9 {
@@ -301,7 +308,9 @@ func compile(t *Template) *plan {
 			if full[r.col] {
 				continue
 			}
-			m.op = opGeneral
+			if m.op = opGeneral; r.col == colIPVersion && f.Length == 1 {
+				m.op = opIPVersion1
+			}
 		case full[r.col] && r.col.pair() && filled[r.col] != t.family(i):
 			m.op = opOther
 			if !p.fits(r.col, t, i) {
@@ -368,10 +377,10 @@ func compile(t *Template) *plan {
 			p.finish |= finishElements
 		}
 		if j := kept.first(t.Fields[i].Name, len(p.elems)); j < len(p.elems) {
-			p.elems[j].member = append(p.elems[j].member, mb)
+			p.elems[j].member, p.elems[j].form = append(p.elems[j].member, mb), anyForm
 			continue
 		}
-		p.elems = append(p.elems, elem{key: s.key, member: []member{mb}})
+		p.elems = append(p.elems, elem{padded: s.lead[:cap(s.lead)], lead: uint16(len(s.lead)), form: mb.form(), off: mb.off, n: mb.n, member: []member{mb}})
 	}
 	return p
 }
@@ -430,23 +439,33 @@ func (x *index) last(name string, v int) int {
 	return have
 }
 
-// keyOf is an element's name as a JSON object's key. Those of the registry are
-// made once.
-func keyOf(e ie.Element, name string) []byte {
-	if e.PEN == ie.IANA && e.Name == name && int(e.ID) < len(ianaKeys) && ianaKeys[e.ID] != nil {
-		return ianaKeys[e.ID]
+// leadOf is what stands before an element's value in JSON: a comma and its name as a key.
+// Its capacity is a multiple of leadStep. Those of the registry are made once.
+func leadOf(e ie.Element, name string) []byte {
+	if e.PEN == ie.IANA && e.Name == name && int(e.ID) < len(ianaLeads) && ianaLeads[e.ID] != nil {
+		return ianaLeads[e.ID]
 	}
-	return appendKey(nil, name) // also of numbers that the registry does not have, and the exporter described
+	return newLead(name) // also of numbers that the registry does not have, and the exporter described
 }
 
-var ianaKeys = func() (keys [][]byte) {
+// leadStep is how many octets of a lead are copied at a time, which is faster than to copy
+// as many as there are.
+const leadStep = 16
+
+func newLead(name string) []byte {
+	b := appendKey([]byte{','}, name)
+	padded := make([]byte, (len(b)+leadStep-1)/leadStep*leadStep)
+	return padded[:copy(padded, b)]
+}
+
+var ianaLeads = func() (leads [][]byte) {
 	for e := range ie.All {
-		for len(keys) <= int(e.ID) {
-			keys = append(keys, nil)
+		for len(leads) <= int(e.ID) {
+			leads = append(leads, nil)
 		}
-		keys[e.ID] = slices.Clip(appendKey(nil, e.Name))
+		leads[e.ID] = newLead(e.Name)
 	}
-	return keys
+	return leads
 }()
 
 // order puts the start of the exporter's clock before stamps that count from

@@ -135,6 +135,10 @@ func (c *context) move(r *flow.Record, moves []move, rec []byte) {
 			r.FlowID = be.Uint64(f)
 		case opVLAN2:
 			r.VLAN = be.Uint16(f)
+		case opIPVersion1:
+			if f[0] == 4 || f[0] == 6 {
+				r.IPVersion = f[0]
+			}
 		case opSrcDst4:
 			v := [8]byte(f)
 			*(*[4]byte)(r.Src[12:]) = [4]byte(v[:4])

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,37 +62,27 @@ type guardRoom struct {
 func (r *guardRoom) left(batch []flow.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i := range batch {
-		if d, ok := r.differ.Left(&batch[i]); ok {
-			r.add(&d)
-		}
-	}
-	r.flush()
+	r.add(r.differ.Left(r.batch[:0], batch))
 }
 
 // shown takes flows that are in the cache.
 func (r *guardRoom) shown(batch []flow.Record) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i := range batch {
-		if d, ok := r.differ.Shown(&batch[i]); ok {
-			r.add(&d)
-		}
-	}
-	r.flush()
+	r.add(r.differ.Shown(r.batch[:0], batch))
 	return nil
 }
 
-func (r *guardRoom) add(d *guard.Delta) {
-	if !r.primed || r.ignore[d.Key.Input&^flow.KeyEgress] {
+// add takes what the flows of a batch counted.
+func (r *guardRoom) add(deltas []guard.Delta) {
+	r.batch = deltas // for the next
+	if !r.primed {
 		return // a flow's whole past is not what it did in this second
 	}
-	r.batch = append(r.batch, *d)
-}
-
-func (r *guardRoom) flush() {
-	r.engine.Add(r.batch)
-	r.batch = r.batch[:0]
+	if len(r.ignore) > 0 {
+		deltas = slices.DeleteFunc(deltas, func(d guard.Delta) bool { return r.ignore[d.Key.Input&^flow.KeyEgress] })
+	}
+	r.engine.Add(deltas)
 }
 
 // startGuard starts the guard, if the configuration wants one.
