@@ -63,7 +63,7 @@ has nft && filters=("nft-100={N:100}" "nft-1000={N:1000}")
 if has clang-19; then
 	clang-19 -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-function -c bench/gen/xdpfib/xdpfib.bpf.c -o "$BENCH_BIN/xdpfib.o"
 	echo; echo "== kernel: what metering and filtering cost of the kernel's forwarding"
-	bench/run_forward.sh -r "$SHORT" -f 1,64,1024 "no-program=true" "idle-xdp=$(xdp idle)" "weir-xdp=$(live xdp "" "-i {OUT}")" \
+	bench/run_forward.sh -r "$SHORT" -f 1,64,1024 "no-program=true" "idle-xdp=$(xdp idle)" "idle-xdp+tcx=$(xdp idle+idle_out)" "idle-tcx=$(xdp idle_in+idle_out)" "weir-xdp=$(live xdp "" "-i {OUT}")" \
 		"weir-xdp-in=$(live xdp "" "")" "weir-tc=$(live tc "" "-i {OUT}")" "weir-xdp-1000-rules=$(live xdp "-c $lists.yaml" "-i {OUT}")"
 
 	echo; echo "== kernel: forwarders"

@@ -178,7 +178,7 @@ static __always_inline void begin(struct seen *s, __u32 port, __u32 output)
 	s->output = output;
 	s->slot = NO_SLOT;
 	s->asked = s->why = 0;
-	s->p.spare = 0;
+	s->p.frame = 0;
 }
 
 /* judge_out asks the list where a packet leaves. */
@@ -221,7 +221,7 @@ static __always_inline int pass(struct xdp_md *ctx, struct seen *s, const struct
 		struct hop *h = s->why < WHYS ? NULL : hop_at(s->why);
 		if (h) {
 			s->output = READ_ONCE(h->device);
-			__u32 wire = length(ctx);
+			__u32 wire = s->p.frame;
 			s->why = fits(h, s, wire, wire > ctx->data_end - ctx->data);
 			if (s->why == FORWARDED) {
 				if (use_lists && !leaves(ctx, s))
@@ -247,6 +247,7 @@ int xdp_meter(struct xdp_md *ctx)
 		return use_lists && is_stopped(s.word) ? XDP_DROP : XDP_PASS;
 	}
 	one(&s);
+	s.p.frame = clamp(wire);
 	struct port *port = use_forward ? find_port(s.port) : NULL;
 	if (use_forward)
 		s.why = plain(&s, port, data, end);

@@ -128,6 +128,7 @@ enum why {
 	WHY_HAIRPIN,       /* it would leave where it came in: the kernel tells the sender of a better way */
 	WHY_URPF,          /* the way back to its source leads elsewhere: dropped */
 	WHY_ERROR,         /* the routing table could not be asked */
+	WHY_SPI,           /* ESP, AH: the kernel may choose between next hops by what no flow's key has */
 	WHY_LOST = 30,     /* none: counted at the output; forwarded, and its driver did not take it */
 	WHY_OFF = 31,      /* the programs do not forward there: not counted */
 	WHYS = 32,
@@ -342,6 +343,10 @@ struct counters {
 #define PORT_UPPER         0x4000 /* it is on top of metered ones */
 #define PORT_VLAN    16 /* flags >> PORT_VLAN: KEY_TAGGED and the id, for a VLAN's interface on top of a metered one */
 
+#define LEFT_IPV6 1 /* forwarding of IPv6 is off for the whole machine, whatever the routing table says */
+#define LEFT_SPI4 2 /* multipath routes of IPv4 look at ports, and at the SPI of ESP and AH like those */
+#define LEFT_SPI6 4
+
 /* The kernel says of a forwarded packet that it came in by the uppermost
  * interface: the VLAN's, the bridge, the bond. So these have places too, with
  * PORT_INGRESS if the metered ones below have it, and their number. */
@@ -351,7 +356,8 @@ struct port {
 	__u32 flags;
 	__u32 lower;   /* ifindex of the metered interface below, which keys have; 0: none, or it is not the only one */
 	__u64 mac;     /* its six octets in memory, then 0: what is to be forwarded comes to it */
-	__u64 spare;
+	__u32 left;    /* LEFT_…: what the kernel alone forwards */
+	__u32 spare;
 };
 
 #define ROUTE_BUCKETS 4096 /* of each IP version */

@@ -33,6 +33,7 @@ const (
 	flowMapMeta          = "meta"
 	flowMapOwn           = "own"
 	flowMapPrefixes      = "prefixes"
+	flowMapRouteMtus     = "route_mtus"
 	flowMapSide          = "side"
 	flowMapTable         = "table"
 	flowMapTold          = "told"
@@ -137,6 +138,7 @@ type flowMapSpecs struct {
 	Meta          *ebpf.MapSpec `ebpf:"meta"`
 	Own           *ebpf.MapSpec `ebpf:"own"`
 	Prefixes      *ebpf.MapSpec `ebpf:"prefixes"`
+	RouteMtus     *ebpf.MapSpec `ebpf:"route_mtus"`
 	Side          *ebpf.MapSpec `ebpf:"side"`
 	Table         *ebpf.MapSpec `ebpf:"table"`
 	Told          *ebpf.MapSpec `ebpf:"told"`
@@ -205,6 +207,7 @@ type flowMaps struct {
 	Meta          *ebpf.Map `ebpf:"meta"`
 	Own           *ebpf.Map `ebpf:"own"`
 	Prefixes      *ebpf.Map `ebpf:"prefixes"`
+	RouteMtus     *ebpf.Map `ebpf:"route_mtus"`
 	Side          *ebpf.Map `ebpf:"side"`
 	Table         *ebpf.Map `ebpf:"table"`
 	Told          *ebpf.Map `ebpf:"told"`
@@ -233,6 +236,7 @@ func (m *flowMaps) Close() error {
 		m.Meta,
 		m.Own,
 		m.Prefixes,
+		m.RouteMtus,
 		m.Side,
 		m.Table,
 		m.Told,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"unsafe"
@@ -45,6 +46,7 @@ const (
 	WhyHairpin
 	WhyURPF
 	WhyError
+	WhySPI
 
 	// WhyLost is counted at the output: forwarded, and its driver did not take it.
 	WhyLost Why = 30
@@ -88,6 +90,7 @@ var whyTexts = [Whys]struct{ name, help string }{
 	WhyHairpin:       {"hairpin", "It would leave where it came in: the kernel tells the sender of a better way."},
 	WhyURPF:          {"urpf", "The way back to its source leads elsewhere: dropped."},
 	WhyError:         {"error", "The routing table could not be asked."},
+	WhySPI:           {"spi", "ESP or AH, while multipath routes go by ports: the kernel may choose by the SPI, too, which no flow has."},
 	WhyLost:          {"lost", "Of what was forwarded to this interface: its driver did not take it."},
 }
 
@@ -149,14 +152,15 @@ type WhyCounts [Whys]uint64
 type Forward struct {
 	Hops []Hop
 
-	hops, hopOf, uppers, tx, whys *ebpf.Map
-	mapping                       []byte
+	hops, hopOf, uppers, mtus, tx, whys *ebpf.Map
+	mapping                             []byte
 }
 
 func (f *Forward) each(visit func(name string, m **ebpf.Map)) {
 	visit("hops", &f.hops)
 	visit("hop_of", &f.hopOf)
 	visit("uppers", &f.uppers)
+	visit("route_mtus", &f.mtus)
 	visit("tx", &f.tx)
 	visit("whys", &f.whys)
 }
@@ -179,6 +183,10 @@ func openForward(dir string, spec *ebpf.CollectionSpec) (*Forward, error) {
 		return nil, fmt.Errorf("next hops: %w", err)
 	}
 	f.Hops = mapped[Hop](f.mapping, MaxHops)
+	if err := f.mtus.Update(allOfIPv4, uint32(noMTU), ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		f.Close()
+		return nil, fmt.Errorf("next hops: %w", err)
+	}
 	return f, nil
 }
 
@@ -261,6 +269,35 @@ func (f *Forward) SetUpper(device uint32, vlan uint16, upper uint32) error {
 		return gone(f.uppers.Delete(k))
 	}
 	return f.uppers.Put(k, upper)
+}
+
+// noMTU is what all of IPv4 has without one, so that it has not what all of IPv6 has.
+const noMTU = 1<<32 - 1
+
+// MTUs are the prefixes with routes that have an MTU of their own, and SetMTU changes
+// one; 0: it has none.
+func (f *Forward) MTUs() (map[netip.Prefix]uint32, error) {
+	all := map[netip.Prefix]uint32{}
+	var k prefixKey
+	var mtu uint32
+	it := f.mtus.Iterate()
+	for it.Next(&k, &mtu) {
+		if mtu != noMTU {
+			all[k.prefix()] = mtu
+		}
+	}
+	return all, it.Err()
+}
+
+func (f *Forward) SetMTU(p netip.Prefix, mtu uint32) error {
+	k := prefixKeyOf(p)
+	switch {
+	case mtu != 0:
+		return f.mtus.Put(k, mtu)
+	case k == allOfIPv4:
+		return f.mtus.Put(k, uint32(noMTU))
+	}
+	return gone(f.mtus.Delete(k))
 }
 
 // SetOutput lets frames be redirected to the interface of a port; 0: not.

@@ -49,6 +49,11 @@ static __always_inline bool is_apart(const struct packet *p)
 	return s == 0 || s == 127 || s >= 224 || d == 0 || d == 127 || d >= 224;
 }
 
+/* is_zero_sum says whether a sum of words, which is not 0, is zero in the arithmetic of
+ * the Internet checksum (RFC 1071): a multiple of 0xffff. An odd number divides those
+ * whose product with its inverse, modulo 2^64, is small; to fold the sum takes longer. */
+static __always_inline bool is_zero_sum(__u64 sum) { return sum * 0xfffefffefffeffffull <= ~0ull / 0xffff; }
+
 /* is_partial says whether all that the transport's checksum has is the sum of the
  * pseudo-header: a sender on this machine has left the rest to its hardware, and no
  * program can tell that it has (CHECKSUM_PARTIAL). A finished checksum looks like
@@ -79,10 +84,7 @@ static __always_inline bool is_partial(const struct packet *p, const __u8 *data,
 		sum += (__u64)p->word[0] + p->word[1] + p->word[2];
 		sum += (__u64)p->word[4] + p->word[5] + p->word[6];
 	}
-	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum == has;
+	return has && is_zero_sum(sum + 0xffff - has);
 }
 
 /* is_sound says whether the checksum of an IPv4 header without options is right: a
@@ -90,10 +92,7 @@ static __always_inline bool is_partial(const struct packet *p, const __u8 *data,
 static __always_inline bool is_sound(const __u8 *h)
 {
 	__u64 sum = (__u64)LOAD(__u32, h) + LOAD(__u32, h + 4) + LOAD(__u32, h + 8) + LOAD(__u32, h + 12) + LOAD(__u32, h + 16);
-	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum == 0xffff;
+	return is_zero_sum(sum);
 }
 
 #define NETWORK_UNTAGGED 14
@@ -229,13 +228,37 @@ static __always_inline void renew(struct hop *h, const __u8 *dmac)
 		__sync_val_compare_and_swap(&h->to, old, new);
 }
 
+/* left_to says whether the kernel alone forwards a packet, whatever its route: an enum
+ * why, or FORWARDED. */
+static __always_inline __u32 left_to(const struct port *port, const struct packet *p)
+{
+	bool six = p->key.vlan & KEY_IPV6;
+	__u32 left = port ? READ_ONCE(port->left) : 0;
+	if (six && left & LEFT_IPV6)
+		return WHY_DISABLED;
+	if (left & (six ? LEFT_SPI6 : LEFT_SPI4) && (p->key.proto == PROTO_ESP || p->key.proto == PROTO_AH))
+		return WHY_SPI;
+	return FORWARDED;
+}
+
+/* route_mtu is the least that a packet's route may have as its own MTU. */
+static __always_inline __u32 route_mtu(const struct packet *p)
+{
+	struct prefix k = { .bits = 128 };
+	__builtin_memcpy(k.addr, p->key.dst, sizeof k.addr);
+	__u32 *mtu = bpf_map_lookup_elem(&route_mtus, &k);
+	return mtu ? READ_ONCE(*mtu) : 0xffffffff;
+}
+
 /* way_of asks the routing table for a packet's way: a row of `hops`, or an enum why. */
 static __always_inline __u32 way_of(struct xdp_md *ctx, const struct seen *s, __u32 *output)
 {
 	struct hop_key k = {};
 	struct port *port = find_port(s->port);
-	__u32 flags = port ? READ_ONCE(port->flags) : 0, input = s->port;
+	__u32 flags = port ? READ_ONCE(port->flags) : 0, input = s->port, left = left_to(port, &s->p);
 
+	if (left != FORWARDED)
+		return left;
 	if (s->p.network == NETWORK_TAGGED && s->p.key.vlan & VLAN_ID) {
 		struct upper_key u = { s->port, s->p.key.vlan & VLAN_ID };
 		__u32 *upper = bpf_map_lookup_elem(&uppers, &u);
@@ -288,7 +311,8 @@ static __always_inline __u32 way_of(struct xdp_md *ctx, const struct seen *s, __
 	if (!h || *row < WHYS || !READ_ONCE(h->number))
 		return WHY_OUTPUT;
 	*output = READ_ONCE(h->device);
-	if (f.tot_len < READ_ONCE(h->mtu))
+	__u32 mtu = READ_ONCE(h->mtu);
+	if (f.tot_len < mtu || route_mtu(&s->p) < mtu)
 		return WHY_ROUTE_MTU;
 	if (flags & (PORT_URPF_STRICT | PORT_URPF_LOOSE) && !returns(ctx, s, input, flags & PORT_URPF_STRICT))
 		return WHY_URPF;

@@ -48,6 +48,10 @@ const (
 	PortUpper         = 0x4000 // it is on top of metered ones
 	PortVLAN          = 16     // Flags>>PortVLAN: flow.KeyTagged and the id, of a VLAN's interface on top of a metered one
 
+	LeftIPv6 = 1 // of Port.Left: forwarding of IPv6 is off for the whole machine,
+	LeftSPI4 = 2 // multipath routes of IPv4 look at ports, and at the SPI like those,
+	LeftSPI6 = 4 // of IPv6
+
 	MaxRules = 1 << 16
 
 	// Of Filtered.Out and Entry.Verdict: generation << 32 | rule << 16 | class << 8 | one of these.
@@ -170,7 +174,8 @@ type Port struct {
 	Ifindex, Number, Flags uint32
 	Lower                  uint32 // the metered interface below, which keys have; 0: none, or not the only one
 	MAC                    uint64 // its six octets in memory, then 0
-	_                      uint64
+	Left                   uint32 // what the kernel alone forwards
+	_                      uint32
 }
 
 // Control is what the daemon tells the programs while they run.

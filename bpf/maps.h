@@ -167,6 +167,17 @@ struct prefix {
 	__u8  addr[16];
 };
 
+/* Destinations with routes that have an MTU of their own, and the least that any of
+ * them has: the routing table's answer does not say. The daemon writes and deletes; of
+ * too many it makes one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix);
+	__type(value, __u32);
+	__uint(max_entries, 1 << 13);
+} route_mtus SEC(".maps");
+
 /* The guard's rules, in the order in which they are asked. The daemon writes; the
  * programs count in them. Full: the daemon is told. */
 struct {

@@ -33,7 +33,7 @@ struct packet {
 	__u32 transport; /* offset of what follows IP's headers, as far as the frame has them */
 	__u32 want;      /* octets of the frame that were looked for in vain, from its start; 0: all were there */
 	__u8  tcp_flags, ttl;
-	__u16 spare;
+	__u16 frame;     /* the caller's: octets of the frame, at most 65535 */
 } __attribute__((aligned(8)));
 
 _Static_assert(sizeof(struct packet) == 64, "a cache line, without holes");
@@ -122,7 +122,7 @@ enum {
 };
 
 enum {
-	PROTO_ICMP = 1, PROTO_TCP = 6, PROTO_UDP = 17, PROTO_DCCP = 33, PROTO_ICMP6 = 58, PROTO_SCTP = 132, PROTO_UDPLITE = 136,
+	PROTO_ICMP = 1, PROTO_TCP = 6, PROTO_UDP = 17, PROTO_DCCP = 33, PROTO_ESP = 50, PROTO_AH = 51, PROTO_ICMP6 = 58, PROTO_SCTP = 132, PROTO_UDPLITE = 136,
 	EXT_HOP_BY_HOP = 0, EXT_ROUTING = 43, EXT_FRAGMENT = 44, EXT_DESTINATION = 60,
 };
 

@@ -31,17 +31,32 @@ type prefixKey struct {
 // allOfIPv4 holds all of IPv4, and nothing else.
 var allOfIPv4 = prefixKey{Bits: 96, Addr: flow.AddrFrom4([4]byte{})}
 
+// prefixKeyOf is the key of a prefix, and prefix gives it back.
+func prefixKeyOf(p netip.Prefix) prefixKey {
+	p = p.Masked()
+	k := prefixKey{uint32(p.Bits()), flow.AddrFrom(p.Addr())}
+	if p.Addr().Is4() {
+		k.Bits += allOfIPv4.Bits
+	}
+	return k
+}
+
+func (k prefixKey) prefix() netip.Prefix {
+	a := k.Addr.Netip()
+	if a.Is4() && k.Bits >= allOfIPv4.Bits {
+		return netip.PrefixFrom(a, int(k.Bits-allOfIPv4.Bits))
+	}
+	return netip.PrefixFrom(netip.AddrFrom16(k.Addr), int(k.Bits))
+}
+
 // prefixEntries are the entries that stand for a list. All are of value 1 but
 // allOfIPv4, which is 0 if it is in a prefix of the list and IPv4 is not.
 func prefixEntries(list []netip.Prefix) map[prefixKey]uint8 {
 	all := make(map[prefixKey]uint8, len(list)+1)
 	wide := false
 	for _, p := range list {
-		p = p.Masked()
-		k := prefixKey{uint32(p.Bits()), flow.AddrFrom(p.Addr())}
-		if p.Addr().Is4() {
-			k.Bits += allOfIPv4.Bits
-		} else if k.Bits <= allOfIPv4.Bits && p.Contains(netip.AddrFrom16(allOfIPv4.Addr)) {
+		k := prefixKeyOf(p)
+		if p.Addr().Is6() && k.Bits <= allOfIPv4.Bits && p.Contains(netip.AddrFrom16(allOfIPv4.Addr)) {
 			wide = true
 		}
 		all[k] = 1

@@ -88,8 +88,9 @@ type forwarder struct {
 	mu    sync.Mutex
 	rows  map[bpf.HopKey]uint32
 	old   map[bpf.HopKey]bool // of rows: from an earlier daemon, and not heard of since
-	free  []freed             // in the order of freeing
-	fresh uint32              // the next row that was never used
+	mtus  map[netip.Prefix]uint32
+	free  []freed // in the order of freeing
+	fresh uint32  // the next row that was never used
 
 	last    uint32 // second of the kernel's clock until which Used has told
 	outputs map[uint32]output
@@ -119,8 +120,12 @@ func (d *Datapath) openForward() error {
 	if f.rows, err = f.f.Rows(); err != nil {
 		return fmt.Errorf("the next hops that are there: %w", err)
 	}
+	if f.mtus, err = f.f.MTUs(); err != nil {
+		return fmt.Errorf("the MTUs of routes that are there: %w", err)
+	}
 	f.adopt()
 	f.setOutputs(d.Plans())
+	f.setLeft()
 	d.lookForObstacles(f)
 	f.monitor = route.New(route.Options{Table: f, Output: f.redirects, Log: d.log.With("component", "route")})
 	d.forwarder = f
@@ -189,6 +194,25 @@ func (f *forwarder) setOutputs(plans []*hook.Plan) (changed bool) {
 	}
 	changed = !maps.Equal(now, f.outputs)
 	f.outputs = now
+	return changed
+}
+
+// setLeft lets the programs know what the kernel alone forwards, by settings that
+// not all messages tell of. It says whether anything has changed.
+func (f *forwarder) setLeft() (changed bool) {
+	left := uint32(0)
+	s := route.ReadSettings()
+	for flag, on := range map[uint32]bool{bpf.LeftIPv6: !s.Forwards6, bpf.LeftSPI4: s.ByPorts4, bpf.LeftSPI6: s.ByPorts6} {
+		if on {
+			left |= flag
+		}
+	}
+	for i := range f.c.Port {
+		if at := &f.c.Port[i]; atomic.LoadUint32(&at.Left) != left {
+			atomic.StoreUint32(&at.Left, left)
+			changed = true
+		}
+	}
 	return changed
 }
 
@@ -298,6 +322,9 @@ func (f *forwarder) run(ctx context.Context, d *Datapath) {
 		}
 		if n >= forgetAfter && f.monitor.Snapshot().Listings > 0 {
 			f.forget()
+		}
+		if f.setLeft() {
+			f.InvalidateAll()
 		}
 		if f.setOutputs(d.Plans()) {
 			f.monitor.Refresh()
@@ -431,6 +458,24 @@ func (f *forwarder) SetOwn(addr netip.Addr, own bool) {
 	}
 }
 
+// SetMTUs enters first and takes out then, so that nothing is without meanwhile.
+func (f *forwarder) SetMTUs(now map[netip.Prefix]uint32) {
+	var err error
+	for p, mtu := range now {
+		if f.mtus[p] != mtu {
+			err = errors.Join(err, f.f.SetMTU(p, mtu))
+		}
+	}
+	for p := range f.mtus {
+		if now[p] == 0 {
+			err = errors.Join(err, f.f.SetMTU(p, 0))
+		}
+	}
+	if f.mtus = maps.Clone(now); err != nil {
+		f.log.Warn("the MTUs of routes cannot be entered: what is longer may be forwarded", "error", err)
+	}
+}
+
 // Invalidate makes flows to destinations within a prefix ask for their routes again.
 func (f *forwarder) Invalidate(p netip.Prefix) {
 	if !eachBucket(p, func(i uint32) { atomic.AddUint32(&f.c.RoutesTo[i], 1) }) {
@@ -438,7 +483,10 @@ func (f *forwarder) Invalidate(p netip.Prefix) {
 	}
 }
 
-func (f *forwarder) InvalidateAll() { atomic.AddUint32(&f.c.Routes, 1) }
+func (f *forwarder) InvalidateAll() {
+	f.setLeft()
+	atomic.AddUint32(&f.c.Routes, 1)
+}
 
 // eachBucket visits where the generations of destinations within a prefix stand, as
 // the programs have it (route_bucket in forward.h); false: there are too many.

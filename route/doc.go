@@ -9,7 +9,8 @@
 //
 // The routing table itself is not copied: whoever forwards asks the kernel
 // (bpf_fib_lookup), keeps the answer, and asks again when it is told to. So a
-// route costs one message and one call, however many there are.
+// route costs one message and one call, however many there are. Only of routes with
+// an MTU of their own, of which that answer does not tell, a list is kept (mtu.go).
 //
 // Two sockets listen. One is for what is rare and must not wait (neighbours,
 // links, addresses, rules); the other for routes, of which a BGP table brings

@@ -81,14 +81,21 @@ func addrOf(family uint8, b []byte) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// parseRoute reads the destination of a route message (struct rtmsg). ok is
-// false for what no route is forwarded by: other families, multicast, and the
-// kernel's own notes of what it looked up (RTM_F_CLONED).
-func parseRoute(b []byte) (p netip.Prefix, ok, sound bool) {
+// routeMessage is what RTM_NEWROUTE and RTM_DELROUTE say.
+type routeMessage struct {
+	key routeKey
+	mtu uint32 // RTAX_MTU, if it is forwarded by; 0: none
+}
+
+// parseRoute reads a route message (struct rtmsg). ok is false for what no route is
+// forwarded by: other families, multicast, and the kernel's own notes of what it
+// looked up (RTM_F_CLONED).
+func parseRoute(b []byte) (r routeMessage, ok, sound bool) {
 	if len(b) < unix.SizeofRtMsg {
-		return p, false, false
+		return r, false, false
 	}
 	family, bits, flags := b[0], int(b[1]), order.Uint32(b[8:])
+	r.key.tos, r.key.table = b[3], uint32(b[4])
 	var at netip.Addr
 	switch family {
 	case unix.AF_INET:
@@ -96,23 +103,33 @@ func parseRoute(b []byte) (p netip.Prefix, ok, sound bool) {
 	case unix.AF_INET6:
 		at = netip.IPv6Unspecified()
 	default:
-		return p, false, true
+		return r, false, true
 	}
 	if flags&unix.RTM_F_CLONED != 0 {
-		return p, false, true
+		return r, false, true
 	}
-	if v := find(b[unix.SizeofRtMsg:], unix.RTA_DST); v != nil {
-		if at, ok = addrOf(family, v); !ok {
-			return p, false, false
+	known := bits == 0
+	for k, v, rest, more := nextAttr(b[unix.SizeofRtMsg:]); more; k, v, rest, more = nextAttr(rest) {
+		switch k {
+		case unix.RTA_DST:
+			if at, known = addrOf(family, v); !known {
+				return r, false, false
+			}
+		case unix.RTA_TABLE:
+			r.key.table = u32(v)
+		case unix.RTA_PRIORITY:
+			r.key.priority = u32(v)
+		case unix.RTA_METRICS:
+			if b[7] == unix.RTN_UNICAST {
+				r.mtu = u32(find(v, unix.RTAX_MTU))
+			}
 		}
-	} else if bits != 0 {
-		return p, false, false
 	}
-	p = netip.PrefixFrom(at, bits)
-	if !p.IsValid() {
-		return p, false, false
+	r.key.to = netip.PrefixFrom(at, bits)
+	if !known || !r.key.to.IsValid() {
+		return routeMessage{}, false, false
 	}
-	return p, !multicast(p), true
+	return r, !multicast(r.key.to), true
 }
 
 // multicast says whether all of p is.

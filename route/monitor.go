@@ -37,6 +37,7 @@ type Monitor struct {
 	stats Stats
 	view  *view
 	ask   *asker
+	lists *routeLister
 	turn  uint32 // of keeping alive
 	tick  time.Time
 	retry time.Time // of a listing that failed; zero: none did
@@ -156,12 +157,18 @@ func (m *Monitor) follow(ctx context.Context, wake int) error {
 		return err
 	}
 	defer m.ask.close()
+	if m.lists, err = openLister(); err != nil {
+		return err
+	}
+	defer m.lists.close()
+	m.view.mtus.doubt = true
 
 	takeRare, takeRoute := m.rare, m.view.message // closures allocate: once
 	now := time.Now()
 	if err := m.listAll(now); err != nil && !errors.Is(err, errInterrupted) {
 		return err
 	}
+	m.listRoutes(now, false)
 	m.tick = now.Add(m.o.KeepAlive)
 	fds := []unix.PollFd{{Fd: int32(wake), Events: unix.POLLIN}, {Fd: int32(rare.fd), Events: unix.POLLIN}, {Fd: int32(routes.fd), Events: unix.POLLIN}}
 	heard := 0 // route messages in this turn
@@ -190,6 +197,7 @@ func (m *Monitor) follow(ctx context.Context, wake int) error {
 		if !m.retry.IsZero() && !now.Before(m.retry) {
 			m.listAll(now)
 		}
+		m.listRoutes(now, routes.congested)
 		m.view.flush(now)
 		m.view.again(now)
 		if !now.Before(m.tick) {
@@ -226,6 +234,7 @@ func (m *Monitor) listen(s *socket, take func(message) bool, relist bool) (heard
 				if relist {
 					m.listAll(time.Now())
 				}
+				m.view.mtus.doubt = true
 			}
 			return heard, nil
 		}
@@ -266,10 +275,28 @@ func (m *Monitor) listAll(now time.Time) error {
 	return nil
 }
 
+// listRoutes lists routes when it must be, and takes in what was listed: those
+// with an MTU. While messages are lost there is no sense in it.
+func (m *Monitor) listRoutes(now time.Time, congested bool) {
+	if l, ok := m.lists.take(now); ok {
+		if l.err != nil {
+			m.view.mtus.abandonList()
+			m.failed(l.err)
+			return
+		}
+		m.view.mtus.endList(l.found)
+		m.stats.RouteListings++
+	}
+	if m.view.mtus.doubt && !congested && m.lists.ready(now) {
+		m.view.mtus.beginList()
+		m.lists.start(m.wake)
+	}
+}
+
 // timeout is how long may be waited, in milliseconds.
 func (m *Monitor) timeout(now time.Time) int {
 	until := m.tick
-	for _, t := range []time.Time{m.view.due, m.retry} {
+	for _, t := range []time.Time{m.view.due, m.retry, m.view.mtus.due(), m.lists.due(m.view.mtus.doubt)} {
 		if !t.IsZero() && t.Before(until) {
 			until = t
 		}

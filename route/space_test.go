@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -159,6 +160,7 @@ type fake struct {
 	hops   map[Hop]Way
 	uppers map[upperKey]uint32
 	own    map[netip.Addr]bool
+	mtus   map[netip.Prefix]uint32
 	log    []entry
 	used   []Hop
 	full   bool
@@ -208,6 +210,13 @@ func (f *fake) SetOwn(a netip.Addr, own bool) {
 	defer f.mu.Unlock()
 	f.own[a] = own
 	f.say("own %s %v", a, own)
+}
+
+func (f *fake) SetMTUs(m map[netip.Prefix]uint32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mtus = maps.Clone(m)
+	f.say("mtus %v", m)
 }
 
 func (f *fake) Invalidate(p netip.Prefix) {

@@ -14,6 +14,8 @@ type Stats struct {
 	Overruns         uint64 // times that messages were lost: all was asked again
 	Listings         uint64 // of links, addresses and neighbours: 1 at the start
 	Hops             int    // next hops the table has now
+	MTUs             int    // prefixes with a route that has an MTU of its own
+	RouteListings    uint64 // of routes, for these: 1 after the start
 	HopsRefused      uint64 // times that it had no room for one
 	Refreshed        uint64 // neighbours in use that the kernel was asked to verify
 

@@ -16,6 +16,10 @@ type Table interface {
 	SetUpper(lower uint32, vlan uint16, upper uint32)
 	// SetOwn says that an address is this machine's, or no longer.
 	SetOwn(addr netip.Addr, own bool)
+	// SetMTUs says which destinations have routes with an MTU of their own, and
+	// the least that any of these has, octets of an IP packet: the longest prefix
+	// counts. They are all there are; the table must not change the map.
+	SetMTUs(map[netip.Prefix]uint32)
 	// Invalidate says that routes to destinations within p may have changed.
 	Invalidate(p netip.Prefix)
 	InvalidateAll()

@@ -24,6 +24,7 @@ type view struct {
 	own        map[netip.Addr]int // on so many interfaces
 	uppers     map[upperKey]uint32
 	changed    map[uint32]bool // links, in this batch
+	mtus       mtuView
 
 	round   uint32 // of listening to everything; what an older one heard is gone
 	refused bool   // a next hop found no room
@@ -60,7 +61,7 @@ func newView(t Table, stats *Stats, log *slog.Logger, output func(uint32) bool) 
 		bumps: bumps{table: t, stats: stats}, log: log, output: output,
 		links: map[uint32]heard[link]{}, neighbours: map[Hop]heard[neighbour]{},
 		addresses: map[addressKey]heard[struct{}]{}, own: map[netip.Addr]int{}, uppers: map[upperKey]uint32{},
-		changed: map[uint32]bool{},
+		changed: map[uint32]bool{}, mtus: newMTUView(),
 	}
 }
 
@@ -69,13 +70,15 @@ func (v *view) message(m message) bool {
 	s := v.stats
 	switch m.kind {
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		p, ok, sound := parseRoute(m.body)
+		r, ok, sound := parseRoute(m.body)
+		p := r.key.to
 		if p.Addr().Is4() {
 			s.Routes4++
 		} else {
 			s.Routes6++
 		}
 		if ok {
+			v.mtus.hear(r, m.kind == unix.RTM_NEWROUTE, m.flags&unix.NLM_F_APPEND != 0)
 			v.invalidate(p)
 		}
 		return sound
@@ -113,6 +116,7 @@ func (v *view) message(m message) bool {
 		// Routes that use the object change with it, and no message tells of them.
 		s.NextHops++
 		v.invalidateAll()
+		v.mtus.question()
 	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
 		s.Settings++
 		if m.kind == unix.RTM_NEWNETCONF && settingForwards(m.body) {
@@ -155,6 +159,7 @@ func (v *view) linkRoutes(was, is link) {
 		return
 	}
 	v.invalidateAll()
+	v.mtus.question() // the kernel tells of no route that goes with its interface
 }
 
 // flush ends a batch of messages: what depends on links that have changed is
@@ -165,6 +170,7 @@ func (v *view) flush(now time.Time) {
 		v.settleHops(v.touched)
 		clear(v.changed)
 	}
+	v.settleMTUs(now)
 	v.bumps.flush(now)
 }
 
@@ -228,6 +234,7 @@ func (v *view) dropAddress(k addressKey) {
 	}
 	if k.own.Is4() {
 		v.invalidateAll() // routes that prefer it as a source go, and no message tells
+		v.mtus.question()
 		return
 	}
 	v.invalidate(netip.PrefixFrom(k.own, 128))

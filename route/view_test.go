@@ -63,7 +63,7 @@ func neighbourMessageOf(h Hop, state uint16, mac []byte) message {
 	return message{kind: unix.RTM_NEWNEIGH, body: b}
 }
 
-func routeMessage(p netip.Prefix) message {
+func routeMessageOf(p netip.Prefix) message {
 	b := make([]byte, unix.SizeofRtMsg)
 	b[0], b[1] = unix.AF_INET, byte(p.Bits())
 	if p.Addr().Is6() {
@@ -242,13 +242,13 @@ func TestNeighbourStates(t *testing.T) {
 
 func TestRoutesThatNothingIsForwardedBy(t *testing.T) {
 	m := newMachine(t)
-	cloned := routeMessage(netip.MustParsePrefix("2001:db8::7/128"))
+	cloned := routeMessageOf(netip.MustParsePrefix("2001:db8::7/128"))
 	order.PutUint32(cloned.body[8:], unix.RTM_F_CLONED)
-	m.hear(cloned, routeMessage(netip.MustParsePrefix("ff00::/8")), routeMessage(netip.MustParsePrefix("224.0.0.0/4")))
+	m.hear(cloned, routeMessageOf(netip.MustParsePrefix("ff00::/8")), routeMessageOf(netip.MustParsePrefix("224.0.0.0/4")))
 	if w := m.table.words(); len(w) > 0 {
 		t.Errorf("told %q", w)
 	}
-	m.hear(routeMessage(netip.MustParsePrefix("0.0.0.0/0")), routeMessage(netip.MustParsePrefix("::/0")), routeMessage(netip.MustParsePrefix("128.0.0.0/1")))
+	m.hear(routeMessageOf(netip.MustParsePrefix("0.0.0.0/0")), routeMessageOf(netip.MustParsePrefix("::/0")), routeMessageOf(netip.MustParsePrefix("128.0.0.0/1")))
 	if w := m.table.words(); len(w) != 3 || m.stats.Routes4 != 3 || m.stats.Routes6 != 3 {
 		t.Errorf("told %q, %+v", w, m.stats)
 	}
@@ -259,7 +259,7 @@ func TestMoreInvalidationsThanAreRemembered(t *testing.T) {
 	m := newMachine(t)
 	now := time.Now()
 	for i := range pending + 5 {
-		m.message(routeMessage(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)))
+		m.message(routeMessageOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)))
 	}
 	m.flush(now)
 	told := m.table.told
@@ -280,7 +280,7 @@ func TestMoreInvalidationsThanAreRemembered(t *testing.T) {
 func TestNoAllocationForARoute(t *testing.T) {
 	m := newMachine(t)
 	m.table.quiet = true
-	r := []message{routeMessage(netip.MustParsePrefix("192.0.2.0/24")), routeMessage(netip.MustParsePrefix("2001:db8::/32"))}
+	r := []message{routeMessageOf(netip.MustParsePrefix("192.0.2.0/24")), routeMessageOf(netip.MustParsePrefix("2001:db8::/32"))}
 	n := neighbourMessageOf(Hop{2, netip.MustParseAddr("10.0.0.9")}, unix.NUD_STALE, peer)
 	m.hear(linkMessage(2, eth), n)
 	now := time.Now()
@@ -302,7 +302,7 @@ func TestNoAllocationForARoute(t *testing.T) {
 
 func FuzzMessages(f *testing.F) {
 	for _, m := range []message{
-		linkMessage(2, eth), linkMessage(3, vlan(2, 7)), routeMessage(netip.MustParsePrefix("192.0.2.0/24")), routeMessage(netip.MustParsePrefix("::/0")),
+		linkMessage(2, eth), linkMessage(3, vlan(2, 7)), routeMessageOf(netip.MustParsePrefix("192.0.2.0/24")), routeMessageOf(netip.MustParsePrefix("::/0")),
 		neighbourMessageOf(Hop{2, netip.MustParseAddr("10.0.0.9")}, unix.NUD_STALE, peer), neighbourMessageOf(Hop{2, netip.MustParseAddr("fe80::9")}, unix.NUD_FAILED, nil),
 		{kind: unix.RTM_NEWADDR, body: appendAttr([]byte{unix.AF_INET, 24, 0, 0, 2, 0, 0, 0}, unix.IFA_LOCAL, []byte{10, 0, 0, 1})},
 		{kind: unix.RTM_NEWNETCONF, body: appendAttr(make([]byte, 4), 2, make([]byte, 4))},

@@ -120,6 +120,17 @@ ip -6 route add blackhole fd00:98:1::/48; ip -6 route add unreachable fd00:98:2:
 			before: "ip route add 10.95.0.0/16 via 10.2.0.1 mtu lock 1000; ip -6 route add fd00:95::/32 via fd00:2::1 mtu lock 1300",
 		},
 		{
+			name: "a route's MTU", why: "route-mtu", wants: "b icmp 3 icmp6 2", frames: [][]byte{
+				to("10.93.0.1", 40), toWith("10.93.0.1", 1100, dontFragment), to("10.93.0.1", 1100), toWith("10.92.0.1", 1100, dontFragment), to("10.92.0.1", 1100), toWith("10.91.0.1", 1100, dontFragment), to("10.91.0.1", 1100),
+				to("fd00:93::1", 40), to("fd00:93::1", 1400), to("fd00:91::1", 40), to("fd00:91::1", 1400),
+			},
+			before: `ip route add 10.93.0.0/16 via 10.2.0.1 mtu 1000
+ip nexthop add id 93 via 10.2.0.1 dev rb; ip route add 10.92.0.0/16 nhid 93 mtu 1000
+ip route add 10.91.0.0/16 mtu 1000 nexthop via 10.2.0.1 nexthop via 10.2.0.1 weight 2
+ip -6 route add fd00:93::/32 via fd00:2::1 mtu 1290; ip nexthop add id 94 via fd00:2::1 dev rb; ip -6 route add fd00:91::/32 nhid 94 mtu 1290`,
+		},
+		{name: "IPv6 off for all", why: "forwarding-off", before: "echo 0 >/proc/sys/net/ipv6/conf/all/forwarding; echo 1 >/proc/sys/net/ipv6/conf/ra/forwarding; echo 1 >/proc/sys/net/ipv6/conf/rb/forwarding", after: "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding", frames: [][]byte{to(far6, 40)}},
+		{
 			name: "back where it came from", why: "hairpin", wants: "a icmp 5", frames: [][]byte{to("10.94.0.1", 40), to("fd00:94::1", 40)},
 			before: "ip neigh replace 10.1.0.9 lladdr 02:00:00:00:01:09 dev ra nud permanent; ip neigh replace fd00:1::9 lladdr 02:00:00:00:01:09 dev ra nud permanent; ip route add 10.94.0.0/16 via 10.1.0.9; ip -6 route add fd00:94::/32 via fd00:1::9",
 		},

@@ -8,12 +8,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -22,7 +24,7 @@ import (
 
 func main() {
 	object := flag.String("o", "xdpfib.o", "the object that the programs are in")
-	do := flag.String("do", "fib", "program: fib, redirect, sink, drop or idle")
+	do := flag.String("do", "fib", "programs, joined by +: fib, redirect, sink, drop, idle, idle_in, idle_out")
 	dmac := flag.String("dmac", "", "with redirect: the next hop's MAC; it is behind the last device")
 	flag.Parse()
 	log.SetFlags(0)
@@ -68,21 +70,34 @@ func run(ctx context.Context, object, do, dmac string, names []string) error {
 		return err
 	}
 	defer c.Close()
-	prog, ok := c.Programs[do]
-	if !ok {
-		return fmt.Errorf("no program is called %q", do)
-	}
 	for _, dev := range devices {
 		if err := c.Maps["tx"].Put(uint32(dev.Index), uint32(dev.Index)); err != nil {
 			return err
 		}
-		l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: dev.Index})
-		if err != nil {
-			return fmt.Errorf("%s: %w", dev.Name, err)
+		for name := range strings.SplitSeq(do, "+") {
+			l, err := attach(c.Programs[name], name, dev.Index)
+			if err != nil {
+				return fmt.Errorf("%s at %s: %w", name, dev.Name, err)
+			}
+			defer l.Close()
 		}
-		defer l.Close()
 		fmt.Printf("msg=attached program=%s device=%s\n", do, dev.Name)
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// attach attaches a program where it belongs.
+func attach(prog *ebpf.Program, name string, ifindex int) (link.Link, error) {
+	switch {
+	case prog == nil:
+		return nil, errors.New("there is no such program")
+	case prog.Type() == ebpf.XDP:
+		return link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifindex})
+	}
+	at := ebpf.AttachTCXIngress
+	if strings.HasSuffix(name, "_out") {
+		at = ebpf.AttachTCXEgress
+	}
+	return link.AttachTCX(link.TCXOptions{Program: prog, Interface: ifindex, Attach: at})
 }

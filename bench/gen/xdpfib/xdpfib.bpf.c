@@ -7,7 +7,7 @@
  *   redirect  knows the way: what XDP forwarding costs without any thought
  *   sink      drops the bench's frames, and lets all else pass
  *   drop      drops all that is IPv4
- *   idle      lets all pass
+ *   idle      lets all pass; idle_in and idle_out do so in TCX
  */
 #include "../../../bpf/kernel.h"
 
@@ -141,4 +141,18 @@ int idle(struct xdp_md *ctx)
 {
 	(void)ctx;
 	return XDP_PASS;
+}
+
+SEC("tc")
+int idle_in(struct __sk_buff *skb)
+{
+	(void)skb;
+	return TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int idle_out(struct __sk_buff *skb)
+{
+	(void)skb;
+	return TC_ACT_UNSPEC;
 }

@@ -55,7 +55,7 @@ int main(int args, char **arg)
 		a.headers = a.reason == DECODED ? headers(f.data, f.data_end, &a.p) : 0;
 		slow.reason = parse_slow_frame(&f, q.wire, q.start, blank(&slow.p, q.vlan));
 		a.p.key.input = slow.p.key.input = 0;
-		a.p.spare = slow.p.spare = 0;
+		a.p.frame = slow.p.frame = 0;
 		if (slow.reason != a.reason || slow.p.want != a.p.want || (a.reason == DECODED && memcmp(&slow.p, &a.p, sizeof a.p)))
 			a.reason |= 0x80; /* the fast path and the slow one disagree */
 		if (fwrite(&a, sizeof a, 1, stdout) != 1 || (args > 1 && fflush(stdout)))

@@ -31,7 +31,7 @@ struct {
 	x->p.want = p.want;                                                                            \
 	if (reason == DECODED) {                                                                       \
 		p.key.input = 0;                                                                       \
-		p.spare = 0;                                                                           \
+		p.frame = 0;                                                                           \
 		x->p = p;                                                                              \
 		x->headers = headers((void *)(long)context->data, (void *)(long)context->data_end, &p); \
 	}                                                                                              \
