@@ -263,6 +263,7 @@ func TestKernelTells(t *testing.T) {
 			sent := map[string]int{} // by rule
 			refused := func(ns, network, addr, rule string, want error) {
 				t.Helper()
+				time.Sleep(5 * time.Millisecond) // a CPU tells of eight packets a tick
 				s.within(t, ns, func() {
 					c, err := (&net.Dialer{Timeout: 5 * time.Second}).Dial(network, addr)
 					if err == nil {
