@@ -4,12 +4,14 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"weir/bpf"
 	"weir/flow"
@@ -557,9 +559,33 @@ func TestKernelGuardNewFlows(t *testing.T) {
 	}
 }
 
+// onOneCPU keeps a test, and what programs it runs, to the processor that it is at.
+func onOneCPU(t testing.TB) {
+	t.Helper()
+	runtime.LockOSThread()
+	var all, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := range len(all) * 64 {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		unix.SchedSetaffinity(0, &all)
+		runtime.UnlockOSThread()
+	})
+}
+
 // Beyond what may enter the table, flows are counted in aggregates, and pass: by source,
 // by destination and by CPU, each its own, and exactly.
 func TestKernelGuardAdmission(t *testing.T) {
+	onOneCPU(t)
 	k, g := guarding(t, 1<<14, onlyXDP)
 	c := newCollector()
 	s := sweeper(t, SweepConfig{Idle: time.Hour, Lists: k.Lists}, k, c)

@@ -159,7 +159,8 @@ func TestRouter(t *testing.T) {
 			got := counted(t, n.r, "ra")
 			other := counted(t, n.r, "rb")
 			got = count{got.Packets + other.Packets - before.Packets - rbBefore.Packets, got.Bytes + other.Bytes - before.Bytes - rbBefore.Bytes}
-			if got != wire {
+			// The kernel may still have reported the groups that it listens to (MLD).
+			if own := got.Packets - wire.Packets; got.Packets < wire.Packets || own > 4 || got.Bytes < wire.Bytes || got.Bytes > wire.Bytes+own*200 {
 				t.Errorf("the interfaces counted %+v, %+v were sent", got, wire)
 			}
 			send(n.a, "[fd00:1::1]:2000", "[fd00:2::1]:9", 400, "0", ra, rb)
