@@ -190,6 +190,16 @@ func (g *Guard) open() (unlock func(), err error) {
 	return g.mu.Unlock, nil
 }
 
+// unlessClosed runs do unless the metering has stopped, when nothing is in force here.
+func (g *Guard) unlessClosed(do func() error) error {
+	unlock, err := g.open()
+	if errors.Is(err, guard.ErrNoEnforcer) {
+		return nil
+	}
+	defer unlock()
+	return do()
+}
+
 func (g *Guard) close() {
 	if g == nil {
 		return
@@ -317,87 +327,65 @@ func (g *Guard) move() {
 
 // Lift ends a rule.
 func (g *Guard) Lift(id uint64) error {
-	unlock, err := g.open()
-	if errors.Is(err, guard.ErrNoEnforcer) {
+	return g.unlessClosed(func() error {
+		if r := g.find(id); r != nil {
+			return g.free(r)
+		}
 		return nil
-	} else if err != nil {
-		return err
-	}
-	defer unlock()
-	if r := g.find(id); r != nil {
-		return g.free(r)
-	}
-	return nil
+	})
 }
 
 // Rules are those in force.
-func (g *Guard) Rules() ([]guard.Installed, error) {
-	unlock, err := g.open()
-	if errors.Is(err, guard.ErrNoEnforcer) {
-		return nil, nil
-	} else if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	offset, clock, err := g.offset()
-	if err != nil {
-		return nil, err
-	}
-	var all []guard.Installed
-	for i := range g.k.Guard.Rules {
-		r := &g.k.Guard.Rules[i]
-		until := atomic.LoadUint64(&r.Until)
-		if until <= clock {
-			continue
+func (g *Guard) Rules() (all []guard.Installed, err error) {
+	err = g.unlessClosed(func() error {
+		offset, clock, err := g.offset()
+		if err != nil {
+			return err
 		}
-		all = append(all, guard.Installed{
-			Rule:    guard.Rule{ID: r.ID, Match: match(r), Do: guard.Do(atomic.LoadUint32(&r.What)), PPS: r.PPS, BPS: r.BPS, Until: int64(until) + offset},
-			Hit:     guard.Volume{Packets: atomic.LoadUint64(&r.HitPackets), Bytes: atomic.LoadUint64(&r.HitBytes)},
-			Dropped: guard.Volume{Packets: atomic.LoadUint64(&r.DroppedPackets), Bytes: atomic.LoadUint64(&r.DroppedBytes)},
-		})
-	}
-	return all, nil
+		for i := range g.k.Guard.Rules {
+			r := &g.k.Guard.Rules[i]
+			until := atomic.LoadUint64(&r.Until)
+			if until <= clock {
+				continue
+			}
+			all = append(all, guard.Installed{
+				Rule:    guard.Rule{ID: r.ID, Match: match(r), Do: guard.Do(atomic.LoadUint32(&r.What)), PPS: r.PPS, BPS: r.BPS, Until: int64(until) + offset},
+				Hit:     guard.Volume{Packets: atomic.LoadUint64(&r.HitPackets), Bytes: atomic.LoadUint64(&r.HitBytes)},
+				Dropped: guard.Volume{Packets: atomic.LoadUint64(&r.DroppedPackets), Bytes: atomic.LoadUint64(&r.DroppedBytes)},
+			})
+		}
+		return nil
+	})
+	return all, err
 }
 
 // Allow names what no rule hits.
 func (g *Guard) Allow(list []netip.Prefix) error {
-	unlock, err := g.open()
-	if errors.Is(err, guard.ErrNoEnforcer) {
+	return g.unlessClosed(func() error {
+		if err := g.k.Guard.SetAllowed(list); err != nil {
+			return err
+		}
+		g.move()
 		return nil
-	} else if err != nil {
-		return err
-	}
-	defer unlock()
-	if err := g.k.Guard.SetAllowed(list); err != nil {
-		return err
-	}
-	g.move()
-	return nil
+	})
 }
 
 // SetOn is the kill switch.
 func (g *Guard) SetOn(on bool) error {
-	unlock, err := g.open()
-	if errors.Is(err, guard.ErrNoEnforcer) {
+	return g.unlessClosed(func() error {
+		g.k.Memory().Control.SetGuard(on)
 		return nil
-	} else if err != nil {
-		return err
-	}
-	defer unlock()
-	g.k.Memory().Control.SetGuard(on)
-	return nil
+	})
 }
 
 // On says how it stands.
-func (g *Guard) On() (bool, error) {
-	unlock, err := g.open()
-	if errors.Is(err, guard.ErrNoEnforcer) {
-		return true, nil
-	} else if err != nil {
-		return false, err
-	}
-	defer unlock()
-	return g.k.Memory().Control.GuardOn(), nil
+func (g *Guard) On() (on bool, err error) {
+	on = true
+	err = g.unlessClosed(func() error {
+		on = g.k.Memory().Control.GuardOn()
+		return nil
+	})
+	return on, err
 }
 
 // GuardSwitch is the kill switch of what is pinned, whether or not a daemon runs.

@@ -425,6 +425,43 @@ func TestKernelGuardLimits(t *testing.T) {
 	}
 }
 
+// What cannot be in force does not take what can with it, and more than there is room for
+// changes nothing.
+func TestGuardLimitsRefused(t *testing.T) {
+	k, g := guarding(t, 1<<10, onlyXDP)
+	one := guard.Profile{Name: "one", PPS: 1, Burst: time.Millisecond, Do: guard.Police}
+	if err := g.SetProfiles([]guard.Profile{{Name: "count", PPS: 1 << 30}, one, one}); err != nil {
+		t.Fatal(err)
+	}
+	broad := guard.Profile{Name: "broad", PPS: 1}
+	for i := range bpf.GuardLimits + 1 {
+		broad.Prefixes = append(broad.Prefixes, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16))
+	}
+	if err := g.SetProfiles([]guard.Profile{broad}); err == nil {
+		t.Error("there is room for more limits than there are rows")
+	}
+	if tolls, err := g.Tolls(); err != nil || len(tolls.Profiles) != 3 {
+		t.Errorf("%+v: %v", tolls, err)
+	}
+	bad := guard.Profile{Name: "bad", BPS: 1}
+	if err := g.SetProfiles([]guard.Profile{bad, one}); err == nil {
+		t.Error("one bit a second is a limit")
+	}
+	passes(t, k, udpFrame(1, 10))
+	stopped := 0
+	for range 10 {
+		if !passes(t, k, udpFrame(1, 10)) {
+			stopped++
+		}
+	}
+	if tolls, err := g.Tolls(); err != nil || stopped == 0 || tolls.Profiles[1].Dropped.Packets != uint64(stopped) {
+		t.Errorf("%d stopped, %+v told: %v", stopped, tolls, err)
+	}
+	if err := g.SetProfiles([]guard.Profile{bad}); err == nil || !passes(t, k, udpFrame(1, 10)) {
+		t.Errorf("what was in force before is still: %v", err)
+	}
+}
+
 // At high rates what is lost by rounding would be much: a packet costs half a unit.
 func TestKernelGuardLimitsHigh(t *testing.T) {
 	k, g := guarding(t, 1<<10, onlyXDP)

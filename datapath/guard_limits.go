@@ -56,9 +56,6 @@ func (g *Guard) limits(list []guard.Profile) (rows []limitRow, err error) {
 			}
 		}
 	}
-	if len(rows) > bpf.GuardLimits {
-		return nil, errors.Join(append(errs, fmt.Errorf("flows: the profiles make %d rows, each an interface, prefix and rule; up to %d would be accepted", len(rows), bpf.GuardLimits))...)
-	}
 	return rows, errors.Join(errs...)
 }
 
@@ -121,27 +118,23 @@ func (g *Guard) SetProfiles(list []guard.Profile) error {
 		return err
 	}
 	defer unlock()
-	g.profiles = slices.Clone(list)
-	return g.writeLimits()
+	return g.writeLimits(slices.Clone(list))
 }
 
 // relist looks up again what rules are called.
 func (g *Guard) relist() error {
-	unlock, err := g.open()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	return g.writeLimits()
+	return g.unlessClosed(func() error { return g.writeLimits(g.profiles) })
 }
 
-func (g *Guard) writeLimits() error {
-	rows, err := g.limits(g.profiles)
-	if rows == nil && err != nil {
-		return err
+// writeLimits puts what of a list can be in force; more than there is room for leaves all
+// as it was.
+func (g *Guard) writeLimits(list []guard.Profile) error {
+	rows, err := g.limits(list)
+	if len(rows) > bpf.GuardLimits {
+		return errors.Join(err, fmt.Errorf("flows: the profiles make %d rows, each an interface, prefix and rule; up to %d would be accepted", len(rows), bpf.GuardLimits))
 	}
 	there := g.k.Guard.Limits
-	g.of = g.of[:0]
+	g.profiles, g.of = list, g.of[:0]
 	changed := false
 	for i := range there {
 		switch {
@@ -211,31 +204,24 @@ func (g *Guard) SetAdmission(a guard.Admission) error {
 
 // Tolls are what limits and admission have counted.
 func (g *Guard) Tolls() (t guard.Tolls, err error) {
-	unlock, err := g.open()
-	if errors.Is(err, guard.ErrNoEnforcer) {
-		return t, nil
-	} else if err != nil {
-		return t, err
-	}
-	defer unlock()
-	for _, p := range g.profiles {
-		t.Profiles = append(t.Profiles, guard.ProfileToll{Name: p.Name})
-	}
-	for i, of := range g.of {
-		l, sum := &g.k.Guard.Limits[i], &t.Profiles[of]
-		addVolume(&sum.Over, &l.OverPackets, &l.OverBytes)
-		addVolume(&sum.Over, &l.DroppedPackets, &l.DroppedBytes)
-		addVolume(&sum.Dropped, &l.DroppedPackets, &l.DroppedBytes)
-		sum.Held += atomic.LoadUint64(&l.Held)
-	}
-	out, err := g.k.Guard.KeptOut()
-	if err != nil {
-		return t, err
-	}
-	for gate, v := range [bpf.Gates]*guard.Volume{bpf.GateCPU: &t.CPU, bpf.GateSource: &t.Source, bpf.GateDestination: &t.Destination} {
-		*v = guard.Volume{Packets: out[gate].Packets, Bytes: out[gate].Bytes}
-	}
-	return t, nil
+	err = g.unlessClosed(func() error {
+		for _, p := range g.profiles {
+			t.Profiles = append(t.Profiles, guard.ProfileToll{Name: p.Name})
+		}
+		for i, of := range g.of {
+			l, sum := &g.k.Guard.Limits[i], &t.Profiles[of]
+			addVolume(&sum.Over, &l.OverPackets, &l.OverBytes)
+			addVolume(&sum.Over, &l.DroppedPackets, &l.DroppedBytes) // that is beyond, too
+			addVolume(&sum.Dropped, &l.DroppedPackets, &l.DroppedBytes)
+			sum.Held += atomic.LoadUint64(&l.Held)
+		}
+		out, err := g.k.Guard.KeptOut()
+		for gate, v := range [bpf.Gates]*guard.Volume{bpf.GateCPU: &t.CPU, bpf.GateSource: &t.Source, bpf.GateDestination: &t.Destination} {
+			*v = guard.Volume{Packets: out[gate].Packets, Bytes: out[gate].Bytes}
+		}
+		return err
+	})
+	return t, err
 }
 
 func addVolume(to *guard.Volume, packets, bytes *uint64) {

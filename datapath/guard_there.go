@@ -60,13 +60,10 @@ func (g *Guard) fillThere() error {
 
 // refresh forgets marks of flows that are gone. It is asked now and then.
 func (g *Guard) refresh() error {
-	unlock, err := g.open()
-	if err != nil {
-		return nil
-	}
-	defer unlock()
-	if atomic.LoadUint64(&g.k.Memory().Control.Guard)&bpf.GuardFlood == 0 {
-		return nil
-	}
-	return g.fillThere()
+	return g.unlessClosed(func() error {
+		if atomic.LoadUint64(&g.k.Memory().Control.Guard)&bpf.GuardFlood == 0 {
+			return nil
+		}
+		return g.fillThere()
+	})
 }

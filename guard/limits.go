@@ -40,9 +40,8 @@ func (p Profile) Whole() Profile {
 		p.Burst = DefaultBurst
 	}
 	if p.Hold == 0 {
-		p.Hold = min(DefaultHold, max(p.MaxHold, time.Second))
-		if p.MaxHold == 0 {
-			p.Hold = DefaultHold
+		if p.Hold = DefaultHold; p.MaxHold > 0 {
+			p.Hold = min(p.Hold, p.MaxHold)
 		}
 	}
 	if p.MaxHold == 0 {

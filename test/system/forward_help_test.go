@@ -32,7 +32,7 @@ func newCrossed(t testing.TB) crossed {
 	joinRouter(t, n.c, "vc", n.r, "rc", 3)
 	for ns, name := range map[string]string{n.a: "va", n.b: "vb", n.c: "vc"} {
 		takesFrames(t, ns, name)
-		must(t, ns, "sh", "-c", "for f in /proc/sys/net/ipv4/conf/*/rp_filter /proc/sys/net/ipv6/conf/*/router_solicitations; do echo 0 >$f; done")
+		must(t, ns, "sh", "-c", "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$f; done")
 	}
 	must(t, n.r, "sh", "-e", "-c", `
 for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$f; done
