@@ -282,22 +282,31 @@ func (h Hostgroup) group() (x guard.Group, err error) {
 // Profiles are the filters of single flows.
 func (g *Guard) Profiles() (list []guard.Profile, err error) {
 	for _, name := range slices.Sorted(maps.Keys(g.Flows)) {
-		f := g.Flows[name]
-		p := guard.Profile{
-			Name: name, PPS: uint64(f.PPS), BPS: uint64(f.BPS), Burst: time.Duration(f.Burst), Hold: time.Duration(f.Hold), MaxHold: time.Duration(f.MaxHold),
-			Interfaces: f.Interfaces, Prefixes: Netips(f.Networks), Rules: f.Rules,
-		}
-		if f.Action != "" {
-			if err := p.Do.UnmarshalText([]byte(f.Action)); err != nil {
-				return nil, fmt.Errorf("flows.%s.action: %w", name, err)
-			}
-		}
-		if err := p.Check(); err != nil {
+		p, err := g.Flows[name].profile(name)
+		if err != nil {
 			return nil, fmt.Errorf("flows.%s: %w", name, err)
 		}
 		list = append(list, p)
 	}
 	return list, nil
+}
+
+func (f FlowProfile) profile(name string) (guard.Profile, error) {
+	p := guard.Profile{
+		Name: name, PPS: uint64(f.PPS), BPS: uint64(f.BPS), Burst: time.Duration(f.Burst), Hold: time.Duration(f.Hold), MaxHold: time.Duration(f.MaxHold),
+		Interfaces: f.Interfaces, Prefixes: Netips(f.Networks), Rules: f.Rules,
+	}
+	if f.Action != "" {
+		if err := p.Do.UnmarshalText([]byte(f.Action)); err != nil {
+			return p, fmt.Errorf("action: %w", err)
+		}
+	}
+	for _, r := range f.Rules {
+		if list, seq, ok := strings.Cut(r, "/"); !ok || list == "" || seq == "" {
+			return p, fmt.Errorf("rules: %.40q: accepted: LIST/SEQUENCE", r)
+		}
+	}
+	return p, p.Check()
 }
 
 // check tests what the types alone cannot.
@@ -311,8 +320,10 @@ func (g *Guard) check(report func(path, msg string)) {
 		}
 		report("guard"+key, strings.ReplaceAll(msg, "\n", "; "))
 	}
-	if _, err := g.Profiles(); err != nil {
-		report("guard.flows", err.Error())
+	for _, name := range slices.Sorted(maps.Keys(g.Flows)) {
+		if _, err := g.Flows[name].profile(name); err != nil {
+			report("guard.flows."+name, err.Error())
+		}
 	}
 	if s := g.Notify.Script; s != "" && !filepath.IsAbs(s) {
 		report("guard.notify.script", strconv.Quote(s)+": accepted: an absolute path")

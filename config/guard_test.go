@@ -57,6 +57,10 @@ func TestGuard(t *testing.T) {
 		"guard: {max-innocent: 120%}":                       `guard.max-innocent: "120%" is no share`,
 		"guard: {police-pps: fast}":                         "guard.police-pps: ",
 		"guard: {action: block}":                            "guard.action: ",
+		"guard: {flows: {a: {pps: 1}, b: {bps: 1}}}":        "f:1:33: guard.flows.b: bps 1: accepted: 8000 and more",
+		"guard: {flows: {b: {bps: 1}, c: {}}}":              "guard.flows.c: no rate",
+		"guard: {flows: {a: {pps: 1, rules: [WORLD]}}}":     `guard.flows.a: rules: "WORLD": accepted: LIST/SEQUENCE`,
+		"guard: {new-flows: {per-cpu: lots}}":               `guard.new-flows.per-cpu: "lots" is no rate`,
 	} {
 		if _, err := Parse("f", []byte(in)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", in, err, want)

@@ -306,13 +306,9 @@ func (a *app) guardSwitch(on bool) error {
 	} else {
 		errs = append(errs, err)
 	}
-	mark := offMark(conf)
-	if on {
-		if err := os.Remove(mark); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	} else if err := markOff(mark); err != nil {
-		errs = append(errs, err)
+	unmarked := setMark(offMark(conf), on)
+	if unmarked != nil {
+		errs = append(errs, unmarked)
 	}
 	var answer struct{}
 	err = a.post("/control/guard/"+word, guardRequest{By: whoami()}, &answer)
@@ -320,14 +316,23 @@ func (a *app) guardSwitch(on bool) error {
 	case err == nil:
 		fmt.Fprintf(a.stdout, "the running weir: %s\n", word)
 	case strings.Contains(err.Error(), "no weir is running here"):
-		fmt.Fprintf(a.stdout, "no weir is running; the next one starts with its guard %s\n", word)
+		if unmarked == nil {
+			fmt.Fprintf(a.stdout, "no weir is running; the next one starts with its guard %s\n", word)
+		}
 	default:
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-func markOff(mark string) error {
+// setMark takes the mark away, or makes it.
+func setMark(mark string, on bool) error {
+	if on {
+		if err := os.Remove(mark); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
 	if err := os.MkdirAll(filepath.Dir(mark), 0o755); err != nil {
 		return err
 	}

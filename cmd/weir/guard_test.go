@@ -178,6 +178,14 @@ func TestGuardOffWithoutAWeir(t *testing.T) {
 	if on, _ := pinned.On(); !on {
 		t.Error("the pinned switch is off")
 	}
+	// Where the mark cannot be made, nobody says that the next weir heeds it.
+	if err := os.MkdirAll(filepath.Join(offMark(conf), "in the way"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out.Reset()
+	if err := (guardOffCmd{}).Run(a); err == nil || strings.Contains(out.String(), "the next one") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
 }
 
 // A rule for one flow compares the whole key: what a record says must give it.
