@@ -292,7 +292,7 @@ func first(records []flow.Record, _ sum) []flow.Record { return records }
 // Sharing and filtering cost no memory once everything has been seen.
 func TestGroupsDoNotAllocate(t *testing.T) {
 	if testing.Short() {
-		t.Skip("long with the race detector, which says nothing about allocations")
+		t.Skip("not in short runs, which are for the race detector: it says nothing about allocations")
 	}
 	o := Options{Filter: func(string) (func(*flow.Record) bool, error) {
 		return func(r *flow.Record) bool { return r.Proto == flow.ProtoTCP }, nil

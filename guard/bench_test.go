@@ -81,7 +81,7 @@ func BenchmarkDifferOfAMillionFlows(b *testing.B) {
 
 func TestASteadySecondAllocatesNothing(t *testing.T) {
 	if testing.Short() {
-		t.Skip("long with the race detector, which says nothing about allocations")
+		t.Skip("not in short runs, which are for the race detector: it says nothing about allocations")
 	}
 	list := million(50_000, 64)
 	p := policyOf("192.0.0.0/16")

@@ -187,21 +187,7 @@ type arrivals struct {
 func newArrivals(t testing.TB, ns, ifname string) *arrivals {
 	t.Helper()
 	a := &arrivals{times: map[uint32]int{}}
-	fd := -1
-	within(t, ns, func() error {
-		ifc, err := net.InterfaceByName(ifname)
-		if err != nil {
-			return err
-		}
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
-			return err
-		}
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
-		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}); err != nil {
-			return err
-		}
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: 0x0300, Ifindex: ifc.Index}) // ETH_P_ALL in network order
-	})
+	fd := packetSocket(t, ns, ifname, unix.SOCK_RAW)
 	var stop atomic.Bool
 	done := make(chan struct{})
 	go func() {

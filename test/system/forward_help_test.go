@@ -171,21 +171,7 @@ type tapped struct {
 
 func newTap(t testing.TB, ns, ifname string) *tap {
 	t.Helper()
-	p := &tap{fd: -1}
-	within(t, ns, func() error {
-		ifc, err := net.InterfaceByName(ifname)
-		if err != nil {
-			return err
-		}
-		if p.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
-			return err
-		}
-		unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
-		if err := unix.SetsockoptTimeval(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}); err != nil {
-			return err
-		}
-		return unix.Bind(p.fd, &unix.SockaddrLinklayer{Protocol: 0x0300, Ifindex: ifc.Index}) // ETH_P_ALL in network order
-	})
+	p := &tap{fd: packetSocket(t, ns, ifname, unix.SOCK_RAW)}
 	var stop atomic.Bool
 	done := make(chan struct{})
 	go func() {

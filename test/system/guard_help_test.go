@@ -319,21 +319,7 @@ type floodCounter struct {
 
 func newFloodCounter(t testing.TB, g *guarded) *floodCounter {
 	t.Helper()
-	c := &floodCounter{fd: -1, to: map[netip.Addr]uint64{}, done: make(chan struct{})}
-	within(t, g.b, func() error {
-		ifc, err := net.InterfaceByName("vb")
-		if err != nil {
-			return err
-		}
-		if c.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-			return err
-		}
-		unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
-		if err := unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}); err != nil {
-			return err
-		}
-		return unix.Bind(c.fd, &unix.SockaddrLinklayer{Protocol: 0x0300, Ifindex: ifc.Index}) // ETH_P_ALL in network order
-	})
+	c := &floodCounter{fd: packetSocket(t, g.b, "vb", unix.SOCK_DGRAM), to: map[netip.Addr]uint64{}, done: make(chan struct{})}
 	forged4, forged6 := netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2001:db8::/32")
 	go func() {
 		defer close(c.done)

@@ -176,6 +176,27 @@ func (s *sender) send(t testing.TB, frames ...[]byte) {
 	}
 }
 
+// packetSocket is one that takes in what comes to an interface, and waits for it 50 ms at
+// a time; kind says whether with its link header. Who has it closes it.
+func packetSocket(t testing.TB, ns, ifname string, kind int) (fd int) {
+	t.Helper()
+	within(t, ns, func() error {
+		ifc, err := net.InterfaceByName(ifname)
+		if err != nil {
+			return err
+		}
+		if fd, err = unix.Socket(unix.AF_PACKET, kind|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}); err != nil {
+			return err
+		}
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: 0x0300, Ifindex: ifc.Index}) // ETH_P_ALL in network order
+	})
+	return fd
+}
+
 // rings waits until a process has so many packet sockets in its namespace that
 // receive from the interface.
 func rings(t testing.TB, p *process, ns string, want int) {
