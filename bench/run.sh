@@ -85,10 +85,10 @@ if has clang-19; then
 		"iptables-hashlimit=$(hashlimit dstip)" "weir-new-flows=$(guarded new)"
 	echo; echo "== kernel: what a flood of forged SYNs leaves of established flows"
 	printf '%s\nguard: {mode: observe}\n' "$(sed 1q "$lists.forward.yaml")" >"$lists.observe.yaml"
-	printf '%s\nguard: {mode: automatic, action: drop, networks: [10.9.9.0/24], thresholds: {flows: 5k, tcp-syn-pps: 5k}, outgoing: {}}\n' "$(sed 1q "$lists.forward.yaml")" >"$lists.automatic.yaml"
+	printf '%s\nguard: {mode: automatic, action: drop, networks: [10.9.9.0/24], thresholds: {pps: 1M, flows: 5k, tcp-syn-pps: 5k}, outgoing: {}}\n' "$(sed 1q "$lists.forward.yaml")" >"$lists.automatic.yaml"
 	flooded() { echo "meter:$weir -c $lists.$1.yaml --control {CTL} up --store {STORE} --listen udp://127.0.0.1:2055 --console ''"; }
-	for pps in 50000 100000; do
-		WEIR=$weir BENCH_SHOW= bench/run_flood.sh -r "$ROUNDS" -w 3 -e $pps "kernel=true" "weir=$(flooded forward)" "weir-guard=$(flooded observe)" "weir-automatic=$(flooded automatic)" \
+	for many in "-e 50000 -x 0,5" "-e 100000 -x 0,5,inf"; do
+		WEIR=$weir BENCH_SHOW='' bench/run_flood.sh -r "$ROUNDS" -w 3 $many "kernel=true" "weir=$(flooded forward)" "weir-guard=$(flooded observe)" "weir-automatic=$(flooded automatic)" \
 			"weir-new-flows=$(flooded observe) @@ $weir --control {CTL} guard propose --new --to 10.9.9.9 --action drop --for 1h --approve --override"
 	done
 	echo; echo "== kernel: forwarders with a full BGP table"
