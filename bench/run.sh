@@ -2,7 +2,7 @@
 # Peers and weir in one run, side by side; the figures are ratios of one
 # machine and one hour, so run it on yours.
 #
-#   make bench                    packets to flows, the kernel's hit path, forwarding, collector, queries
+#   make bench                    packets to flows, the kernel's hit path, forwarding, floods, collector, queries
 #   PACKETS=2000000 make bench    smaller (default 20 M packets, 5 M records)
 #   SHORT=3 ROUTES=100000 ...     of forwarding: rounds (7), and prefixes of the BGP table (900 k, some 200 MB for each of three)
 #
@@ -83,6 +83,14 @@ if has clang-19; then
 		"nft-meter=$(nftdrop "update @m { ip saddr . udp sport . ip daddr . udp dport limit rate over 1000/second } drop")" \
 		"nft-meter-dst=$(nftdrop "update @d { ip daddr limit rate over 1000/second } drop")" \
 		"iptables-hashlimit=$(hashlimit dstip)" "weir-new-flows=$(guarded new)"
+	echo; echo "== kernel: what a flood of forged SYNs leaves of established flows"
+	printf '%s\nguard: {mode: observe}\n' "$(sed 1q "$lists.forward.yaml")" >"$lists.observe.yaml"
+	printf '%s\nguard: {mode: automatic, action: drop, networks: [10.9.9.0/24], thresholds: {pps: 1M, flows: 5k, tcp-syn-pps: 5k}, outgoing: {}}\n' "$(sed 1q "$lists.forward.yaml")" >"$lists.automatic.yaml"
+	flooded() { echo "meter:$weir -c $lists.$1.yaml --control {CTL} up --store {STORE} --listen udp://127.0.0.1:2055 --console ''"; }
+	for many in "-e 50000 -x 0,5" "-e 100000 -x 0,5,inf"; do
+		WEIR=$weir BENCH_SHOW='' bench/run_flood.sh -r "$ROUNDS" -w 3 $many "kernel=true" "weir=$(flooded forward)" "weir-guard=$(flooded observe)" "weir-automatic=$(flooded automatic)" \
+			"weir-new-flows=$(flooded observe) @@ $weir --control {CTL} guard propose --new --to 10.9.9.9 --action drop --for 1h --approve --override"
+	done
 	echo; echo "== kernel: forwarders with a full BGP table"
 	"$BENCH_BIN/genroutes" -n "$ROUTES" -o "$BENCH_TMP/routes" -dsts "$BENCH_TMP/routes.dsts"
 	bench/run_forward.sh -r "$SHORT" -f 1024,65536,524288 -b "$BENCH_TMP/routes" "kernel=true" "xdp-fib=$(xdp fib)" "weir=$(forward forward)"

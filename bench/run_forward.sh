@@ -145,7 +145,7 @@ rate() { # which setup, flows
 latency() { # which setup
 	local a b noise= f=$BENCH_TMP/trips.$$
 	if [ "$pps" != 0 ]; then
-		rt=$low send "$1" "${flows%%,*}" -pps "$pps" >/dev/null 2>&1 & noise=$! # it spins: the others come first
+		rt=$low send "$1" "${flows%%,*}" -pps "$pps" -t 3600 >/dev/null 2>&1 & noise=$! # it spins: the others come first
 		sleep 0.5
 	fi
 	a=($(counts "$1"))

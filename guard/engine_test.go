@@ -188,6 +188,38 @@ func TestFloodsAreFoundWithinASecondAndNarrowlyDropped(t *testing.T) {
 	}
 }
 
+// A flood of new flows may be fewer packets than what else its victim has: what has to
+// become less is what the threshold counts, and the rest stays.
+func TestAFloodBesideMoreThanItself(t *testing.T) {
+	for _, name := range []string{"flows", "tcp-syn-pps"} {
+		t.Run(name, func(t *testing.T) {
+			limit, err := ParseLimit(name, "3500")
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := newDrill(t, func(p *Policy) {
+				g := &p.Groups[0]
+				g.Hosts, g.Subnets, g.Total, g.Outgoing = []Limit{limit}, nil, nil, nil
+			})
+			var good []Delta // QUIC, say
+			for i := range 1000 {
+				good = append(good, delta("198.51.100.7", uint16(1024+i), "192.0.2.10", 443, flow.ProtoUDP, 40, 40*900))
+			}
+			d.seconds(2, nil, good)
+			d.second(synFlood("192.0.2.10", 20_000), good)
+			s := d.e.Status(d.now)
+			if len(s.Actions) != 1 || s.Actions[0].State != StateActive || s.Actions[0].Match.String() != "tcp syn to 192.0.2.10" {
+				t.Fatalf("actions %+v, want active tcp syn to 192.0.2.10", s.Actions)
+			}
+			d.passed, d.sent = [2]uint64{}, [2]uint64{}
+			d.seconds(3, synFlood("192.0.2.10", 20_000), good)
+			if d.passed[0] != 0 || d.passed[1] != d.sent[1] {
+				t.Errorf("of %d attack packets %d passed, of %d others %d", d.sent[0], d.passed[0], d.sent[1], d.passed[1])
+			}
+		})
+	}
+}
+
 func TestCarpetBombingIsOfTheNetwork(t *testing.T) {
 	d := newDrill(t, func(p *Policy) { p.Groups[0].Subnets = []Limit{{Packets, 50_000, Second}} })
 	var attack []Delta

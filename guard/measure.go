@@ -126,6 +126,13 @@ func (c *Counts) count(d *Delta, k kinds) {
 	c[DropBytes] += d.DroppedBytes
 }
 
+// counts is what of d a measure counts.
+func (d *Delta) counts(m Measure) uint64 {
+	var c Counts
+	c.count(d, kindsOf(d))
+	return c[m]
+}
+
 func (c *Counts) add(o *Counts) {
 	for i := range c {
 		c[i] += o[i]

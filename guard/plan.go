@@ -56,6 +56,7 @@ func classify(c *Counts, e *Evidence) Kind {
 type plan struct {
 	match    Match
 	hit      float64 // share of the target's packets
+	cut      float64 // share of what the threshold that fired counts: of new flows, say
 	innocent float64 // share of the target's packets of established flows that are not the attack's
 	enough   bool    // what is left keeps to the threshold
 }
@@ -78,8 +79,8 @@ func (r *rates) weigh(base Match, limit Limit, rate uint64, kind Kind, can func(
 			err = e
 			continue
 		}
-		p := judge(s, base, m, culprit)
-		p.enough = float64(rate)*(1-p.hit) <= float64(limit.Rate)
+		p := judge(s, base, m, limit.Measure, culprit)
+		p.enough = float64(rate)*(1-p.cut) <= float64(limit.Rate)
 		if !found || better(&p, &best) {
 			best, found = p, true
 		}
@@ -112,24 +113,34 @@ func better(a, b *plan) bool {
 	return a.hit < b.hit-0.05
 }
 
-// judge counts what m hits of base. culprit is the flow that is the attack, if it is one.
-func judge(s *sample, base, m Match, culprit *flow.Key) (p plan) {
+// judge counts what m hits of base, also in the measure that fired: a flood of new flows
+// may be fewer packets than the transfers beside it. culprit is the flow that is the
+// attack, if it is one.
+func judge(s *sample, base, m Match, fired Measure, culprit *flow.Key) (p plan) {
 	p.match = m
 	var all, hit, good, harmed uint64
+	var counted, cut float64
 	s.of(&base, func(d *Delta, n uint64) {
 		all += n
 		innocent := d.Established && d.Key.Proto == flow.ProtoTCP && (culprit == nil || d.Key != *culprit)
 		if innocent {
 			good += n
 		}
+		// The sample is of packets: each stands for its part of what the flow counted.
+		part := float64(n) * float64(d.counts(fired)) / float64(max(1, d.Packets))
+		counted += part
 		if m.Hits(d) {
 			hit += n
+			cut += part
 			if innocent {
 				harmed += n
 			}
 		}
 	})
 	p.hit, p.innocent = share(hit, all), share(harmed, good)
+	if p.cut = p.hit; counted > 0 {
+		p.cut = cut / counted
+	}
 	return p
 }
 

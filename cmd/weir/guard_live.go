@@ -55,6 +55,7 @@ type guardRoom struct {
 	batch  []guard.Delta
 	ignore map[uint32]bool // interfaces
 	primed bool            // a walk has shown what was counted before
+	anew   bool            // not primed any more: the next walk is none of a second
 	late   uint64          // seconds that took longer than one
 }
 
@@ -225,6 +226,9 @@ func (r *guardRoom) run(ctx context.Context, n *node) error {
 				r.mu.Unlock()
 			}
 			r.switched(now)
+			if n.power.exchanged() {
+				continue
+			}
 			if m, _, _ := n.rooms(); m != nil {
 				if w, ok := m.(walker); ok {
 					if err := w.Walk(ctx, r.shown); err != nil && ctx.Err() == nil {
@@ -234,9 +238,12 @@ func (r *guardRoom) run(ctx context.Context, n *node) error {
 			}
 			r.mu.Lock()
 			r.differ.Walked()
-			r.primed = true
+			looked := !r.anew
+			r.primed, r.anew = true, false
 			r.mu.Unlock()
-			r.engine.Tick(time.Now().UnixNano())
+			if looked && !n.power.exchanged() { // it may have begun meanwhile
+				r.engine.Tick(time.Now().UnixNano())
+			}
 		}
 	}
 }
@@ -256,7 +263,7 @@ func (n *node) exchangeGuard(ctx context.Context, failed chan<- error, running *
 	conf := n.config()
 	r := n.guarding.now.Load()
 	a, b := old.Guard, conf.Guard
-	same := r != nil && a.Enabled == b.Enabled && a.Notify == b.Notify && reflect.DeepEqual(a.BGP, b.BGP) && a.Learn == b.Learn && old.Cache.Entries == conf.Cache.Entries
+	same := r != nil && a.Enabled == b.Enabled && a.Notify == b.Notify && reflect.DeepEqual(a.BGP, b.BGP) && a.Learn == b.Learn
 	if same {
 		p, err := conf.Guard.Policy(ownPrefixes(conf))
 		if err == nil {
@@ -269,6 +276,9 @@ func (n *node) exchangeGuard(ctx context.Context, failed chan<- error, running *
 		r.limit(conf, &n.power)
 		r.mu.Lock()
 		r.ignore = ignoredInterfaces(conf)
+		if old.Cache.Entries != conf.Cache.Entries {
+			r.differ, r.primed, r.anew = guard.NewDiffer(int(conf.Cache.Entries)), false, true
+		}
 		r.mu.Unlock()
 		return running, nil
 	}

@@ -22,20 +22,29 @@ type guardPower struct {
 	admission guard.Admission
 	off       bool
 	held      bool // to is between one and the next
+	between   bool // the metering is
 }
 
 // hold keeps what is to be put in force until use.
 func (p *guardPower) hold() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.held, p.to = p.to != nil, nil
+	p.held, p.to, p.between = p.to != nil, nil, true
 }
 
 // letGo ends that if nobody has come to use.
 func (p *guardPower) letGo() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.held = false
+	p.held, p.between = false, false
+}
+
+// exchanged says whether the metering is between one and the next: that nothing is seen
+// to come is no calm.
+func (p *guardPower) exchanged() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.between
 }
 
 // use makes d carry the rules out; nil: nobody does. What cannot go over is told of.

@@ -109,8 +109,13 @@ func (n *node) meterInterfaces(ctx context.Context, failed chan<- error, list []
 	if err != nil {
 		return nil, err
 	}
+	// Its programs see packets already.
+	if err := n.power.use(l.kernel); err != nil {
+		n.log.Error("not all of the guard's rules are in force", "error", err)
+	}
 	p, err := n.meterLive(ctx, failed, l)
 	if err != nil {
+		_ = n.power.use(nil) // which does nothing that could fail
 		l.close()
 	}
 	return p, err
@@ -156,9 +161,6 @@ func (n *node) meterLive(ctx context.Context, failed chan<- error, l *live) (*pa
 		return nil, err
 	}
 	n.keepRings(l.socketed())
-	if err := n.power.use(l.kernel); err != nil {
-		n.log.Error("not all of the guard's rules are in force", "error", err)
-	}
 	n.mu.Lock()
 	n.meter, n.exporter, n.aggregates = l, e, aggregates
 	n.metered = map[uint32][]capture.Source{}

@@ -206,22 +206,26 @@ func soakUp(t *testing.T, mode string, lasts time.Duration) {
 	}
 	// Segments are merged now and then, which takes memory for a while: what it
 	// falls back to in between must not grow.
-	flat := func(what string, v []int, slack int) {
-		third := len(v) / 3
-		middle, last := slices.Min(v[third:2*third]), slices.Min(v[2*third:])
-		if last > middle+slack {
-			t.Errorf("%s grow: at least %d in the second third, %d in the last", what, middle, last)
-		}
-		t.Logf("%s: %d to %d in the second third, %d to %d in the last", what, middle, slices.Max(v[third:2*third]), last, slices.Max(v[2*third:]))
-	}
 	if lasts >= flatFrom {
-		flat("MiB of memory", rss, 100)
+		flat(t, "MiB of memory", rss, 100)
 	} else {
 		t.Logf("left out: whether memory stays flat, which a run of %v cannot show (from %v on)", lasts, flatFrom)
 	}
-	flat("descriptors", fds, 12)
+	flat(t, "descriptors", fds, 12)
 	t.Logf("%d packets, %d records of exporters, %d reloads, %d of them wrong", want.Packets, total, reloads, wrong)
 	t.Log("left out: an interface that comes and goes, a clock that is set")
+}
+
+// flat says that the least of the last third of v is not above that of the second by more
+// than slack.
+func flat(t testing.TB, what string, v []int, slack int) {
+	t.Helper()
+	third := len(v) / 3
+	middle, last := slices.Min(v[third:2*third]), slices.Min(v[2*third:])
+	if last > middle+slack {
+		t.Errorf("%s grow: at least %d in the second third, %d in the last", what, middle, last)
+	}
+	t.Logf("%s: %d to %d in the second third, %d to %d in the last", what, middle, slices.Max(v[third:2*third]), last, slices.Max(v[2*third:]))
 }
 
 // A collector is killed at random moments, twenty times and for as long as

@@ -3,7 +3,7 @@
 //
 //	xdpfib -o xdpfib.o -do fib r0 r1
 //
-// It says msg=attached for each device.
+// It says msg=attached for each device, and on SIGUSR1 what tell has counted.
 package main
 
 import (
@@ -24,7 +24,7 @@ import (
 
 func main() {
 	object := flag.String("o", "xdpfib.o", "the object that the programs are in")
-	do := flag.String("do", "fib", "programs, joined by +: fib, redirect, sink, drop, idle, idle_in, idle_out")
+	do := flag.String("do", "fib", "programs, joined by +: fib, redirect, sink, tell, drop, idle, idle_in, idle_out")
 	dmac := flag.String("dmac", "", "with redirect: the next hop's MAC; it is behind the last device")
 	flag.Parse()
 	log.SetFlags(0)
@@ -83,8 +83,20 @@ func run(ctx context.Context, object, do, dmac string, names []string) error {
 		}
 		fmt.Printf("msg=attached program=%s device=%s\n", do, dev.Name)
 	}
-	<-ctx.Done()
-	return nil
+	ask := make(chan os.Signal, 1)
+	signal.Notify(ask, unix.SIGUSR1)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ask:
+			var udp, tcp uint64
+			if err := errors.Join(c.Maps["arrived"].Lookup(uint32(unix.IPPROTO_UDP), &udp), c.Maps["arrived"].Lookup(uint32(unix.IPPROTO_TCP), &tcp)); err != nil {
+				return err
+			}
+			fmt.Printf("{\"UDP\":%d,\"TCP\":%d}\n", udp, tcp)
+		}
+	}
 }
 
 // attach attaches a program where it belongs.

@@ -6,6 +6,7 @@
  *             the kernel's sample xdp_fwd and xdp-tools' xdp-forward do
  *   redirect  knows the way: what XDP forwarding costs without any thought
  *   sink      drops the bench's frames, and lets all else pass
+ *   tell      the same, counted by protocol
  *   drop      drops all that is IPv4
  *   idle      lets all pass; idle_in and idle_out do so in TCX
  */
@@ -116,15 +117,38 @@ int redirect(struct xdp_md *ctx)
 
 #define BENCH_PORT __builtin_bswap16(9) /* xdpsend's */
 
-SEC("xdp")
-int sink(struct xdp_md *ctx)
+static __always_inline struct ipv4 *of_bench(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethernet *e = data;
 	struct ipv4 *h = (void *)(e + 1);
 	__u16 *ports = (void *)(h + 1);
-	if ((void *)(ports + 2) > end || e->type != IPV4 || ports[1] != BENCH_PORT)
+	return (void *)(ports + 2) <= end && e->type == IPV4 && ports[1] == BENCH_PORT ? h : NULL;
+}
+
+SEC("xdp")
+int sink(struct xdp_md *ctx)
+{
+	return of_bench(ctx) ? XDP_DROP : XDP_PASS;
+}
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32); /* IP protocol */
+	__type(value, __u64);
+	__uint(max_entries, 256);
+} arrived SEC(".maps");
+
+SEC("xdp")
+int tell(struct xdp_md *ctx)
+{
+	struct ipv4 *h = of_bench(ctx);
+	if (!h)
 		return XDP_PASS;
+	__u32 proto = h->proto;
+	__u64 *n = bpf_map_lookup_elem(&arrived, &proto);
+	if (n)
+		__sync_fetch_and_add(n, 1);
 	return XDP_DROP;
 }
 

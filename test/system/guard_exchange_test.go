@@ -1,0 +1,58 @@
+package system
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// The table is exchanged for one of another size while packets come and rules are in
+// force: the rules go over, but for the moment until the new programs have them; the guard
+// does not take for calm what it could not see; and each packet is in a record.
+func TestGuardExchange(t *testing.T) {
+	t.Parallel()
+	g := newGuarded(t)
+	g.configure(t, "off", modesPolicy)
+	g.begin(t)
+	arrived := newFloodCounter(t, g)
+	dropped := watch{startFlood(t, newSender(t, g.a, "va"), watchRate, one("10.99.4.1")), arrived, "10.99.4.1/32"}
+	passing := watch{startFlood(t, newSender(t, g.a, "va"), 500, many(50, func(i int, _ *rand.Rand) []byte {
+		return ipv4(fmt.Sprintf("198.18.7.%d", i), "10.99.6.1", 17, 0, 0, udp(4000, 9999, 100))
+	})), arrived, "10.99.6.1/32"}
+	act := g.awaitAction(t, "automatic", "active")
+	if r := g.guard(t, "extend", fmt.Sprint(act.ID), "--for", "5m"); r.status != 0 {
+		t.Fatal(r.stderr)
+	}
+	dropped.stopped(t)
+	for _, cache := range []string{
+		"{entries: 64Ki, idle: 2s, active: 10s}",
+		"{entries: 16Ki, idle: 2s, active: 10s}",
+	} {
+		before := arrived.of(dropped.network)
+		g.reconfigure(t, "cache: .*", "cache: "+cache)
+		g.reload(t)
+		n := arrived.of(dropped.network) - before
+		passed := time.Duration(n) * time.Second / watchRate
+		if t.Logf("%s: %d packets passed while the table was exchanged (%v)", cache, n, passed); passed > time.Second*slow {
+			t.Errorf("%s: the rule was not in force for %v", cache, passed)
+		}
+		dropped.stopped(t)
+		if a := g.action(t, act.ID); a.State != "active" || a.Left <= 0 {
+			t.Errorf("%s: the action is %+v", cache, a)
+		}
+	}
+	sent := map[string]uint64{dropped.network: dropped.f.end(), passing.network: passing.f.end()}
+	settle()
+	if n := arrived.of(passing.network); n != sent[passing.network] {
+		t.Errorf("of %d packets that nothing is done about %d arrived", sent[passing.network], n)
+	}
+	noLoss(t, losses(t, g.r, g.control), "guard/dropped")
+	g.stop(t)
+	for network, n := range sent {
+		if got := g.records(t, "dst net "+network).sum(t).Packets; got != n {
+			t.Errorf("%s: records of %d packets, %d were sent", network, got, n)
+		}
+	}
+	detach(t, g.r)
+}
