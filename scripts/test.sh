@@ -5,7 +5,7 @@ set -u
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/sbin:/sbin
 log=$(mktemp)
-trap 'rm -f "$log" "$log".*' EXIT
+trap 'rm -rf "$log" "$log".*' EXIT
 status=0
 
 if command -v npm >/dev/null && [ ! -d ui/node_modules ]; then
@@ -18,8 +18,15 @@ fi
 scripts/lint.sh >"$log.form" 2>&1 &
 form=$!
 
-echo "== static build"
-CGO_ENABLED=0 go build -o /dev/null ./cmd/weir || status=1
+echo "== build"
+# Once for all tests that start programs: linking takes a while.
+mkdir "$log.bin"
+chmod 755 "$log.bin" # tests run it as nobody
+if go build -o "$log.bin/weir" ./cmd/weir && CGO_ENABLED=0 go build -o "$log.bin/weir-static" ./cmd/weir; then
+	export WEIR_BINARY="$log.bin/weir" WEIR_OTHER="$log.bin/weir-static"
+else
+	status=1
+fi
 
 # A kernel that locks up when programs are loaded takes every process with it
 # that tries: it is asked once, and left alone if so.
