@@ -187,7 +187,7 @@ func (f *Filter) adopt() error {
 	}
 	was, err := f.left(inForceNow, word)
 	tried, failed := f.left(onTrial, trial)
-	switch { // of the numbers, by who wrote last: both of what is in force are among those beside a trial
+	switch { // a trial's trailer is the later one, and has the numbers of what is in force, too
 	case tried != nil:
 		f.ids = tried.ids()
 	case was != nil:

@@ -63,8 +63,8 @@ echo "== race detector"
 # DuckDB's Go binding trips the pointer checks that -race brings along: they are off. A
 # process that ends need not wait a second for others' races: tests start many.
 race() { GORACE=atexit_sleep_ms=50 go test -race -short -vet=off -gcflags=all=-d=checkptr=0 -timeout 30m "$@"; }
-# Of the guard only what has goroutines: the others are one after another in one, and
-# cost most.
+# Of the guard only the tests that have goroutines: the others have one each, and would
+# take longer than all else.
 raced=0
 race ./datapath ./export ./store ./meter ./cache ./console ./collect ./flow >"$log.race" 2>&1 || raced=1
 race -run 'WhileItCounts|Script|Webhook|Notifier' ./guard >>"$log.race" 2>&1 || raced=1
