@@ -3,8 +3,6 @@ package datapath
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -170,103 +168,82 @@ func newFilter(k *bpf.Kernel, log *slog.Logger, o FilterOptions) *Filter {
 	}
 }
 
-// trailer stands behind the words of a bank.
-type trailer struct {
-	Policy []byte            `json:"policy"` // Cisco's words
-	IDs    map[string]uint16 `json:"ids"`
-	Since  time.Time         `json:"since"`
-}
+const inForceNow, onTrial = "in force", "on trial" // states of lists, as errors tell them
 
-const trailerMark = 0x7765697274726c72 // "weirtrlr"
-
-func appendTrailer(words []uint64, t *trailer) ([]uint64, error) {
-	b, err := json.Marshal(t)
-	if err != nil {
-		return nil, err
-	}
-	size := len(b)
-	for len(b)%8 != 0 {
-		b = append(b, ' ')
-	}
-	words = append(slices.Clip(words), trailerMark, uint64(size))
-	for ; len(b) > 0; b = b[8:] {
-		words = append(words, binary.NativeEndian.Uint64(b))
-	}
-	return words, nil
-}
-
-// readTrailer finds what stands behind the words of a bank; nil: nothing that can be
-// read.
-func readTrailer(words []uint64) *trailer {
-	n := acl.BankWords(words)
-	if n == 0 || n+2 > len(words) || words[n] != trailerMark || words[n+1] > uint64(8*(len(words)-n-2)) {
-		return nil
-	}
-	var b []byte
-	for _, w := range words[n+2:][:(words[n+1]+7)/8] {
-		b = binary.NativeEndian.AppendUint64(b, w)
-	}
-	t := new(trailer)
-	if json.Unmarshal(b[:words[n+1]], t) != nil {
-		return nil
-	}
-	return t
-}
-
-// adopt takes up what another daemon has left in force.
+// adopt takes up what another daemon has left in force, and on trial.
 func (f *Filter) adopt() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	defer f.tell()
-	take := func(word uint64) (*inForce, error) {
-		if word == 0 {
-			return nil, nil
-		}
-		number := int(word & bpf.ListsBank)
-		words, err := f.lists.Bank(number)
-		if err != nil {
-			return nil, fmt.Errorf("reading the access lists in force: %w", err)
-		}
-		t := readTrailer(words)
-		if t == nil {
-			return nil, errors.New("the access lists in force are of another weir, and cannot be read")
-		}
-		maps.Copy(f.ids, t.IDs)
-		p, err := acl.ReadCisco("the lists in force", t.Policy)
-		if err != nil {
-			return nil, err
-		}
-		now, err := f.compile(p)
-		if err != nil {
-			return nil, err
-		}
-		now.number, now.word, now.since = number, word, t.Since
-		return now, nil
-	}
-	var err error
-	if f.running, err = take(atomic.LoadUint64(&f.control.Lists)); err != nil {
-		return err
-	}
+	defer f.publish()
 	now, err := f.clock()
 	if err != nil {
 		return err
 	}
-	if trial, until := atomic.LoadUint64(&f.control.Trial), atomic.LoadUint64(&f.control.TrialUntil); trial != 0 && now < until {
-		if f.trial, err = take(trial); err != nil {
-			return err
+	word, trial := atomic.LoadUint64(&f.control.Lists), atomic.LoadUint64(&f.control.Trial)
+	until := atomic.LoadUint64(&f.control.TrialUntil)
+	if now >= until {
+		trial = 0
+	}
+	was, err := f.left(inForceNow, word)
+	tried, failed := f.left(onTrial, trial)
+	switch { // a trial's trailer is the later one, and has the numbers of what is in force, too
+	case tried != nil:
+		f.ids = tried.ids()
+	case was != nil:
+		f.ids = was.ids()
+	}
+	if was != nil && err == nil {
+		f.running, err = f.again(was, inForceNow, word)
+	}
+	if tried != nil && failed == nil {
+		if f.trial, failed = f.again(tried, onTrial, trial); f.trial != nil {
+			f.trial.until = time.Now().Add(time.Duration(until - now))
 		}
-		f.trial.until = time.Now().Add(time.Duration(until - now))
-	} else {
+	}
+	if f.trial == nil {
 		atomic.StoreUint64(&f.control.Trial, 0)
 	}
-	f.publish()
-	return nil
+	return errors.Join(err, failed)
 }
 
-// identity is by what a rule keeps its number, whatever is changed around it. Those
+// left is what stands behind a bank that a word names; nil: the word names none.
+func (f *Filter) left(state string, word uint64) (*trailer, error) {
+	if word == 0 {
+		return nil, nil
+	}
+	words, err := f.lists.Bank(int(word & bpf.ListsBank))
+	if err != nil {
+		return nil, fmt.Errorf("reading the access lists %s: %w", state, err)
+	}
+	t, err := readTrailer(words)
+	if err != nil {
+		return nil, fmt.Errorf("the access lists %s: %w", state, err)
+	}
+	return t, nil
+}
+
+// again is what another daemon has compiled. mu is held.
+func (f *Filter) again(t *trailer, state string, word uint64) (*inForce, error) {
+	p, err := acl.ReadCisco(state, t.policy)
+	if err != nil {
+		return nil, fmt.Errorf("the access lists %s: %w", state, err)
+	}
+	now, err := f.compile(p)
+	if err != nil {
+		return nil, fmt.Errorf("the access lists %s: %w", state, err)
+	}
+	now.number, now.word, now.since = int(word&bpf.ListsBank), word, t.since
+	return now, nil
+}
+
+// appendIdentity appends by what a rule keeps its number, whatever is changed around it. Those
 // that nobody wrote have no sequence number.
-func identity(l *acl.List, r *acl.Rule, nth int) string {
-	return fmt.Sprintf("%v %s\x00%s\x00%d\x00%v", l.Family, l.Name, r.Cisco(l.Family), nth, r.Seq == 0)
+func appendIdentity(dst []byte, l *acl.List, r *acl.Rule, nth uint64) []byte {
+	dst = append(append(append(dst, l.Family.String()...), ' '), l.Name...)
+	dst = append(append(dst, 0), r.Cisco(l.Family)...)
+	dst = append(strconv.AppendUint(append(dst, 0), nth, 10), 0)
+	return strconv.AppendBool(dst, r.Seq == 0)
 }
 
 // ruleNames are the identities of rules by their number.
@@ -282,10 +259,10 @@ func (f *Filter) nameRules() {
 	if was == nil {
 		was = new(ruleNames)
 	}
-	now := &ruleNames{changed: was.changed}
+	now := &ruleNames{of: make([]string, 0, len(was.of)), changed: was.changed}
 	for name, id := range f.ids {
-		if int(id) >= len(now.of) {
-			now.of = append(now.of, make([]string, int(id)+1-len(now.of))...)
+		if n := int(id) + 1; n > len(now.of) {
+			now.of = slices.Grow(now.of, n-len(now.of))[:n]
 		}
 		now.of[id] = name
 	}
@@ -328,26 +305,31 @@ func (f *Filter) compile(p *acl.Policy) (*inForce, error) {
 	if f.options.Protect != nil {
 		protect = f.options.Protect()
 	}
-	seen := map[string]int{}
 	free := f.free(p)
 	full := false
+	var key []byte
+	number := func(l *acl.List, r *acl.Rule, nth uint64) uint16 {
+		key = appendIdentity(key[:0], l, r, nth)
+		id, ok := f.ids[string(key)]
+		if !ok {
+			if id = free(); id == 0 {
+				full = true
+				return 0
+			}
+			f.ids[string(key)] = id
+		}
+		return id
+	}
+	alike := make([]uint64, bpf.MaxRules) // by the number of the first of them
 	ports := f.options.Ports()
 	bank, err := acl.Compile(p, acl.CompileOptions{
 		Now: time.Now(), Ports: ports, Protect: protect, CountOnly: f.options.CountOnly,
 		IDs: func(l *acl.List, r *acl.Rule) uint16 {
-			key := identity(l, r, 0)
-			if n := seen[key]; n > 0 {
-				seen[key]++
-				key = identity(l, r, n)
-			} else {
-				seen[key] = 1
-			}
-			id, ok := f.ids[key]
-			if !ok {
-				if id = free(); id == 0 {
-					full = true
-				}
-				f.ids[key] = id
+			id := number(l, r, 0)
+			nth := alike[id]
+			alike[id]++
+			if nth > 0 && id != 0 {
+				return number(l, r, nth)
 			}
 			return id
 		},
@@ -432,10 +414,8 @@ func (f *Filter) apply(p *acl.Policy, trial time.Duration) error {
 	if now := atomic.LoadUint64(&f.control.Lists); now != 0 {
 		next.number = 1 - int(now&bpf.ListsBank)
 	}
-	words, err := appendTrailer(next.bank.Words, &trailer{Policy: acl.AppendCisco(nil, p), IDs: f.ids, Since: next.since})
-	if err != nil {
-		return err
-	}
+	behind := trailer{policy: acl.AppendCisco(nil, p), names: f.names.Load().of, since: next.since}
+	words := behind.append(next.bank.Words)
 	// Nobody reads the other bank who began after its word went.
 	if err := f.grace(); err != nil {
 		return err

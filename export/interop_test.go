@@ -318,7 +318,13 @@ func TestTshark(t *testing.T) {
 				},
 				Ignored: func() (uint64, uint64) { return 1, 2 }, Rules: someRules{},
 			})
-			c.conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+			c.conn.SetReadDeadline(time.Now().Add(time.Minute))
+			end, err := net.Dial("udp", c.conn.LocalAddr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer end.Close()
+			end.Write(nil) // behind all that was sent
 			grams := <-done
 			if len(grams) != int(st.Datagrams) {
 				t.Fatalf("%d datagrams of %d", len(grams), st.Datagrams)
@@ -349,12 +355,12 @@ func TestTshark(t *testing.T) {
 	}
 }
 
-// record reads datagrams until the deadline.
+// record reads datagrams until one is empty.
 func record(conn *net.UDPConn) (grams [][]byte) {
 	buf := make([]byte, 65536)
 	for {
 		n, err := conn.Read(buf)
-		if err != nil {
+		if err != nil || n == 0 {
 			return grams
 		}
 		grams = append(grams, bytes.Clone(buf[:n]))

@@ -16,8 +16,8 @@ import (
 // for routers.
 func otherWeir(t testing.TB) string {
 	t.Helper()
-	if os.Getenv("WEIR_BINARIES") != "" && os.Getenv("WEIR_OTHER") != "" {
-		return os.Getenv("WEIR_OTHER")
+	if built := os.Getenv("WEIR_OTHER"); built != "" {
+		return built
 	}
 	need(t, "go")
 	to := filepath.Join(t.TempDir(), "weir")

@@ -5,7 +5,8 @@
 // What needs root, or a peer (nfcapd, softflowd, tshark), is skipped by name
 // where it is not to be had. WEIR_SOAK and WEIR_INTEROP ask for the long forms.
 // WEIR_BINARIES=DIR has weir, genflow and genpcap in DIR, for a machine without
-// a compiler; WEIR_SLOW=N gives everything N times as long.
+// a compiler; WEIR_BINARY is weir, WEIR_OTHER one built without cgo.
+// WEIR_SLOW=N gives everything N times as long.
 package system
 
 import (
