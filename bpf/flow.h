@@ -222,6 +222,7 @@ struct guard_rule {
 	__u64 burst;                /* what may be owed, in 1/16 ns */
 	__u64 packets_at, bytes_at; /* the buckets, see guard.h: the programs' */
 	__u64 pps, bps;             /* the daemon's */
+	__u64 carried[4];           /* the daemon's: what programs at another table have counted of it */
 	__u64 spare;
 };
 #define GUARD_COUNT  0

@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"path/filepath"
 	"sync/atomic"
 	"unsafe"
 
@@ -61,8 +63,9 @@ type GuardRule struct {
 	Until      uint64 // ns of the kernel's clock; 0: the row is not in use
 
 	PacketCost, ByteCost, Burst uint64
-	PacketsAt, BytesAt          uint64 // the programs'
-	PPS, BPS                    uint64 // the daemon's
+	PacketsAt, BytesAt          uint64    // the programs'
+	PPS, BPS                    uint64    // the daemon's
+	Carried                     [4]uint64 // the daemon's: what programs at another table have counted, as GuardTally begins
 	_                           uint64
 }
 
@@ -215,6 +218,28 @@ func openGuard(dir string, spec *ebpf.CollectionSpec) (*Guard, error) {
 	return g, nil
 }
 
+// OpenGuard opens what is pinned of a guard beside a table; nil: it had none.
+func OpenGuard(dir string) (*Guard, error) {
+	g := new(Guard)
+	var err error
+	g.each(func(name string, p **ebpf.Map) {
+		if err == nil {
+			*p, err = ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
+		}
+	})
+	if err == nil {
+		err = g.mapAll()
+	}
+	switch {
+	case err == nil:
+		return g, nil
+	case g.rules == nil && errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	}
+	g.Close()
+	return nil, fmt.Errorf("%s: the guard's rules: %w", dir, err)
+}
+
 func (g *Guard) mapAll() error {
 	for _, part := range []struct {
 		m    *ebpf.Map
@@ -260,7 +285,15 @@ func (g *Guard) KeptOut() (sum [Gates]Count, err error) {
 }
 
 // RuleTally is what came of the rule in a row, LimitTally of limits.
-func (g *Guard) RuleTally(row int) (GuardTally, error)  { return g.tally(row) }
+func (g *Guard) RuleTally(row int) (GuardTally, error) {
+	t, err := g.tally(row)
+	was := &g.Rules[row].Carried
+	for i, n := range []*uint64{&t.Packets, &t.Bytes, &t.DroppedPackets, &t.DroppedBytes} {
+		*n += atomic.LoadUint64(&was[i])
+	}
+	return t, err
+}
+
 func (g *Guard) LimitTally(row int) (GuardTally, error) { return g.tally(GuardRules + row) }
 
 func (g *Guard) tally(at int) (sum GuardTally, err error) {
@@ -325,6 +358,22 @@ const (
 	nearExact6 = 5 << 16
 )
 
+// Allowed are they.
+func (g *Guard) Allowed() (list []netip.Prefix, err error) {
+	var k prefixKey
+	var v uint8
+	all := g.allowed.Iterate()
+	for all.Next(&k, &v) {
+		if v != 0 {
+			list = append(list, k.prefix())
+		}
+	}
+	if err := all.Err(); err != nil {
+		return nil, fmt.Errorf("reading the guard's allow list: %w", err)
+	}
+	return list, nil
+}
+
 // nearOf has the bits of all addresses in list, as flow.h tells.
 func nearOf(list []netip.Prefix) *[GuardNearWords]uint64 {
 	near := new([GuardNearWords]uint64)
@@ -384,7 +433,7 @@ func (g *Guard) Close() error {
 	}
 	g.mappings, g.Rules, g.Limits, g.Gates, g.There, g.near = nil, nil, nil, nil, [2][]uint64{}, nil
 	g.each(func(_ string, m **ebpf.Map) {
-		(*m).Close()
+		(*m).Close() // nil, too
 		*m = nil
 	})
 	return err

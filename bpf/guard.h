@@ -147,8 +147,9 @@ static __always_inline bool police(struct guard_rule *r, const struct seen *s)
 }
 
 /* guard_apply does what a rule says: of a packet that is stopped, what is to be in its
- * word. */
-static __always_inline __u32 guard_apply(const struct seen *s, __u32 row)
+ * word. What opens a flow, and rules of that stop, does not get into the table: it is part
+ * of a flood of such. */
+static __always_inline __u32 guard_apply(const struct seen *s, __u32 row, bool known)
 {
 	struct guard_rule *r = bpf_map_lookup_elem(&guard_rules, &row);
 	struct guard_tally *t = bpf_map_lookup_elem(&guard_tallies, &row);
@@ -161,7 +162,7 @@ static __always_inline __u32 guard_apply(const struct seen *s, __u32 row)
 		return 0;
 	bump(&t->dropped_bytes, s->bytes);
 	bump(&t->dropped_packets, s->packets);
-	return READ_ONCE(r->flags) & GUARD_NEW ? VERDICT_GUARD | VERDICT_UNKEPT : VERDICT_GUARD;
+	return !known && READ_ONCE(r->flags) & (GUARD_NEW | GUARD_SYN) ? VERDICT_GUARD | VERDICT_UNKEPT : VERDICT_GUARD;
 }
 
 /* guard_passes_by says whether a rule that hits a flow does not hit a packet of it: its
@@ -309,7 +310,7 @@ __noinline int apply_first(const struct seen *s, __u32 rule, __u32 rows, bool kn
 		return 0;
 	for (int i = 0; i < GUARD_LOOKS && rule; i++) {
 		if (!guard_passes_by(rule - 1, s, &over))
-			return guard_apply(s, rule - 1);
+			return guard_apply(s, rule - 1, known);
 		rule = guard_find(s, rule, rows, known);
 	}
 	return 0;

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -71,6 +73,39 @@ func openLists(dir string, spec *ebpf.CollectionSpec) (*listMaps, error) {
 
 func newLists(c *ebpf.Collection) (*Lists, error) {
 	l := &Lists{Events: c.DetachMap("events"), banks: c.DetachMap("banks"), judged: c.DetachMap("judged"), hits: c.DetachMap("hits")}
+	if err := l.mapAll(); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// OpenLists opens what lists and the guard have made of the entries of a table that was
+// opened with OpenMemory; nil: nothing that says anything of them.
+func OpenLists(dir string, m *Memory) (*Lists, error) {
+	if atomic.LoadUint64(&m.Control.Lists) == 0 && atomic.LoadUint64(&m.Control.Guard)&GuardKept == 0 {
+		return nil, nil
+	}
+	l := new(Lists)
+	var err error
+	for name, p := range map[string]**ebpf.Map{"judged": &l.judged, "hits": &l.hits} {
+		if *p, err = ebpf.LoadPinnedMap(filepath.Join(dir, name), nil); err != nil {
+			l.Close()
+			return nil, fmt.Errorf("%s: %w", dir, err)
+		}
+	}
+	if n := len(m.Sets) * Ways; int(l.judged.MaxEntries()) != n {
+		l.Close()
+		return nil, fmt.Errorf("%s: judged has %d entries, the table %d", dir, l.judged.MaxEntries(), n)
+	}
+	if err := l.mapAll(); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *Lists) mapAll() error {
 	for _, part := range []struct {
 		m    *ebpf.Map
 		size uintptr
@@ -83,13 +118,12 @@ func newLists(c *ebpf.Collection) (*Lists, error) {
 		size := (n*int(part.size) + os.Getpagesize() - 1) &^ (os.Getpagesize() - 1)
 		b, err := unix.Mmap(part.m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 		if err != nil {
-			l.Close()
-			return nil, fmt.Errorf("mapping %s: %w", part.m, err)
+			return fmt.Errorf("mapping %s: %w", part.m, err)
 		}
 		l.mappings = append(l.mappings, b)
 		part.take(b, n)
 	}
-	return l, nil
+	return nil
 }
 
 // SetBank puts the words of a compiled policy (acl.Bank) in place of a bank. No

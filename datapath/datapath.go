@@ -329,6 +329,13 @@ func (d *Datapath) attach() error {
 	}
 	if d.o.Guard {
 		d.guard = newGuard(d.kernel(), d.input, func(name string) (uint16, bool) { return d.filter.number(name) })
+		if d.made != nil {
+			settle, err := d.inheritGuard()
+			if err != nil {
+				d.log.Warn("what the guard had in force at the flow table before does not go over", "error", err)
+			}
+			defer settle()
+		}
 	} else {
 		leaveGuard(d.kernel().Memory().Control)
 	}

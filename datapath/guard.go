@@ -31,6 +31,10 @@ type Guard struct {
 	of       []int // by a row of limits: the profile
 }
 
+// isOpening says whether a rule stops what opens flows, so that it does not get into the
+// table.
+func isOpening(flags uint32) bool { return flags&(bpf.GuardNew|bpf.GuardSYN) != 0 }
+
 // policeBurst is what may come at once at a policed rate, as time at it.
 const policeBurst = 100 * time.Millisecond
 
@@ -55,12 +59,23 @@ func keyFrom(w rowKey) flow.Key  { return *(*flow.Key)(unsafe.Pointer(&w)) }
 
 var _ = [1]struct{}{}[unsafe.Sizeof(flow.Key{})-unsafe.Sizeof(rowKey{})]
 
+// keyedBy is a flow's key as a table of a key mode has it.
+func keyedBy(k flow.Key, mode flow.KeyMask) flow.Key {
+	if mode == flow.Key5Tuple {
+		k.Input, k.TOS = 0, 0
+		k.VLAN &= flow.KeyIPv6 | flow.KeyFragment | flow.KeyInner
+	}
+	return k
+}
+
+func (g *Guard) mode() flow.KeyMask { return flow.KeyMask(g.k.Memory().Meta.KeyMode) }
+
 // compile writes what a rule hits into a row.
-func compile(m *guard.Match, r *bpf.GuardRule) error {
+func compile(m *guard.Match, mode flow.KeyMask, r *bpf.GuardRule) error {
 	var want, mask flow.Key
 	switch {
 	case m.Flow != nil:
-		want = *m.Flow
+		want = keyedBy(*m.Flow, mode)
 		for i := range r.Mask {
 			r.Mask[i] = ^uint32(0)
 		}
@@ -173,7 +188,7 @@ func (g *Guard) rates(rule *guard.Rule, r *bpf.GuardRule) {
 }
 
 // Can says why m cannot be matched.
-func (g *Guard) Can(m *guard.Match) error { return compile(m, new(bpf.GuardRule)) }
+func (g *Guard) Can(m *guard.Match) error { return compile(m, g.mode(), new(bpf.GuardRule)) }
 
 // errClosedGuard is for who asks after Close.
 var errClosedGuard = fmt.Errorf("the metering has stopped: %w", guard.ErrNoEnforcer)
@@ -223,7 +238,7 @@ func (g *Guard) Install(rule guard.Rule) error {
 	}
 	defer unlock()
 	var next bpf.GuardRule
-	if err := compile(&rule.Match, &next); err != nil {
+	if err := compile(&rule.Match, g.mode(), &next); err != nil {
 		return err
 	}
 	if rule.Do == guard.Police && rule.PPS == 0 && rule.BPS == 0 {
@@ -260,7 +275,7 @@ func (g *Guard) Install(rule guard.Rule) error {
 		return err
 	}
 	row := &g.k.Guard.Rules[at]
-	if rule.Match.New {
+	if isOpening(next.Flags) {
 		if err := g.markThere(); err != nil {
 			return err
 		}
@@ -315,7 +330,7 @@ func (g *Guard) move() {
 	for i := range g.k.Guard.Rules {
 		if r := &g.k.Guard.Rules[i]; atomic.LoadUint64(&r.Until) != 0 {
 			rows = i + 1
-			flood = flood || r.Flags&bpf.GuardNew != 0
+			flood = flood || isOpening(r.Flags)
 		}
 	}
 	c := &g.k.Memory().Control.Guard

@@ -6,7 +6,7 @@ import (
 	"weir/bpf"
 )
 
-// While a rule of new flows is in force, the programs tell by a bit whether a flow may be
+// While a rule of what opens flows is in force, the programs tell by a bit whether a flow may be
 // in the table: a flood of those that are not costs them no look at it. A bank of bits
 // lacks none of an entry that can be found, at any moment: who enters marks both banks
 // first; one that is emptied is not in use until all entries are in it; and between

@@ -110,6 +110,12 @@ func (d *drained) take(cfg SweepConfig, k Kernel, sink flow.Sink, drain func(*Sw
 func (t *table) empty(cfg SweepConfig, sink flow.Sink, into *drained) error {
 	m := t.maps.Memory().Meta
 	cfg.Key, cfg.Sampling = flow.KeyMask(m.KeyMode), max(m.Sample, 1)
+	lists, err := bpf.OpenLists(t.dir, t.maps.Memory())
+	if err != nil {
+		return err
+	}
+	defer lists.Close()
+	cfg.Lists = lists
 	if err := into.take(cfg, t.maps, sink, (*Sweeper).DrainAll); err != nil {
 		return fmt.Errorf("%s: %w", t.dir, err)
 	}
