@@ -84,9 +84,15 @@ func parts(elems []elem, usual bool) []part {
 		case usual && e.leftOnly():
 		case len(e.member) > 1, f == anyForm:
 			last.then = e
+			if list == nil {
+				list = make([]part, 0, len(elems)-i)
+			}
 			list = append(list, last)
 			last = part{}
 		default:
+			if last.pieces == nil {
+				last.pieces = make([]piece, 0, len(elems)-i)
+			}
 			last.add(e, f)
 		}
 	}

@@ -91,7 +91,7 @@ func TestPieces(t *testing.T) {
 					data = append(be.AppendUint16(append(data, 255), uint16(n)), bytes.Repeat([]byte{'v'}, n)...)
 				} else {
 					for range n {
-						data = append(data, byte(r.Uint32())&byte(r.Uint32())&-byte(r.IntN(3)&1))
+						data = append(data, byte(r.Uint32())&-byte(r.IntN(2)))
 					}
 				}
 				f := data[len(data)-n:]

@@ -360,7 +360,14 @@ func compile(t *Template) *plan {
 	p.base.IPVersion = t.ipVersion()
 	p.application = t.applicationField()
 
-	kept, elems := newIndex(len(t.Fields)), []elem(nil)
+	some := len(keep)
+	for _, k := range keep {
+		if k == 0 {
+			some--
+		}
+	}
+	kept := newIndex(len(t.Fields))
+	elems, members := make([]elem, 0, some), make([]member, 0, some)
 	for i := range t.Fields {
 		if keep[i] == 0 {
 			continue
@@ -376,7 +383,8 @@ func compile(t *Template) *plan {
 			elems[j].member = append(elems[j].member, mb)
 			continue
 		}
-		elems = append(elems, elem{key: s.lead, member: []member{mb}})
+		members = append(members, mb)
+		elems = append(elems, elem{key: s.lead, member: members[len(members)-1 : len(members) : len(members)]})
 	}
 	p.usual = parts(elems, true)
 	if len(p.usual) == 1 && p.usual[0].then == nil {
