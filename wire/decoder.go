@@ -99,6 +99,7 @@ type Decoder struct {
 	spans      []span        // of the record being read
 	reversed   []flow.Record // the other directions of the set being read
 	moves      []move        // with the offsets of the record being read
+	pieces     []piece       // the same
 }
 
 // NewDecoder makes a Decoder.

@@ -4,7 +4,6 @@ import (
 	"encoding/hex"
 	"math"
 	"net/netip"
-	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -29,49 +28,29 @@ func appendKey(dst []byte, name string) []byte {
 // are when lengths vary; nil: the plan knows.
 func (d *Decoder) appendElements(dst []byte, p *plan, spans []span, rec []byte, left uint64, s *session) []byte {
 	start := len(dst)
-	for i := range p.elems {
-		e := &p.elems[i]
-		switch e.form {
-		case leftForm:
-			if left == 0 {
-				continue
-			}
-			fallthrough
-		case anyForm:
-			dst = d.appendAny(dst, e, spans, rec, left, s)
-			continue
+	parts := p.usual
+	if left != 0 {
+		parts = p.all
+	}
+	for i := range parts {
+		t := &parts[i]
+		switch {
+		case len(t.pieces) == 0:
+		case spans == nil:
+			dst = t.write(dst, rec)
+		default:
+			at := d.placed(t, spans)
+			dst = at.write(dst, rec)
 		}
-		off := int(e.off)
-		if spans != nil {
-			off = spans[e.member[0].field].off
-		}
-		f := rec[off : off+int(e.n)]
-
-		// Room is made once, and more is written than stays.
-		n := len(dst)
-		dst = slices.Grow(dst, len(e.padded)+longestForm)
-		b := dst[n : n+len(e.padded)+longestForm]
-		for at := 0; at+leadStep <= len(e.padded); at += leadStep {
-			*(*[leadStep]byte)(b[at:]) = [leadStep]byte(e.padded[at:])
-		}
-		b = b[e.lead:]
-		n += int(e.lead)
-		if e.form == formMAC {
-			putMAC((*[19]byte)(b), (*[6]byte)(f))
-			dst = dst[:n+19]
-			continue
-		}
-		v := uint64(f[0])
-		for _, c := range f[1:] {
-			v = v<<8 | uint64(c)
-		}
-		if v < uint64(len(decimals)) {
-			*(*[4]byte)(b) = decimals[v]
-			dst = dst[:n+int(decimals[v][3])]
-		} else {
-			dst = strconv.AppendUint(dst[:n], v, 10)
+		if t.then != nil {
+			dst = d.appendAny(dst, t.then, spans, rec, left, s)
 		}
 	}
+	return closed(dst, start)
+}
+
+// closed makes an object of the members from start on, if there are any.
+func closed(dst []byte, start int) []byte {
 	if len(dst) == start {
 		return dst
 	}
@@ -89,54 +68,8 @@ func (d *Decoder) appendAny(dst []byte, e *elem, spans []span, rec []byte, left 
 	if !ok {
 		return dst
 	}
-	return d.appendValue(append(dst, e.key()...), m.typ, f, s, 0)
+	return d.appendValue(append(dst, e.key...), m.typ, f, s, 0)
 }
-
-// form is how an element that every record has is written, where its type and length leave
-// no choice.
-type form uint8
-
-const (
-	anyForm  form = iota // as appendValue does
-	leftForm             // the same, of a value that mostly has a column
-	formNumber
-	formMAC
-)
-
-// form is m's, if it is the only one of its name.
-func (m *member) form() form {
-	switch {
-	case m.left != always:
-		return leftForm
-	case m.typ.Integer() && !m.typ.Signed() && m.n >= 1 && m.n <= 8:
-		return formNumber
-	case m.typ == ie.MACAddress && m.n == 6:
-		return formMAC
-	}
-	return anyForm
-}
-
-// longestForm is how many octets a value of a form has at most: 2^64-1, a MAC address in
-// its quotes.
-const longestForm = 20
-
-func putMAC(b *[19]byte, f *[6]byte) {
-	b[0], b[18] = '"', '"'
-	for i, c := range f {
-		b[3*i+1], b[3*i+2] = hexDigits[c>>4], hexDigits[c&15]
-		if i > 0 {
-			b[3*i] = ':'
-		}
-	}
-}
-
-// decimals are the numbers of one octet, and how many digits they have.
-var decimals = func() (t [256][4]byte) {
-	for i := range t {
-		t[i][3] = byte(copy(t[i][:3], strconv.Itoa(i)))
-	}
-	return t
-}()
 
 // appendRepeated writes an element that comes more than once in the template.
 func (d *Decoder) appendRepeated(dst []byte, e *elem, spans []span, rec []byte, left uint64, s *session) []byte {
@@ -149,7 +82,7 @@ func (d *Decoder) appendRepeated(dst []byte, e *elem, spans []span, rec []byte, 
 	if n == 0 {
 		return dst
 	}
-	dst = append(dst, e.key()...)
+	dst = append(dst, e.key...)
 	open := byte('[')
 	for i := range e.member {
 		f, ok := e.member[i].value(rec, spans, left)

@@ -11,7 +11,9 @@ import (
 // put values into the record's columns; elems write the rest as JSON.
 type plan struct {
 	moves []move
-	elems []elem
+	all   []part // of the elements
+	usual []part // the same without those whose columns took them
+	plain *part  // the only one of usual, if it leaves no choice
 	specs []field
 
 	base     flow.Record // what moves do not write, or not wholly
@@ -82,15 +84,9 @@ type move struct {
 
 // elem writes one or, where a name comes twice, several fields.
 type elem struct {
-	padded []byte // leadOf
-	lead   uint16 // octets of it that are not padding
-	form   form   // of the only member, which is in every record; else anyForm
-	off, n uint16 // its
+	key    []byte // leadOf
 	member []member
 }
-
-// key is the element's name as a key of JSON, with a comma before it.
-func (e *elem) key() []byte { return e.padded[:e.lead] }
 
 type member struct {
 	field uint16
@@ -364,7 +360,14 @@ func compile(t *Template) *plan {
 	p.base.IPVersion = t.ipVersion()
 	p.application = t.applicationField()
 
+	some := len(keep)
+	for _, k := range keep {
+		if k == 0 {
+			some--
+		}
+	}
 	kept := newIndex(len(t.Fields))
+	elems, members := make([]elem, 0, some), make([]member, 0, some)
 	for i := range t.Fields {
 		if keep[i] == 0 {
 			continue
@@ -376,11 +379,19 @@ func compile(t *Template) *plan {
 		} else {
 			p.finish |= finishElements
 		}
-		if j := kept.first(t.Fields[i].Name, len(p.elems)); j < len(p.elems) {
-			p.elems[j].member, p.elems[j].form = append(p.elems[j].member, mb), anyForm
+		if j := kept.first(t.Fields[i].Name, len(elems)); j < len(elems) {
+			elems[j].member = append(elems[j].member, mb)
 			continue
 		}
-		p.elems = append(p.elems, elem{padded: s.lead[:cap(s.lead)], lead: uint16(len(s.lead)), form: mb.form(), off: mb.off, n: mb.n, member: []member{mb}})
+		members = append(members, mb)
+		elems = append(elems, elem{key: s.lead, member: members[len(members)-1 : len(members) : len(members)]})
+	}
+	p.usual = parts(elems, true)
+	if len(p.usual) == 1 && p.usual[0].then == nil {
+		p.plain = &p.usual[0]
+	}
+	if p.all = p.usual; slices.ContainsFunc(elems, func(e elem) bool { return e.leftOnly() }) {
+		p.all = parts(elems, false)
 	}
 	return p
 }
@@ -440,7 +451,7 @@ func (x *index) last(name string, v int) int {
 }
 
 // leadOf is what stands before an element's value in JSON: a comma and its name as a key.
-// Its capacity is a multiple of leadStep. Those of the registry are made once.
+// Its capacity is what steps of leadMost octets take that copy leadStep each. Those of the registry are made once.
 func leadOf(e ie.Element, name string) []byte {
 	if e.PEN == ie.IANA && e.Name == name && int(e.ID) < len(ianaLeads) && ianaLeads[e.ID] != nil {
 		return ianaLeads[e.ID]
@@ -448,13 +459,16 @@ func leadOf(e ie.Element, name string) []byte {
 	return newLead(name) // also of numbers that the registry does not have, and the exporter described
 }
 
-// leadStep is how many octets of a lead are copied at a time, which is faster than to copy
-// as many as there are.
-const leadStep = 16
+// A lead is copied leadStep octets at a time, of which at most leadMost count: as many as
+// there are would take longer, and of a whole step checks of bounds would have to ask.
+const (
+	leadStep = 32
+	leadMost = leadStep - 1
+)
 
 func newLead(name string) []byte {
 	b := appendKey([]byte{','}, name)
-	padded := make([]byte, (len(b)+leadStep-1)/leadStep*leadStep)
+	padded := make([]byte, (len(b)+leadMost-1)/leadMost*leadMost+leadStep-leadMost)
 	return padded[:copy(padded, b)]
 }
 

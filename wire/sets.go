@@ -141,7 +141,7 @@ func (d *Decoder) fixedData(t *Template, body []byte, at int) {
 	first := len(b.Records)
 	b.Records = slices.Grow(b.Records, n)[:first+n]
 	recs := b.Records[first:]
-	slow := p.finish != 0 || c.shift != 0 || s.perPort || t.reverse != nil
+	slow := p.finish&^finishElements != 0 || c.shift != 0 || s.perPort || t.reverse != nil
 	c.begin()
 	for i := range recs {
 		r, rec := &recs[i], body[i*p.length:(i+1)*p.length]
@@ -155,6 +155,9 @@ func (d *Decoder) fixedData(t *Template, body []byte, at int) {
 			if c.left == 0 {
 				if !c.end(r, 0) {
 					d.msg.s.n.clamped++
+				}
+				if p.finish != 0 {
+					d.element(r, p, rec, nil)
 				}
 				continue
 			}
@@ -247,22 +250,31 @@ func (c *context) prepare(p *plan, s *session) {
 
 // finish does what comes after a record's moves; smp has the samplers.
 func (d *Decoder) finish(r *flow.Record, t *Template, rec []byte, spans []span, smp *session) {
-	c, p, s, b := &d.ctx, t.plan, d.msg.s, d.msg.b
+	c, p := &d.ctx, t.plan
 	if p.finish&finishSampling != 0 || smp.perPort {
 		c.endSampling(r, smp)
 	}
 	if !c.end(r, p.finish) {
-		s.n.clamped++
+		d.msg.s.n.clamped++
 	}
-	if len(p.elems) == 0 {
-		return
+	if len(p.all) > 0 {
+		d.element(r, p, rec, spans)
 	}
+}
+
+// element keeps what no column took.
+func (d *Decoder) element(r *flow.Record, p *plan, rec []byte, spans []span) {
+	s, b := d.msg.s, d.msg.b
 	if d.budget(b.arena) {
 		d.refuse(ElementLimit, 0, 0, "elements", ErrLimit)
 		return
 	}
 	start := len(b.arena)
-	b.arena = d.appendElements(b.arena, p, spans, rec, c.left, s)
+	if p.plain != nil && d.ctx.left == 0 && spans == nil {
+		b.arena = closed(p.plain.write(b.arena, rec), start)
+	} else {
+		b.arena = d.appendElements(b.arena, p, spans, rec, d.ctx.left, s)
+	}
 	if i := p.application; i >= 0 && s.applications != nil {
 		sp := span{int(p.specs[i].off), int(p.specs[i].n)}
 		if spans != nil {
