@@ -222,7 +222,7 @@ struct guard_rule {
 	__u64 burst;                /* what may be owed, in 1/16 ns */
 	__u64 packets_at, bytes_at; /* the buckets, see guard.h: the programs' */
 	__u64 pps, bps;             /* the daemon's */
-	__u64 carried[4];           /* the daemon's: what programs at another table have counted of it */
+	__u64 carried[6];           /* the daemon's: what programs at another table have counted of it */
 	__u64 spare;
 };
 #define GUARD_COUNT  0
@@ -254,8 +254,9 @@ struct guard_limit {
 struct guard_tally {
 	__u64 packets, bytes;                 /* of a rule: that it hit; of limits: beyond them, and let pass */
 	__u64 dropped_packets, dropped_bytes; /* stopped */
+	__u64 refused_packets, refused_bytes; /* of those stopped, what is in no flow but in an aggregate */
 	__u64 held;                           /* how often a flow's hold began */
-	__u64 spare[3];
+	__u64 spare;
 };
 
 /* Where the allow list has something, as bits. Of IPv4 prefixes as long as 16 bits or

@@ -65,7 +65,7 @@ type GuardRule struct {
 	PacketCost, ByteCost, Burst uint64
 	PacketsAt, BytesAt          uint64    // the programs'
 	PPS, BPS                    uint64    // the daemon's
-	Carried                     [4]uint64 // the daemon's: what programs at another table have counted, as GuardTally begins
+	Carried                     [6]uint64 // the daemon's: what programs at another table have counted, as GuardTally begins
 	_                           uint64
 }
 
@@ -86,8 +86,9 @@ type GuardLimit struct {
 type GuardTally struct {
 	Packets, Bytes               uint64 // of a rule: that it hit; of limits: beyond them, and let pass
 	DroppedPackets, DroppedBytes uint64
+	RefusedPackets, RefusedBytes uint64 // of those, what is in no flow but in an aggregate
 	Held                         uint64 // how often a flow's hold began
-	_                            [3]uint64
+	_                            uint64
 }
 
 // Gate is a reason not to let a flow into the table.
@@ -288,7 +289,7 @@ func (g *Guard) KeptOut() (sum [Gates]Count, err error) {
 func (g *Guard) RuleTally(row int) (GuardTally, error) {
 	t, err := g.tally(row)
 	was := &g.Rules[row].Carried
-	for i, n := range []*uint64{&t.Packets, &t.Bytes, &t.DroppedPackets, &t.DroppedBytes} {
+	for i, n := range [...]*uint64{&t.Packets, &t.Bytes, &t.DroppedPackets, &t.DroppedBytes, &t.RefusedPackets, &t.RefusedBytes} {
 		*n += atomic.LoadUint64(&was[i])
 	}
 	return t, err
@@ -310,6 +311,8 @@ func (g *Guard) tally(at int) (sum GuardTally, err error) {
 		sum.Bytes += t.Bytes
 		sum.DroppedPackets += t.DroppedPackets
 		sum.DroppedBytes += t.DroppedBytes
+		sum.RefusedPackets += t.RefusedPackets
+		sum.RefusedBytes += t.RefusedBytes
 		sum.Held += t.Held
 	}
 	return sum, nil

@@ -162,7 +162,11 @@ static __always_inline __u32 guard_apply(const struct seen *s, __u32 row, bool k
 		return 0;
 	bump(&t->dropped_bytes, s->bytes);
 	bump(&t->dropped_packets, s->packets);
-	return !known && READ_ONCE(r->flags) & (GUARD_NEW | GUARD_SYN) ? VERDICT_GUARD | VERDICT_UNKEPT : VERDICT_GUARD;
+	if (known || !(READ_ONCE(r->flags) & (GUARD_NEW | GUARD_SYN)))
+		return VERDICT_GUARD;
+	bump(&t->refused_bytes, s->bytes);
+	bump(&t->refused_packets, s->packets);
+	return VERDICT_GUARD | VERDICT_UNKEPT;
 }
 
 /* guard_passes_by says whether a rule that hits a flow does not hit a packet of it: its

@@ -39,7 +39,7 @@ func TestLayout(t *testing.T) {
 		{"judged", Judged{}, 64},
 		{"hits", Hits{}, 64},
 		{"meta", Meta{}, unsafe.Sizeof(Meta{})},
-		{"guard_rule", GuardRule{}, 224},
+		{"guard_rule", GuardRule{}, 240},
 		{"guard_limit", GuardLimit{}, 192},
 		{"guard_tally", GuardTally{}, 64},
 		{"guard_gates", GuardGates{}, 64},

@@ -376,6 +376,7 @@ func (g *Guard) Rules() (all []guard.Installed, err error) {
 				Rule:    guard.Rule{ID: r.ID, Match: match(r), Do: guard.Do(atomic.LoadUint32(&r.What)), PPS: r.PPS, BPS: r.BPS, Until: int64(until) + offset},
 				Hit:     guard.Volume{Packets: n.Packets, Bytes: n.Bytes},
 				Dropped: guard.Volume{Packets: n.DroppedPackets, Bytes: n.DroppedBytes},
+				Refused: guard.Volume{Packets: n.RefusedPackets, Bytes: n.RefusedBytes},
 			})
 		}
 		return nil

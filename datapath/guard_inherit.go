@@ -105,7 +105,7 @@ func (g *Guard) carry(old *bpf.Guard, row int) error {
 		return fmt.Errorf("row %d: %w", row, err)
 	}
 	to := &g.k.Guard.Rules[row].Carried
-	for i, n := range []uint64{n.Packets, n.Bytes, n.DroppedPackets, n.DroppedBytes} {
+	for i, n := range [...]uint64{n.Packets, n.Bytes, n.DroppedPackets, n.DroppedBytes, n.RefusedPackets, n.RefusedBytes} {
 		atomic.StoreUint64(&to[i], n)
 	}
 	return nil

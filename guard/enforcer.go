@@ -50,6 +50,7 @@ type Rule struct {
 type Installed struct {
 	Rule
 	Hit, Dropped Volume
+	Refused      Volume // of what was dropped: in no flow, but in an aggregate
 }
 
 // Volume is an amount of packets and their octets.

@@ -83,6 +83,7 @@ type Action struct {
 	Innocent float64       `json:"innocent"` // share of the target's established traffic
 	Counted  Volume        `json:"counted"`  // hit since it is in force
 	Dropped  Volume        `json:"dropped"`
+	refused  Volume        // of that, what is in no flow
 	Undo     string        `json:"undo,omitempty"`
 	Here     bool          `json:"here"` // this machine enforces it; else it is only announced
 }
@@ -189,7 +190,7 @@ func New(o Options) (*Engine, error) {
 	for _, r := range rules {
 		e.actions = append(e.actions, &Action{
 			ID: r.ID, Match: r.Match, Do: r.Do, PPS: r.PPS, BPS: r.BPS, State: StateActive, By: "an earlier weir", Why: "in force when this weir started",
-			Ends: r.Until, Counted: r.Hit, Dropped: r.Dropped, Undo: undo(r.ID), Here: true,
+			Ends: r.Until, Counted: r.Hit, Dropped: r.Dropped, refused: r.Refused, Undo: undo(r.ID), Here: true,
 		})
 		e.lastID = max(e.lastID, r.ID)
 	}
@@ -484,8 +485,8 @@ func (e *Engine) count() {
 	}
 	for _, r := range rules {
 		if a := e.open(r.ID); a != nil {
-			e.r.refused(&a.Match, Volume{r.Dropped.Packets - min(a.Dropped.Packets, r.Dropped.Packets), r.Dropped.Bytes - min(a.Dropped.Bytes, r.Dropped.Bytes)})
-			a.Counted, a.Dropped = r.Hit, r.Dropped
+			e.r.refused(&a.Match, Volume{r.Refused.Packets - min(a.refused.Packets, r.Refused.Packets), r.Refused.Bytes - min(a.refused.Bytes, r.Refused.Bytes)})
+			a.Counted, a.Dropped, a.refused = r.Hit, r.Dropped, r.Refused
 		}
 	}
 }

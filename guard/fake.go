@@ -54,6 +54,9 @@ func (f *Fake) Feed(d *Delta) (passes bool) {
 			return true
 		}
 		r.Dropped.Packets, r.Dropped.Bytes = r.Dropped.Packets+d.Packets, r.Dropped.Bytes+d.Bytes
+		if r.Match.New {
+			r.Refused = r.Dropped
+		}
 		return false
 	}
 	return true

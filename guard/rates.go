@@ -188,15 +188,18 @@ func (r *rates) addNetwork(d *Delta, k kinds, group uint16) {
 	to.count(d, k)
 }
 
-// refused counts packets of new flows that a rule dropped, which are in aggregates: to the
-// host that it protects, behind settle, as its network has them.
+// refused counts packets that a rule dropped and that are in aggregates: to the host that it
+// protects, behind settle, as its network has them.
 func (r *rates) refused(m *Match, v Volume) {
-	if !m.New || !m.Dst.IsSingleIP() || v.Packets == 0 {
+	if !m.Dst.IsSingleIP() || v.Packets == 0 {
 		return
 	}
 	d := Delta{Packets: v.Packets, Bytes: v.Bytes, DroppedPackets: v.Packets, DroppedBytes: v.Bytes, Flows: uint32(min(v.Packets, 1<<31))}
 	d.Key.Dst, d.Key.Proto = flow.AddrFrom(m.Dst.Addr()), m.Proto
-	if m.Proto == flow.ProtoTCP {
+	if m.SYN {
+		d.Key.Proto = flow.ProtoTCP
+	}
+	if d.Key.Proto == flow.ProtoTCP {
 		d.TCPFlags = flow.SYN
 	}
 	r.apart = append(r.apart, d)
