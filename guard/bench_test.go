@@ -52,31 +52,48 @@ func BenchmarkSecondOfAMillionFlows(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(list)), "ns/flow")
 }
 
-// A million flows, as a walk over the flow cache shows them each second.
+// walked are flows as walks over the flow cache show them each second.
+type walked struct {
+	list   []Delta
+	differ *Differ
+	batch  []flow.Record
+	deltas []Delta
+	round  uint64
+	told   int
+}
+
+func newWalked(n int) *walked {
+	return &walked{list: million(n, 4096), differ: NewDiffer(n), batch: make([]flow.Record, 256)}
+}
+
+// walk shows each flow with one packet more than before.
+func (w *walked) walk(take func([]Delta)) {
+	w.round++
+	for at := 0; at < len(w.list); at += len(w.batch) {
+		some := w.list[at:min(at+len(w.batch), len(w.list))]
+		for i := range some {
+			k, r := &some[i].Key, &w.batch[i]
+			r.Src, r.Dst, r.SrcPort, r.DstPort, r.Proto = k.Src, k.Dst, k.SrcPort, k.DstPort, k.Proto
+			r.First, r.Packets, r.Bytes, r.FlowID, r.Has = 1, w.round, w.round*60, uint64(at+i)<<flow.IDRecordBits|1, flow.HasFlowID
+		}
+		w.deltas = w.differ.Shown(w.deltas[:0], w.batch[:len(some)])
+		w.told += len(w.deltas)
+		take(w.deltas)
+	}
+	w.differ.Walked()
+}
+
 func BenchmarkDifferOfAMillionFlows(b *testing.B) {
-	list := million(1_000_000, 4096)
-	f := NewDiffer(1 << 20)
-	batch, deltas := make([]flow.Record, 256), []Delta(nil)
-	round, told := uint64(0), 0
+	w := newWalked(1_000_000)
+	w.walk(func([]Delta) {})
 	b.ReportAllocs()
 	for b.Loop() {
-		round++
-		for at := 0; at < len(list); at += len(batch) {
-			some := list[at:min(at+len(batch), len(list))]
-			for i := range some {
-				k, r := &some[i].Key, &batch[i]
-				r.Src, r.Dst, r.SrcPort, r.DstPort, r.Proto = k.Src, k.Dst, k.SrcPort, k.DstPort, k.Proto
-				r.First, r.Packets, r.Bytes = 1, round, round*60
-			}
-			deltas = f.Shown(deltas[:0], batch[:len(some)])
-			told += len(deltas)
-		}
-		f.Walked()
+		w.walk(func([]Delta) {})
 	}
-	if told != b.N*len(list) || f.Full() != 0 {
-		b.Fatalf("%d of %d flows are told of, %d had no room", told, b.N*len(list), f.Full())
+	if w.told != (b.N+1)*len(w.list) || w.differ.Full() != 0 {
+		b.Fatalf("%d of %d flows are told of, %d had no room", w.told, (b.N+1)*len(w.list), w.differ.Full())
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(list)), "ns/flow")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(w.list)), "ns/flow")
 }
 
 func TestASteadySecondAllocatesNothing(t *testing.T) {
@@ -102,5 +119,33 @@ func TestASteadySecondAllocatesNothing(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(20, second); n > 0 {
 		t.Errorf("a second of %d deltas allocates %v times", len(list), n)
+	}
+}
+
+func TestASteadyWalkAllocatesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not in short runs, which are for the race detector: it says nothing about allocations")
+	}
+	w := newWalked(10_000)
+	leaving := make([]flow.Record, 0, len(w.batch))
+	second := func() {
+		w.walk(func([]Delta) {})
+		leaving = leaving[:0]
+		for i := range w.batch[:100] { // some are reported, and go on
+			r := w.batch[i]
+			r.EndReason = flow.EndActive
+			leaving = append(leaving, r)
+		}
+		w.deltas = w.differ.Left(w.deltas[:0], leaving)
+		for i := range leaving { // under the next id, which the walks above do not show
+			leaving[i].FlowID++
+		}
+		w.deltas = w.differ.Left(w.deltas[:0], leaving)
+	}
+	for range 2 {
+		second()
+	}
+	if n := testing.AllocsPerRun(2*kept, second); n > 0 {
+		t.Errorf("a walk over %d flows allocates %v times", len(w.list), n)
 	}
 }
