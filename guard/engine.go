@@ -199,9 +199,7 @@ func New(o Options) (*Engine, error) {
 // Add takes deltas of the tick that goes on. The batch is the caller's again on return.
 func (e *Engine) Add(batch []Delta) {
 	e.feed.Lock()
-	for i := range batch {
-		e.r.add(&batch[i])
-	}
+	e.r.addAll(batch)
 	e.feed.Unlock()
 }
 
@@ -330,7 +328,7 @@ func (e *Engine) roll(now int64) (list []over) {
 				}
 			}
 			if slot >= 0 {
-				t.hot[slot] = near
+				t.slots[slot].hot = near
 			}
 			if !near && (len(watched) == 0 || cur[Packets] == 0) {
 				return
