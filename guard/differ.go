@@ -24,14 +24,15 @@ type Differ struct {
 	full  uint64
 }
 
-// told is what was told of a slot's record.
+// told is what was told of a slot's record; or, if that has left, of the next of its flow: a
+// walk that sees a flow while its record is on its way sees what came after it, too.
 type told struct {
 	packets, bytes uint64
 	dropP, dropB   uint64
 	record         uint32 // its number among the slot's
 	key            uint32 // of the flow, hashed
 	until          uint32 // the walk after which this is forgotten; 0: there is nothing
-	left           bool   // all was told: the record has left
+	left           bool   // the record has left
 	known          bool   // its flow is not new with its next record: this one left by the active timeout, or such a one was before it
 }
 
@@ -155,8 +156,11 @@ func (f *Differ) shown(d *Delta, r *flow.Record, t *told) bool {
 		return false
 	}
 	known := t.since(d, r, no, key)
+	if t.until = f.round + kept; d.Packets == 0 {
+		return false
+	}
 	t.packets, t.bytes, t.dropP, t.dropB = r.Packets, r.Bytes, r.DroppedPackets, r.DroppedBytes
-	t.record, t.key, t.until, t.left, t.known = no, key, f.round+kept, false, known
+	t.record, t.key, t.left, t.known = no, key, false, known
 	return true
 }
 
@@ -170,12 +174,26 @@ func (f *Differ) left(d *Delta, r *flow.Record, t *told) bool {
 		return d.Packets > 0 // another's id: it was not told of
 	}
 	t.since(d, r, no, key)
-	*t = told{record: no, key: key, until: f.round + kept, left: true, known: r.EndReason == flow.EndActive}
+	if t.covers(no, key) {
+		rest := func(of *uint64, all uint64) { *of -= min(*of, all) }
+		rest(&t.packets, r.Packets)
+		rest(&t.bytes, r.Bytes)
+		rest(&t.dropP, r.DroppedPackets)
+		rest(&t.dropB, r.DroppedBytes)
+	} else {
+		*t = told{}
+	}
+	t.record, t.key, t.until, t.left, t.known = no, key, f.round+kept, true, r.EndReason == flow.EndActive
 	return d.Packets > 0
 }
 
 // open says whether a record is told of that has not left.
 func (t *told) open() bool { return t.until != 0 && !t.left }
+
+// covers says whether t tells of that record of that flow.
+func (t *told) covers(no, key uint32) bool {
+	return t.until != 0 && key == t.key && (t.left && after(no, t.record) || !t.left && no == t.record)
+}
 
 // since takes from d, which is all of r, what was told of it, and says whether an earlier
 // record told of its flow.
@@ -185,12 +203,14 @@ func (t *told) since(d *Delta, r *flow.Record, no, key uint32) (known bool) {
 	if known {
 		d.Flows = 0
 	}
-	if !t.open() || t.record != no || r.Packets == 0 {
+	if !t.covers(no, key) || r.Packets == 0 {
 		return known
+	}
+	if !t.left {
+		d.Flows = 0
 	}
 	rate := d.Packets / r.Packets
 	less := func(now, then uint64) uint64 { return (now - min(now, then)) * rate }
-	d.Flows = 0
 	d.Packets, d.Bytes = less(r.Packets, t.packets), less(r.Bytes, t.bytes)
 	d.DroppedPackets, d.DroppedBytes = less(r.DroppedPackets, t.dropP), less(r.DroppedBytes, t.dropB)
 	return known
