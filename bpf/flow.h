@@ -9,7 +9,7 @@
 #ifndef WEIR_FLOW_H
 #define WEIR_FLOW_H
 
-#define LAYOUT 3
+#define LAYOUT 4
 
 #define WAYS      15   /* entries of a set */
 #define MAX_PORTS 256  /* metered interfaces; 0 stands for all without a number */
@@ -195,11 +195,13 @@ struct hits {
 /* While there is a rule of new flows, who is in the table can be told without a look at
  * it: of each entry, the tag in its word is marked in both banks of `guard_there`. The
  * daemon fills the bank that is not in use anew, now and then, and changes over; a bank
- * may have marks of flows that are gone, and lacks none of those that are there. */
+ * may have marks of flows that are gone, and lacks none of those that are there. Of the
+ * tag's bits a bank leaves out so many that it is no larger than the flows need. */
 #define GUARD_MARKS         0x1000 /* of control.guard: who enters is marked */
 #define GUARD_BANK          0x2000 /* the bank in use is the second */
 #define GUARD_FLOOD         0x4000 /* the bank is asked */
 #define GUARD_KEPT          0x8000 /* of control.guard: the programs keep `judged` for it */
+#define GUARD_LEFT_OUT(w, bank) ((__u32)(w) >> (16 + 5 * (bank)) & 0x1f) /* of control.guard: bits of a tag */
 
 /* A rule of the guard. What it hits is written while until is 0, or in the past, and no
  * program can still be at it; the rest is changed word by word. */
@@ -221,10 +223,6 @@ struct guard_rule {
 	__u64 packets_at, bytes_at; /* the buckets, see guard.h: the programs' */
 	__u64 pps, bps;             /* the daemon's */
 	__u64 spare;
-	/* line 3: the programs add */
-	__u64 hit_packets, hit_bytes;
-	__u64 dropped_packets, dropped_bytes; /* of these */
-	__u64 spare2[4];
 };
 #define GUARD_COUNT  0
 #define GUARD_POLICE 1
@@ -248,12 +246,23 @@ struct guard_limit {
 	__u64 byte_cost;          /* of an octet */
 	__u64 hold, max_hold;     /* of GUARD_DROP, ns: doubles each time */
 	__u64 spare2[7];
-	/* line 3: the programs add */
-	__u64 over_packets, over_bytes;       /* beyond the limits, and let pass */
+};
+
+/* What each CPU has counted of a rule, by its row, and of limits, by GUARD_RULES and
+ * their row. */
+struct guard_tally {
+	__u64 packets, bytes;                 /* of a rule: that it hit; of limits: beyond them, and let pass */
 	__u64 dropped_packets, dropped_bytes; /* stopped */
 	__u64 held;                           /* how often a flow's hold began */
-	__u64 spare3[3];
+	__u64 spare[3];
 };
+
+/* Where the allow list has something, as bits. Of IPv4 prefixes as long as 16 bits or
+ * shorter, by that many of an address; up to 24, by those, mixed; beyond, by whole
+ * addresses, mixed. Of IPv6 prefixes shorter than 64 by 32 bits, mixed; of 128, by the
+ * address, mixed; of others, by 64 bits, mixed. */
+enum near { NEAR_WIDE4 = 0, NEAR_CLOSE4 = 65536, NEAR_EXACT4 = 131072, NEAR_WIDE6 = 196608, NEAR_CLOSE6 = 262144, NEAR_EXACT6 = 327680 };
+#define GUARD_NEAR_WORDS 6144
 #define GUARD_SLOT       8  /* bits: 256 ns */
 #define GUARD_COST_SHIFT 24
 #define GUARD_FORGET 64000000000ull /* ns: who was silent so long owes nothing */
@@ -366,7 +375,7 @@ struct port {
 struct control {
 	__u32 pressure;   /* entries with one packet may hold a quarter of a set, outputs are not looked up */
 	__u32 sample;     /* a packet is looked at if a random u32 is below this; 0: every packet */
-	__u32 own;        /* how many of own export's keys there are */
+	__u32 spare;
 	__u32 sample_rest; /* 32 more bits of sample, behind the point */
 	__u64 test_clock; /* with the rodata switch of that name: now, in ns */
 	__u64 jiffies_ns; /* written by the program `tell_time`: the kernel's clock as entries have it … */
@@ -374,6 +383,7 @@ struct control {
 	__u64 correct_until; /* the programs': until then, what is forwarded is looked up where it leaves, see correct() */
 	__u64 correct;       /* not 0: at all times */
 	__u64 guard;         /* generation << 32 | rows of the guard's rules that are looked at; 0: there never were any */
+	__u64 own_near;      /* a bit each for where own exports go to, mixed */
 	/* Which lists are in force, as generation << 32 | LISTS_BANK | LISTS_ORPHAN. A
 	 * packet goes by one of these words, which is read once. */
 	__u64 lists;       /* 0: none */

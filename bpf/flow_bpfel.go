@@ -24,7 +24,9 @@ const (
 	flowMapGuardGateCpus = "guard_gate_cpus"
 	flowMapGuardGates    = "guard_gates"
 	flowMapGuardLimits   = "guard_limits"
+	flowMapGuardNear     = "guard_near"
 	flowMapGuardRules    = "guard_rules"
+	flowMapGuardTallies  = "guard_tallies"
 	flowMapGuardThere    = "guard_there"
 	flowMapHits          = "hits"
 	flowMapHopOf         = "hop_of"
@@ -129,7 +131,9 @@ type flowMapSpecs struct {
 	GuardGateCpus *ebpf.MapSpec `ebpf:"guard_gate_cpus"`
 	GuardGates    *ebpf.MapSpec `ebpf:"guard_gates"`
 	GuardLimits   *ebpf.MapSpec `ebpf:"guard_limits"`
+	GuardNear     *ebpf.MapSpec `ebpf:"guard_near"`
 	GuardRules    *ebpf.MapSpec `ebpf:"guard_rules"`
+	GuardTallies  *ebpf.MapSpec `ebpf:"guard_tallies"`
 	GuardThere    *ebpf.MapSpec `ebpf:"guard_there"`
 	Hits          *ebpf.MapSpec `ebpf:"hits"`
 	HopOf         *ebpf.MapSpec `ebpf:"hop_of"`
@@ -198,7 +202,9 @@ type flowMaps struct {
 	GuardGateCpus *ebpf.Map `ebpf:"guard_gate_cpus"`
 	GuardGates    *ebpf.Map `ebpf:"guard_gates"`
 	GuardLimits   *ebpf.Map `ebpf:"guard_limits"`
+	GuardNear     *ebpf.Map `ebpf:"guard_near"`
 	GuardRules    *ebpf.Map `ebpf:"guard_rules"`
+	GuardTallies  *ebpf.Map `ebpf:"guard_tallies"`
 	GuardThere    *ebpf.Map `ebpf:"guard_there"`
 	Hits          *ebpf.Map `ebpf:"hits"`
 	HopOf         *ebpf.Map `ebpf:"hop_of"`
@@ -227,7 +233,9 @@ func (m *flowMaps) Close() error {
 		m.GuardGateCpus,
 		m.GuardGates,
 		m.GuardLimits,
+		m.GuardNear,
 		m.GuardRules,
+		m.GuardTallies,
 		m.GuardThere,
 		m.Hits,
 		m.HopOf,

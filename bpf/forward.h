@@ -18,7 +18,6 @@
 #include "seen.h"
 
 CONSTANT bool use_forward = false;
-CONSTANT bool real_time   = false; /* a program may be preempted by another on its CPU */
 CONSTANT __u64 netns      = 0;     /* cookie of the network namespace that interfaces are of */
 
 /* where counts what became of a packet that came in by a port. */
@@ -26,12 +25,8 @@ static __always_inline void where(const struct port *p, __u32 why)
 {
 	__u32 number = p ? READ_ONCE(p->number) % MAX_PORTS : 0;
 	struct why_counts *w = bpf_map_lookup_elem(&whys, &number);
-	if (!w)
-		return;
-	if (real_time)
-		__sync_fetch_and_add(&w->packets[why % WHYS], 1);
-	else
-		w->packets[why % WHYS]++;
+	if (w)
+		bump(&w->packets[why % WHYS], 1);
 }
 
 /* --- which packets --- */

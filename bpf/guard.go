@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -20,6 +21,9 @@ const (
 	GuardFlood = 0x4000 // the bank is asked
 	GuardKept  = 0x8000 // of Control.Guard: the programs keep Lists.Judged for it
 
+	GuardTold    = GuardMarks | GuardBank | GuardFlood | guardLeftOut<<16 | guardLeftOut<<21 // of Control.Guard: all of There
+	guardLeftOut = 0x1f                                                                      // of Control.Guard, five bits for each bank from bit 16 on
+
 	GuardCount  = 0 // of GuardRule.What
 	GuardPolice = 1
 	GuardDrop   = 2
@@ -37,7 +41,8 @@ const (
 	GuardSlot      = 8  // bits: of limits, units are 256 ns
 	GuardCostShift = 24 // bits that costs have more
 
-	GuardTagWords = 262144 // of a bank of There
+	GuardTagWords  = 262144 // of a bank of There
+	GuardNearWords = 6144
 
 	guardHeld    = 0x80
 	guardBuckets = 1 << 15
@@ -59,10 +64,6 @@ type GuardRule struct {
 	PacketsAt, BytesAt          uint64 // the programs'
 	PPS, BPS                    uint64 // the daemon's
 	_                           uint64
-
-	HitPackets, HitBytes         uint64 // the programs add
-	DroppedPackets, DroppedBytes uint64
-	_                            [4]uint64
 }
 
 // GuardLimit is what single flows may send, as the programs read it: flow.h says who
@@ -76,10 +77,13 @@ type GuardLimit struct {
 	PacketCost, ByteCost uint64
 	Hold, MaxHold        uint64
 	_                    [7]uint64
+}
 
-	OverPackets, OverBytes       uint64 // the programs add: what was let pass
+// GuardTally is what the programs have counted of a rule or of limits.
+type GuardTally struct {
+	Packets, Bytes               uint64 // of a rule: that it hit; of limits: beyond them, and let pass
 	DroppedPackets, DroppedBytes uint64
-	Held                         uint64
+	Held                         uint64 // how often a flow's hold began
 	_                            [3]uint64
 }
 
@@ -114,6 +118,21 @@ func GuardHeld(rate uint64) bool { return rate&guardHeld != 0 }
 func GuardRow(rate uint64) (row int, hit bool) {
 	n := int(rate >> 16 & 0xffff)
 	return n - 1, n > 0
+}
+
+// GuardLeftOut is how many bits of a tag a bank of There leaves out, by Control.Guard.
+func GuardLeftOut(word uint64, bank int) int { return int(word >> (16 + 5*bank) & guardLeftOut) }
+
+// WithGuardLeftOut says so in that word.
+func WithGuardLeftOut(word uint64, bank, n int) uint64 {
+	at := 16 + 5*bank
+	return word&^(guardLeftOut<<at) | uint64(n)<<at
+}
+
+// GuardMark is where in a bank of There the mark of an entry is, by Set.Word.
+func GuardMark(word uint32, leftOut int) (at uint32, bit uint64) {
+	tag := word >> 8 >> leftOut
+	return tag / 64, 1 << (tag % 64)
 }
 
 // SetGuard is the guard's kill switch.
@@ -160,18 +179,21 @@ type Guard struct {
 	Gates  *GuardGates
 	There  [2][]uint64 // by the tags of Set.Word, a bit each: who may be in the table
 
-	rules, limits, there, gates, cpus, buckets, allowed *ebpf.Map
-	mappings                                            [][]byte
+	near                                                                []uint64
+	rules, limits, tallies, there, gates, cpus, buckets, allowed, nears *ebpf.Map
+	mappings                                                            [][]byte
 }
 
 func (g *Guard) each(visit func(name string, m **ebpf.Map)) {
 	visit("guard_rules", &g.rules)
 	visit("guard_limits", &g.limits)
+	visit("guard_tallies", &g.tallies)
 	visit("guard_there", &g.there)
 	visit("guard_gates", &g.gates)
 	visit("guard_gate_cpus", &g.cpus)
 	visit("guard_buckets", &g.buckets)
 	visit("guard_allowed", &g.allowed)
+	visit("guard_near", &g.nears)
 }
 
 // openGuard opens the maps in a folder, or makes and pins them.
@@ -205,6 +227,7 @@ func (g *Guard) mapAll() error {
 			all := mapped[uint64](b, 2*GuardTagWords)
 			g.There = [2][]uint64{all[:GuardTagWords], all[GuardTagWords:]}
 		}},
+		{g.nears, GuardNearWords * 8, func(b []byte) { g.near = mapped[uint64](b, GuardNearWords) }},
 		{g.gates, unsafe.Sizeof(GuardGates{}), func(b []byte) { g.Gates = &mapped[GuardGates](b, 1)[0] }},
 	} {
 		b, err := unix.Mmap(part.m.FD(), 0, int(part.size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -236,12 +259,118 @@ func (g *Guard) KeptOut() (sum [Gates]Count, err error) {
 	return sum, nil
 }
 
+// RuleTally is what came of the rule in a row, LimitTally of limits.
+func (g *Guard) RuleTally(row int) (GuardTally, error)  { return g.tally(row) }
+func (g *Guard) LimitTally(row int) (GuardTally, error) { return g.tally(GuardRules + row) }
+
+func (g *Guard) tally(at int) (sum GuardTally, err error) {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return sum, err
+	}
+	each := make([]GuardTally, cpus)
+	if err := g.tallies.Lookup(uint32(at), &each); err != nil {
+		return sum, fmt.Errorf("reading what the guard has counted: %w", err)
+	}
+	for _, t := range each {
+		sum.Packets += t.Packets
+		sum.Bytes += t.Bytes
+		sum.DroppedPackets += t.DroppedPackets
+		sum.DroppedBytes += t.DroppedBytes
+		sum.Held += t.Held
+	}
+	return sum, nil
+}
+
+// ClearRule and ClearLimit begin to count anew in a row that is not in use.
+func (g *Guard) ClearRule(row int) error  { return g.clear(row) }
+func (g *Guard) ClearLimit(row int) error { return g.clear(GuardRules + row) }
+
+func (g *Guard) clear(at int) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	if err := g.tallies.Put(uint32(at), make([]GuardTally, cpus)); err != nil {
+		return fmt.Errorf("emptying what the guard has counted: %w", err)
+	}
+	return nil
+}
+
 // SetAllowed makes list the sources and destinations that no rule hits.
 func (g *Guard) SetAllowed(list []netip.Prefix) error {
 	if len(list) > MaxAllowed {
 		return fmt.Errorf("%d prefixes; up to %d would be accepted", len(list), MaxAllowed)
 	}
-	return SetPrefixes(g.allowed, list)
+	near := nearOf(list)
+	for i := range g.near {
+		atomic.OrUint64(&g.near[i], near[i])
+	}
+	if err := SetPrefixes(g.allowed, list); err != nil {
+		return err
+	}
+	for i := range g.near {
+		atomic.StoreUint64(&g.near[i], near[i])
+	}
+	return nil
+}
+
+// The parts of guard_near: enum near.
+const (
+	nearWide4  = 0
+	nearClose4 = 1 << 16
+	nearExact4 = 2 << 16
+	nearWide6  = 3 << 16
+	nearClose6 = 4 << 16
+	nearExact6 = 5 << 16
+)
+
+// nearOf has the bits of all addresses in list, as flow.h tells.
+func nearOf(list []netip.Prefix) *[GuardNearWords]uint64 {
+	near := new([GuardNearWords]uint64)
+	set := func(part, bit uint32) { near[(part+bit)/64] |= 1 << (bit % 64) }
+	for _, p := range list {
+		k := prefixKeyOf(p)
+		a, bits := k.Addr[:], int(k.Bits)
+		if k.Addr.Is4() && k.Bits >= allOfIPv4.Bits {
+			a, bits = a[12:], bits-int(allOfIPv4.Bits)
+		}
+		switch {
+		case len(a) == 4 && bits <= 16:
+			eachWithin(a, bits, 16, func(w uint32) { set(nearWide4, w) })
+		case len(a) == 4 && bits <= 24:
+			eachWithin(a, bits, 24, func(w uint32) { set(nearClose4, w*mixer>>16) })
+		case len(a) == 4:
+			eachWithin(a, bits, 32, func(w uint32) { set(nearExact4, w*mixer>>16) })
+		case bits < 16: // more of them than there are bits
+			for bit := range uint32(1 << 16) {
+				set(nearWide6, bit)
+			}
+		case bits < 64:
+			eachWithin(a, bits, 32, func(w uint32) { set(nearWide6, w*mixer>>16) })
+		default:
+			half := mixed(mixed(0, a), a[4:])
+			if bits < 128 {
+				set(nearClose6, half>>16)
+			} else {
+				set(nearExact6, mixed(mixed(half, a[8:]), a[12:])>>16)
+			}
+		}
+	}
+	return near
+}
+
+func mixed(with uint32, a []byte) uint32 { return (with ^ binary.LittleEndian.Uint32(a)) * mixer }
+
+// eachWithin calls do for each prefix of length n, up to 32, that is in the one of bits at
+// a, or has it: its octets as a word in memory, the others 0.
+func eachWithin(a []byte, bits, n int, do func(word uint32)) {
+	first := binary.BigEndian.Uint32(a) >> (32 - n)
+	for i := range uint32(1) << max(n-bits, 0) {
+		var b [4]byte
+		binary.BigEndian.PutUint32(b[:], (first+i)<<(32-n))
+		do(binary.LittleEndian.Uint32(b[:]))
+	}
 }
 
 // Close unmaps and closes. What is pinned or attached lives on.
@@ -253,7 +382,7 @@ func (g *Guard) Close() error {
 	for _, b := range g.mappings {
 		err = errors.Join(err, unix.Munmap(b))
 	}
-	g.mappings, g.Rules, g.Limits, g.Gates, g.There = nil, nil, nil, nil, [2][]uint64{}
+	g.mappings, g.Rules, g.Limits, g.Gates, g.There, g.near = nil, nil, nil, nil, [2][]uint64{}, nil
 	g.each(func(_ string, m **ebpf.Map) {
 		(*m).Close()
 		*m = nil

@@ -54,6 +54,8 @@ __noinline int guard_find(const struct seen *s, __u32 from, __u32 rows, __u32 kn
 	return 0;
 }
 
+#define MIXER 0x9e3779b1u /* spreads what differs in few bits */
+
 static __always_inline bool has_allowed(const __u8 addr[16])
 {
 	struct prefix k = { .bits = 128 };
@@ -62,20 +64,49 @@ static __always_inline bool has_allowed(const __u8 addr[16])
 	return listed && *listed;
 }
 
-/* is_own says whether a packet is of our own exports. */
-__noinline int is_own(const struct seen *s)
+static __always_inline bool near_bit(__u32 bit)
+{
+	__u32 at = bit / 64;
+	__u64 *near = bpf_map_lookup_elem(&guard_near, &at);
+	return !near || READ_ONCE(*near) >> bit % 64 & 1;
+}
+
+/* is_near says whether an address may be on the allow list. */
+static __always_inline bool is_near(const __u32 w[4], bool six)
+{
+	if (!six)
+		return near_bit(NEAR_WIDE4 + (w[3] & 0xffff)) || near_bit(NEAR_CLOSE4 + ((w[3] & 0xffffff) * MIXER >> 16)) ||
+		       near_bit(NEAR_EXACT4 + (w[3] * MIXER >> 16));
+	__u32 half = (w[0] * MIXER ^ w[1]) * MIXER, whole = ((half ^ w[2]) * MIXER ^ w[3]) * MIXER;
+	return near_bit(NEAR_WIDE6 + (w[0] * MIXER >> 16)) || near_bit(NEAR_CLOSE6 + (half >> 16)) || near_bit(NEAR_EXACT6 + (whole >> 16));
+}
+
+__noinline int is_listed_own(const struct seen *s)
 {
 	struct own k;
-	if (!s || !READ_ONCE(control.own))
+	if (!s)
 		return 0;
 	__builtin_memcpy(&k, &s->p.key, sizeof k); /* the key begins like this */
 	return bpf_map_lookup_elem(&own, &k) != NULL;
 }
 
-/* is_allowed says whether no rule may hit a packet's flow. */
-__noinline int is_allowed(const struct seen *s)
+__noinline int is_listed_allowed(const struct seen *s)
 {
-	return s && (has_allowed(s->p.key.src) || has_allowed(s->p.key.dst) || is_own(s));
+	return s && (has_allowed(s->p.key.src) || has_allowed(s->p.key.dst));
+}
+
+/* is_own says whether a packet is of our own exports. */
+static __always_inline bool is_own(const struct seen *s)
+{
+	const __u32 *w = s->p.word;
+	return READ_ONCE(control.own_near) >> ((w[4] ^ w[5] ^ w[6] ^ w[7]) * MIXER >> 26) & 1 && is_listed_own(s);
+}
+
+/* is_allowed says whether no rule may hit a packet's flow. */
+static __always_inline bool is_allowed(const struct seen *s)
+{
+	bool six = s->p.key.vlan & KEY_IPV6;
+	return ((is_near(s->p.word, six) || is_near(s->p.word + 4, six)) && is_listed_allowed(s)) || is_own(s);
 }
 
 /* A bucket is one word, in sixteenths of a ns of the clock: when all that has passed
@@ -117,18 +148,19 @@ static __always_inline bool police(struct guard_rule *r, const struct seen *s)
 
 /* guard_apply does what a rule says: of a packet that is stopped, what is to be in its
  * word. */
-__noinline int guard_apply(const struct seen *s, __u32 row)
+static __always_inline __u32 guard_apply(const struct seen *s, __u32 row)
 {
-	struct guard_rule *r = s ? bpf_map_lookup_elem(&guard_rules, &row) : NULL;
-	if (!r)
+	struct guard_rule *r = bpf_map_lookup_elem(&guard_rules, &row);
+	struct guard_tally *t = bpf_map_lookup_elem(&guard_tallies, &row);
+	if (!r || !t)
 		return 0;
 	__u32 what = READ_ONCE(r->what);
-	__sync_fetch_and_add(&r->hit_bytes, s->bytes);
-	__sync_fetch_and_add(&r->hit_packets, s->packets);
+	bump(&t->bytes, s->bytes);
+	bump(&t->packets, s->packets);
 	if (what == GUARD_COUNT || (what == GUARD_POLICE && police(r, s)))
 		return 0;
-	__sync_fetch_and_add(&r->dropped_bytes, s->bytes);
-	__sync_fetch_and_add(&r->dropped_packets, s->packets);
+	bump(&t->dropped_bytes, s->bytes);
+	bump(&t->dropped_packets, s->packets);
 	return READ_ONCE(r->flags) & GUARD_NEW ? VERDICT_GUARD | VERDICT_UNKEPT : VERDICT_GUARD;
 }
 
@@ -198,7 +230,7 @@ static __always_inline void owes(struct entry *e, const struct seen *s, __u32 ow
 
 /* hold begins a flow's penalty, which is twice what the last one was if that was not
  * long ago. */
-static __always_inline void hold(struct guard_limit *l, struct entry *e, const struct seen *s, __u64 old)
+static __always_inline void hold(const struct guard_limit *l, struct guard_tally *t, struct entry *e, const struct seen *s, __u64 old)
 {
 	__u32 slot = s->slot, level = GUARD_LEVEL(old);
 	struct judged *j = bpf_map_lookup_elem(&judged, &slot);
@@ -212,14 +244,16 @@ static __always_inline void hold(struct guard_limit *l, struct entry *e, const s
 	if (level < 0x0f && time < most)
 		level++;
 	if (__sync_val_compare_and_swap(&e->rate[0], old, (old & ~0xffull) | GUARD_HELD | level) == old)
-		__sync_fetch_and_add(&l->held, 1);
+		bump(&t->held, 1);
 }
 
 /* guard_limit_flow stops a packet, if not 0, of a flow that does not keep to its limits. */
 __noinline int guard_limit_flow(const struct seen *s, struct entry *e, __u32 row)
 {
 	struct guard_limit *l = s && e ? bpf_map_lookup_elem(&guard_limits, &row) : NULL;
-	if (!l)
+	__u32 at = GUARD_RULES + row;
+	struct guard_tally *t = bpf_map_lookup_elem(&guard_tallies, &at);
+	if (!l || !t)
 		return 0;
 	__u64 old = READ_ONCE(e->rate[0]);
 	__u32 what = READ_ONCE(l->what);
@@ -235,15 +269,15 @@ __noinline int guard_limit_flow(const struct seen *s, struct entry *e, __u32 row
 	if (within_limits(l, e, s))
 		return 0;
 	if (what == GUARD_COUNT) {
-		__sync_fetch_and_add(&l->over_bytes, s->bytes);
-		__sync_fetch_and_add(&l->over_packets, s->packets);
+		bump(&t->bytes, s->bytes);
+		bump(&t->packets, s->packets);
 		return 0;
 	}
 	if (what == GUARD_DROP)
-		hold(l, e, s, old);
+		hold(l, t, e, s, old);
 stop: /* that is beyond the limits, too */
-	__sync_fetch_and_add(&l->dropped_bytes, s->bytes);
-	__sync_fetch_and_add(&l->dropped_packets, s->packets);
+	bump(&t->dropped_bytes, s->bytes);
+	bump(&t->dropped_packets, s->packets);
 	return 1;
 }
 
@@ -251,15 +285,13 @@ stop: /* that is beyond the limits, too */
  * they say: its word. */
 __noinline __u64 guard_choose(const struct seen *s, struct entry *e)
 {
-	if (!s)
+	if (!s || !e)
 		return 0;
-	__u64 old = e ? READ_ONCE(e->rate[0]) : 0, in_force = READ_ONCE(control.guard);
-	__u32 rule = guard_find(s, 0, GUARD_ROWS(in_force), e != NULL), limit = e ? guard_limit_of(s) : 0;
+	__u64 old = READ_ONCE(e->rate[0]), in_force = READ_ONCE(control.guard);
+	__u32 rule = guard_find(s, 0, GUARD_ROWS(in_force), true), limit = guard_limit_of(s);
 	if ((rule || limit) && is_allowed(s))
 		rule = limit = 0;
 	__u64 word = GUARD_GENERATION(in_force) << 32 | rule << 16 | limit << 8;
-	if (!e)
-		return word;
 	if (limit == GUARD_LIMIT(old))
 		word |= old & 0xff;
 	else if (limit)
@@ -268,31 +300,49 @@ __noinline __u64 guard_choose(const struct seen *s, struct entry *e)
 	return word;
 }
 
-/* guarded asks the rules about a packet, whose flow's entry is e, or which has none, and
- * marks it if it is to be stopped. */
+/* apply_first does what the first rule says that hits a packet, from one on that hits its
+ * flow (as its row + 1): of a packet that is stopped, what is to be in its word. */
+__noinline int apply_first(const struct seen *s, __u32 rule, __u32 rows, bool known)
+{
+	bool over;
+	if (!s)
+		return 0;
+	for (int i = 0; i < GUARD_LOOKS && rule; i++) {
+		if (!guard_passes_by(rule - 1, s, &over))
+			return guard_apply(s, rule - 1);
+		rule = guard_find(s, rule, rows, known);
+	}
+	return 0;
+}
+
+/* guarded asks the rules about a packet, whose flow's entry is e, and marks it if it is to
+ * be stopped. */
 __noinline int guarded(struct seen *s, struct entry *e)
 {
-	if (!s || READ_ONCE(control.guard_off))
+	if (!s || !e || READ_ONCE(control.guard_off))
 		return 0;
-	__u64 word = e ? READ_ONCE(e->rate[0]) : 0, in_force = READ_ONCE(control.guard);
+	__u64 word = READ_ONCE(e->rate[0]), in_force = READ_ONCE(control.guard);
 	__u32 rule = GUARD_RULE(word);
 	bool over = false;
-	if (!e || GUARD_GENERATION(word) != GUARD_GENERATION(in_force) || (rule && guard_passes_by(rule - 1, s, &over) && over)) {
+	if (GUARD_GENERATION(word) != GUARD_GENERATION(in_force) || (rule && guard_passes_by(rule - 1, s, &over) && over)) {
 		word = guard_choose(s, e);
 		rule = GUARD_RULE(word);
 	}
-	for (int i = 0; i < GUARD_LOOKS && rule; i++) {
-		if (!guard_passes_by(rule - 1, s, &over)) {
-			__u32 stopped = guard_apply(s, rule - 1);
-			s->word |= stopped;
-			if (stopped)
-				return 0;
-			break;
-		}
-		rule = guard_find(s, rule, GUARD_ROWS(in_force), e != NULL);
-	}
-	if (e && GUARD_LIMIT(word) && guard_limit_flow(s, e, GUARD_LIMIT(word) - 1))
-		s->word |= VERDICT_GUARD;
+	__u32 stopped = apply_first(s, rule, GUARD_ROWS(in_force), true);
+	if (!stopped && GUARD_LIMIT(word) && guard_limit_flow(s, e, GUARD_LIMIT(word) - 1))
+		stopped = VERDICT_GUARD;
+	s->word |= stopped;
+	return 0;
+}
+
+/* guarded_new is that for one whose flow is not in the table. */
+__noinline int guarded_new(struct seen *s)
+{
+	if (!s || READ_ONCE(control.guard_off))
+		return 0;
+	__u32 rows = GUARD_ROWS(READ_ONCE(control.guard)), rule = guard_find(s, 0, rows, false);
+	if (rule && !is_allowed(s))
+		s->word |= apply_first(s, rule, rows, false);
 	return 0;
 }
 
@@ -302,31 +352,37 @@ static __always_inline void guard(struct seen *s, struct entry *e)
 {
 	if (!use_guard || is_stopped(s->word))
 		return;
-	__u64 in_force = READ_ONCE(control.guard), word = e ? READ_ONCE(e->rate[0]) : 0;
-	if (!e && !GUARD_ROWS(in_force))
-		return; /* only rules are asked about new flows */
+	__u64 in_force = READ_ONCE(control.guard);
+	if (!e) {
+		if (GUARD_ROWS(in_force))
+			guarded_new(s);
+		return;
+	}
+	__u64 word = READ_ONCE(e->rate[0]);
 	if (unlikely(GUARD_GENERATION(word) != GUARD_GENERATION(in_force) || GUARD_FOUND(word)))
 		guarded(s, e);
 }
 
 /* may_be_there says whether a flow may be in the table, by its word. */
-__noinline int may_be_there(__u32 live)
+static __always_inline bool may_be_there(__u32 live)
 {
-	__u32 at = (READ_ONCE(control.guard) & GUARD_BANK ? GUARD_TAG_WORDS : 0) + (live >> 8) / 64;
+	__u32 in_force = READ_ONCE(control.guard), bank = in_force & GUARD_BANK ? 1 : 0, tag = live >> 8 >> GUARD_LEFT_OUT(in_force, bank);
+	__u32 at = bank * GUARD_TAG_WORDS + tag / 64;
 	__u64 *marks = bpf_map_lookup_elem(&guard_there, &at);
-	return !marks || READ_ONCE(*marks) >> (live >> 8) % 64 & 1;
+	return !marks || READ_ONCE(*marks) >> tag % 64 & 1;
 }
 
 /* mark_there is before a flow can be found. */
 static __always_inline void mark_there(__u32 live)
 {
-	if (likely(!(READ_ONCE(control.guard) & GUARD_MARKS)))
+	__u32 in_force = READ_ONCE(control.guard);
+	if (likely(!(in_force & GUARD_MARKS)))
 		return;
 	for (int bank = 0; bank < 2; bank++) {
-		__u32 at = bank * GUARD_TAG_WORDS + (live >> 8) / 64;
+		__u32 tag = live >> 8 >> GUARD_LEFT_OUT(in_force, bank), at = bank * GUARD_TAG_WORDS + tag / 64;
 		__u64 *marks = bpf_map_lookup_elem(&guard_there, &at);
 		if (marks)
-			__sync_fetch_and_or(marks, 1ull << (live >> 8) % 64);
+			__sync_fetch_and_or(marks, 1ull << tag % 64);
 	}
 }
 
@@ -372,8 +428,8 @@ __noinline int kept_out(const struct seen *s)
 	    !conforms(b[2]->at, now, burst[GATE_DESTINATION]) && !conforms(b[3]->at, now, burst[GATE_DESTINATION]))
 		by = by < GATES ? by : GATE_DESTINATION;
 	if (by < GATES) {
-		__sync_fetch_and_add(&c->packets[by], s->packets);
-		__sync_fetch_and_add(&c->bytes[by], s->bytes);
+		bump(&c->packets[by], s->packets);
+		bump(&c->bytes[by], s->bytes);
 		return 1;
 	}
 	if (cost[GATE_CPU])

@@ -215,18 +215,24 @@ static __always_inline void judge_alone(struct seen *s, __u32 at)
 	alone(s, at);
 }
 
-/* dropped notes beside its entry that a packet does not pass: before the entry
+/* dropped_beside notes beside its entry that a packet does not pass: before the entry
  * counts it, so that whoever has read the entry's packets finds here all of those
  * that were dropped; octets before packets, as there. */
+static __always_inline void dropped_beside(__u32 slot, const struct seen *s)
+{
+	struct judged *f = bpf_map_lookup_elem(&judged, &slot);
+	if (!f)
+		return;
+	__sync_fetch_and_add(&f->dropped_bytes, s->bytes);
+	__sync_fetch_and_add(&f->dropped_packets, s->packets);
+}
+
+/* dropped notes it for the port, too. */
 __noinline int dropped(__u32 slot, const struct seen *s)
 {
 	if (!s)
 		return 0;
-	struct judged *f = bpf_map_lookup_elem(&judged, &slot);
-	if (!f)
-		return 0;
-	__sync_fetch_and_add(&f->dropped_bytes, s->bytes);
-	__sync_fetch_and_add(&f->dropped_packets, s->packets);
+	dropped_beside(slot, s);
 	note(s->port, DROPPED, s->packets, s->bytes);
 	return 0;
 }

@@ -288,7 +288,7 @@ func configure(spec *ebpf.CollectionSpec, m *Meta, o Options, frags bool) error 
 		spec.Maps["hops"].MaxEntries = MaxHops
 	}
 	if !o.Guard {
-		for _, name := range []string{"guard_rules", "guard_limits", "guard_there", "guard_buckets"} {
+		for _, name := range []string{"guard_rules", "guard_limits", "guard_tallies", "guard_there", "guard_buckets", "guard_near"} {
 			spec.Maps[name].MaxEntries = 1
 		}
 	}

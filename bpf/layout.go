@@ -14,7 +14,7 @@ import "weir/flow"
 
 // Constants of flow.h.
 const (
-	Layout   = 3
+	Layout   = 4
 	Ways     = 15
 	MaxPorts = 256
 
@@ -182,7 +182,7 @@ type Port struct {
 type Control struct {
 	Pressure   uint32
 	Sample     uint32 // a packet is looked at if a random uint32 is below this; 0: every packet
-	Own        uint32 // keys of our own exports
+	_          uint32
 	SampleRest uint32 // 32 more bits of Sample, behind the point
 	TestClock  uint64
 	JiffiesNs  uint64 // written by tell_time: the entries' clock, and
@@ -191,6 +191,7 @@ type Control struct {
 	CorrectUntil uint64 // the programs': until then, what is forwarded is looked up where it leaves
 	Correct      uint64 // not 0: at all times
 	Guard        uint64 // generation << 32 | GuardKept | rows of the guard's rules that are looked at
+	OwnNear      uint64 // a bit each for where own exports go to, mixed
 
 	// Which lists are in force: generation << 32 | ListsBank | ListsOrphan; 0: none.
 	Lists      uint64

@@ -198,6 +198,15 @@ struct {
 	__uint(max_entries, GUARD_LIMITS);
 } guard_limits SEC(".maps");
 
+/* By rule and by limits: what came of them. The programs add, each CPU for itself; the
+ * daemon reads, and empties rows that are not in use. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct guard_tally);
+	__uint(max_entries, GUARD_RULES + GUARD_LIMITS);
+} guard_tallies SEC(".maps");
+
 /* Two banks of marks: the programs add, the daemon empties and fills. Never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -243,6 +252,15 @@ struct {
 	__type(value, __u8);
 	__uint(max_entries, 1 << 16);
 } guard_allowed SEC(".maps");
+
+/* Where the allow list has something: the daemon writes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, GUARD_NEAR_WORDS);
+} guard_near SEC(".maps");
 
 /* Packets whose source or destination is in one of these are metered, if there
  * is a list; of these programs only: the daemon writes and deletes. Full: it is told. */

@@ -12,6 +12,7 @@
 CONSTANT __u64 tick_ns        = 1;     /* a jiffy */
 CONSTANT __u32 secret[16]     = {};    /* of hashes */
 CONSTANT bool  test_clock     = false; /* now is control.test_clock */
+CONSTANT bool  real_time      = false; /* a program may be preempted by another on its CPU */
 
 /* What a frame, or a buffer of several segments, says. */
 struct seen {
@@ -65,17 +66,33 @@ static __always_inline __u32 row(__u32 port)
 	return number * 2 + (port >> 31);
 }
 
-/* note counts what makes no flow. A program can be preempted by another on its
- * CPU where the kernel is a real-time one, so that these adds are atomic, too. */
-__noinline int note(__u32 port, __u32 reason, __u32 packets, __u64 bytes)
+/* bump adds to what this CPU alone adds to. */
+static __always_inline void bump(__u64 *to, __u64 n)
+{
+	if (real_time)
+		__sync_fetch_and_add(to, n);
+	else
+		*to += n;
+}
+
+static __always_inline struct counters *counters_of(__u32 port)
 {
 	__u32 i = row(port);
-	struct counters *c = bpf_map_lookup_elem(&counters, &i);
-	if (!c)
-		return 0;
-	reason %= REASONS;
-	__sync_fetch_and_add(&c->reason[reason].packets, packets);
-	__sync_fetch_and_add(&c->reason[reason].bytes, bytes);
+	return bpf_map_lookup_elem(&counters, &i);
+}
+
+static __always_inline void note_in(struct counters *c, __u32 reason, __u32 packets, __u64 bytes)
+{
+	bump(&c->reason[reason].packets, packets);
+	bump(&c->reason[reason].bytes, bytes);
+}
+
+/* note counts what makes no flow. */
+__noinline int note(__u32 port, __u32 reason, __u32 packets, __u64 bytes)
+{
+	struct counters *c = counters_of(port);
+	if (c)
+		note_in(c, reason % REASONS, packets, bytes);
 	return 0;
 }
 

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -196,6 +198,8 @@ func (t *Table) SetOwn(list []Own) error {
 			t.own[k] = struct{}{}
 		}
 	}
+	near := ownNear(want)
+	atomic.OrUint64(&t.mem.Control.OwnNear, near)
 	for o := range t.own {
 		if _, ok := want[o]; ok {
 			continue
@@ -214,9 +218,24 @@ func (t *Table) SetOwn(list []Own) error {
 		}
 		t.own[o] = struct{}{}
 	}
-	t.mem.Control.Own = uint32(len(t.own))
+	atomic.StoreUint64(&t.mem.Control.OwnNear, near)
 	return nil
 }
+
+// ownNear has the bit of each destination: the programs look up only those that share one.
+func ownNear(keys map[Own]struct{}) (near uint64) {
+	for o := range keys {
+		w := uint32(0)
+		for i := 0; i < len(o.Dst); i += 4 {
+			w ^= binary.LittleEndian.Uint32(o.Dst[i:])
+		}
+		near |= 1 << (w * mixer >> 26)
+	}
+	return near
+}
+
+// mixer spreads what differs in few bits (2^32 over the golden ratio).
+const mixer = 0x9e3779b1
 
 // SetPrefixes says which prefixes packets must be from or to that pass the
 // programs that were loaded with this table; they must have been given some.

@@ -121,14 +121,6 @@ static __always_inline struct entry *find(__u32 at, __u32 live, const struct pac
 	return NULL;
 }
 
-/* find_if_there is find, which does not look where nothing is marked. */
-static __always_inline struct entry *find_if_there(__u32 at, __u32 live, const struct packet *p, __u32 *slot)
-{
-	if (use_guard && unlikely(READ_ONCE(control.guard) & GUARD_FLOOD) && !may_be_there(live))
-		return NULL;
-	return find(at, live, p, slot);
-}
-
 /* touch tells the daemon to look at a set. It comes after a full barrier behind
  * what the daemon is to find; the daemon makes the flag 0 before it looks. */
 static __always_inline void touch(__u32 set)
@@ -326,6 +318,16 @@ __noinline int enter(const struct seen *s, const struct place *at, bool pressed)
 	return false;
 }
 
+static __always_inline void note_refused(const struct seen *s, bool stopped)
+{
+	struct counters *c = counters_of(s->port);
+	if (!c)
+		return;
+	note_in(c, REFUSED, s->packets, s->bytes);
+	if (stopped)
+		note_in(c, DROPPED, s->packets, s->bytes);
+}
+
 /* aggregate counts a packet that found no place: in the aggregate of its
  * interface, protocol and destination prefix, /24 or /64; if there is no place
  * for that either, in the port's catch-all, which is always there. */
@@ -333,7 +335,8 @@ __noinline int aggregate(struct seen *s)
 {
 	if (!s)
 		return 0;
-	note(s->port, REFUSED, s->packets, s->bytes);
+	bool stopped = use_lists && is_stopped(s->word);
+	note_refused(s, stopped);
 	__u32 *w = s->p.word;
 	w[0] = w[1] = w[2] = w[3] = 0;
 	w[8] = use_lists ? WORD_PORTS(VERDICT_RULE(s->word), of_lists(s->word) & 0xff) : 0; /* a rule's packets, which have one verdict */
@@ -350,17 +353,14 @@ __noinline int aggregate(struct seen *s)
 		__u32 slot;
 		struct entry *e = find(at.set[i], at.live, &s->p, &slot);
 		if (e) {
-			if (use_lists && is_stopped(s->word))
-				dropped(slot, s);
+			if (stopped)
+				dropped_beside(slot, s);
 			count(e, s, at.set[i]);
 			return 0;
 		}
 	}
-	if (enter(s, &at, false)) {
-		if (use_lists && is_stopped(s->word))
-			note(s->port, DROPPED, s->packets, s->bytes);
+	if (enter(s, &at, false))
 		return 0;
-	}
 	note(s->port, CAUGHT, s->packets, s->bytes);
 	if (use_lists)
 		decided(s);
@@ -372,8 +372,8 @@ __noinline int aggregate(struct seen *s)
 	struct entry *e = &c->entry[way & (TURN - 1)];
 	if (slot > 1 && READ_ONCE(e->key.input) != s->p.key.input) /* number 0 is of many */
 		WRITE_ONCE(e->key.input, s->p.key.input);
-	if (use_lists && is_stopped(s->word))
-		dropped((sets + aggregate_sets) * WAYS + slot, s);
+	if (stopped)
+		dropped_beside((sets + aggregate_sets) * WAYS + slot, s);
 	count(e, s, set);
 	return 0;
 }
@@ -490,14 +490,17 @@ static __always_inline void ahead(__u32 at, __u32 live)
 static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 {
 	struct place at;
+	struct entry *e = NULL;
 	find_place(&at, &s->p, 0, sets);
-	if (unlikely(READ_ONCE(control.pressure))) /* most packets are of new flows, which are in neither set */
-		ahead(at.set[1], at.live);
 	__u32 set = at.set[0];
-	struct entry *e = find_if_there(set, at.live, &s->p, &s->slot);
-	if (unlikely(!e)) {
-		set = at.set[1];
-		e = find_if_there(set, at.live, &s->p, &s->slot);
+	if (!use_guard || likely(!(READ_ONCE(control.guard) & GUARD_FLOOD)) || may_be_there(at.live)) {
+		if (unlikely(READ_ONCE(control.pressure))) /* most packets are of new flows, which are in neither set */
+			ahead(at.set[1], at.live);
+		e = find(set, at.live, &s->p, &s->slot);
+		if (unlikely(!e)) {
+			set = at.set[1];
+			e = find(set, at.live, &s->p, &s->slot);
+		}
 	}
 	if (use_lists && (!use_guard || s->lists)) { /* with a guard there may be none */
 		__u64 old = e ? READ_ONCE(e->verdict) : 0;
@@ -519,7 +522,9 @@ static __always_inline void look_up(void *ctx, struct seen *s, bool xdp)
 			find_route(ctx, s, e);
 		return;
 	}
-	if (xdp)
+	if (use_guard && !use_prefixes && s->word & VERDICT_UNKEPT) /* of a flood: no more than that */
+		aggregate(s);
+	else if (xdp)
 		first_xdp(ctx, s, &at);
 	else
 		first_tc(ctx, s, &at);

@@ -237,7 +237,8 @@ func (g *Guard) Install(rule guard.Rule) error {
 	if until <= int64(clock) {
 		return errors.New("the rule's time is over already")
 	}
-	if old := g.find(rule.ID); old != nil {
+	if at := g.find(rule.ID); at >= 0 {
+		old := &g.k.Guard.Rules[at]
 		if old.Want == next.Want && old.Mask == next.Mask && old.Flags == next.Flags && old.SrcPorts == next.SrcPorts {
 			g.rates(&rule, old)
 			over := atomic.LoadUint64(&old.Until) <= clock
@@ -251,10 +252,14 @@ func (g *Guard) Install(rule guard.Rule) error {
 			return err
 		}
 	}
-	row, err := g.room(clock)
+	at, err := g.room(clock)
 	if err != nil {
 		return err
 	}
+	if err := g.k.Guard.ClearRule(at); err != nil {
+		return err
+	}
+	row := &g.k.Guard.Rules[at]
 	if rule.Match.New {
 		if err := g.markThere(); err != nil {
 			return err
@@ -268,18 +273,18 @@ func (g *Guard) Install(rule guard.Rule) error {
 	return nil
 }
 
-// find is the row of a rule.
-func (g *Guard) find(id uint64) *bpf.GuardRule {
+// find is the row of a rule; -1: there is none.
+func (g *Guard) find(id uint64) int {
 	for i := range g.k.Guard.Rules {
 		if r := &g.k.Guard.Rules[i]; r.ID == id && atomic.LoadUint64(&r.Until) != 0 {
-			return r
+			return i
 		}
 	}
-	return nil
+	return -1
 }
 
 // room is a row that is not in use; those of rules that are over are.
-func (g *Guard) room(clock uint64) (*bpf.GuardRule, error) {
+func (g *Guard) room(clock uint64) (int, error) {
 	for i := range g.k.Guard.Rules {
 		r := &g.k.Guard.Rules[i]
 		until := atomic.LoadUint64(&r.Until)
@@ -287,11 +292,11 @@ func (g *Guard) room(clock uint64) (*bpf.GuardRule, error) {
 			continue
 		}
 		if until == 0 {
-			return r, nil
+			return i, nil
 		}
-		return r, g.free(r)
+		return i, g.free(r)
 	}
-	return nil, fmt.Errorf("there is room for %d rules of the guard, and so many are in force", bpf.GuardRules)
+	return -1, fmt.Errorf("there is room for %d rules of the guard, and so many are in force", bpf.GuardRules)
 }
 
 // free takes a rule out of force, and lets its row go when no program can still be at it.
@@ -320,7 +325,7 @@ func (g *Guard) move() {
 	}
 	word := uint64(generation)<<32 | bpf.GuardKept | uint64(rows)
 	if flood {
-		word |= atomic.LoadUint64(c) & (bpf.GuardMarks | bpf.GuardBank | bpf.GuardFlood)
+		word |= atomic.LoadUint64(c) & bpf.GuardTold
 	}
 	atomic.StoreUint64(c, word)
 }
@@ -328,8 +333,8 @@ func (g *Guard) move() {
 // Lift ends a rule.
 func (g *Guard) Lift(id uint64) error {
 	return g.unlessClosed(func() error {
-		if r := g.find(id); r != nil {
-			return g.free(r)
+		if at := g.find(id); at >= 0 {
+			return g.free(&g.k.Guard.Rules[at])
 		}
 		return nil
 	})
@@ -348,10 +353,14 @@ func (g *Guard) Rules() (all []guard.Installed, err error) {
 			if until <= clock {
 				continue
 			}
+			n, err := g.k.Guard.RuleTally(i)
+			if err != nil {
+				return err
+			}
 			all = append(all, guard.Installed{
 				Rule:    guard.Rule{ID: r.ID, Match: match(r), Do: guard.Do(atomic.LoadUint32(&r.What)), PPS: r.PPS, BPS: r.BPS, Until: int64(until) + offset},
-				Hit:     guard.Volume{Packets: atomic.LoadUint64(&r.HitPackets), Bytes: atomic.LoadUint64(&r.HitBytes)},
-				Dropped: guard.Volume{Packets: atomic.LoadUint64(&r.DroppedPackets), Bytes: atomic.LoadUint64(&r.DroppedBytes)},
+				Hit:     guard.Volume{Packets: n.Packets, Bytes: n.Bytes},
+				Dropped: guard.Volume{Packets: n.DroppedPackets, Bytes: n.DroppedBytes},
 			})
 		}
 		return nil

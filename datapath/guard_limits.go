@@ -159,8 +159,10 @@ func (g *Guard) writeLimits(list []guard.Profile) error {
 	}
 	for i := range rows {
 		next := rows[i].row
-		if sameLimit(&there[i], &next) { // it goes on counting
-			next = there[i]
+		if !sameLimit(&there[i], &next) { // else it goes on counting
+			if err := g.k.Guard.ClearLimit(i); err != nil {
+				return err
+			}
 		}
 		next.Used = 0
 		there[i] = next
@@ -209,11 +211,16 @@ func (g *Guard) Tolls() (t guard.Tolls, err error) {
 			t.Profiles = append(t.Profiles, guard.ProfileToll{Name: p.Name})
 		}
 		for i, of := range g.of {
-			l, sum := &g.k.Guard.Limits[i], &t.Profiles[of]
-			addVolume(&sum.Over, &l.OverPackets, &l.OverBytes)
-			addVolume(&sum.Over, &l.DroppedPackets, &l.DroppedBytes) // that is beyond, too
-			addVolume(&sum.Dropped, &l.DroppedPackets, &l.DroppedBytes)
-			sum.Held += atomic.LoadUint64(&l.Held)
+			sum := &t.Profiles[of]
+			l, err := g.k.Guard.LimitTally(i)
+			if err != nil {
+				return err
+			}
+			sum.Over.Packets += l.Packets + l.DroppedPackets // what is dropped is beyond, too
+			sum.Over.Bytes += l.Bytes + l.DroppedBytes
+			sum.Dropped.Packets += l.DroppedPackets
+			sum.Dropped.Bytes += l.DroppedBytes
+			sum.Held += l.Held
 		}
 		out, err := g.k.Guard.KeptOut()
 		for gate, v := range [bpf.Gates]*guard.Volume{bpf.GateCPU: &t.CPU, bpf.GateSource: &t.Source, bpf.GateDestination: &t.Destination} {
@@ -222,9 +229,4 @@ func (g *Guard) Tolls() (t guard.Tolls, err error) {
 		return err
 	})
 	return t, err
-}
-
-func addVolume(to *guard.Volume, packets, bytes *uint64) {
-	to.Packets += atomic.LoadUint64(packets)
-	to.Bytes += atomic.LoadUint64(bytes)
 }

@@ -11,7 +11,8 @@ import (
 // lacks none of an entry that can be found, at any moment: who enters marks both banks
 // first; one that is emptied is not in use until all entries are in it; and between
 // emptying and looking at entries a grace period lets programs publish those whose marks
-// may have been emptied away. Marks of flows that are gone cost a look.
+// may have been emptied away. Marks of flows that are gone cost a look. How many bits a bank has of the tag is told before it
+// is emptied, so that after the grace period all programs know it.
 
 // markThere makes the programs ask the banks.
 func (g *Guard) markThere() error {
@@ -33,29 +34,48 @@ func (g *Guard) fillThere() error {
 	if atomic.LoadUint64(c)&bpf.GuardBank != 0 {
 		next = 0
 	}
+	flows := 0
+	eachTag(m, func(uint32) { flows++ })
+	leftOut := tagBitsLeftOut(flows)
+	atomic.StoreUint64(c, bpf.WithGuardLeftOut(atomic.LoadUint64(c), next, leftOut))
 	bank := g.k.Guard.There[next]
-	for i := range bank {
+	for i := range bank[:len(bank)>>leftOut] {
 		atomic.StoreUint64(&bank[i], 0)
 	}
 	if err := g.k.Grace(); err != nil {
 		return err
 	}
-	for i := range m.Sets[:m.Flows] {
-		for way := range m.Sets[i].Word {
-			w := atomic.LoadUint32(&m.Sets[i].Word[way])
-			switch w & bpf.StateMask {
-			case bpf.Free:
-			default:
-				atomic.OrUint64(&bank[w>>8/64], 1<<(w>>8%64))
-			}
-		}
-	}
+	eachTag(m, func(w uint32) {
+		at, bit := bpf.GuardMark(w, leftOut)
+		atomic.OrUint64(&bank[at], bit)
+	})
 	word := atomic.LoadUint64(c)&^bpf.GuardBank | bpf.GuardFlood
 	if next == 1 {
 		word |= bpf.GuardBank
 	}
 	atomic.StoreUint64(c, word)
 	return nil
+}
+
+// eachTag calls do for the word of each entry that is in the table, or may be soon.
+func eachTag(m *bpf.Memory, do func(word uint32)) {
+	for i := range m.Sets[:m.Flows] {
+		for way := range m.Sets[i].Word {
+			if w := atomic.LoadUint32(&m.Sets[i].Word[way]); w&bpf.StateMask != bpf.Free {
+				do(w)
+			}
+		}
+	}
+}
+
+// tagBitsLeftOut makes a bank as small as it can be with room for 32 marks for each flow: so
+// that it stays in a processor's cache, and one in 32 of new flows costs a look.
+func tagBitsLeftOut(flows int) int {
+	n := 0
+	for n < 9 && bpf.GuardTagWords*64>>(n+1) >= 32*flows {
+		n++
+	}
+	return n
 }
 
 // refresh forgets marks of flows that are gone. It is asked now and then.

@@ -248,6 +248,7 @@ int main(int argc, char **argv)
 	__u64 seed = atoll(argv[5]) * 0x9e3779b97f4a7c15ull + 1;
 	sets = (entries + WAYS - 1) / WAYS;
 	aggregate_sets = 4;
+	real_time = true; /* all threads are one CPU that they take from each other */
 	all_sets = sets + aggregate_sets + (2 * MAX_PORTS + WAYS - 1) / WAYS;
 	all = aligned_alloc(4096, all_sets * sizeof *all);
 	memset(all, 0, all_sets * sizeof *all);
