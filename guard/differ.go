@@ -142,6 +142,8 @@ func (f *Differ) shown(d *Delta, r *flow.Record, t *told) bool {
 	}
 	no := numberOf(r)
 	switch {
+	case r.Packets == 0:
+		return false
 	case t.until == 0 || after(no, t.record):
 	case t.left || no != t.record:
 		return false // the walk saw it before it left
