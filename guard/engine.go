@@ -199,7 +199,9 @@ func New(o Options) (*Engine, error) {
 // Add takes deltas of the tick that goes on. The batch is the caller's again on return.
 func (e *Engine) Add(batch []Delta) {
 	e.feed.Lock()
-	e.r.addAll(batch)
+	for i := range batch {
+		e.r.add(&batch[i])
+	}
 	e.feed.Unlock()
 }
 
@@ -328,7 +330,7 @@ func (e *Engine) roll(now int64) (list []over) {
 				}
 			}
 			if slot >= 0 {
-				t.slots[slot].hot = near
+				t.hot[slot] = near
 			}
 			if !near && (len(watched) == 0 || cur[Packets] == 0) {
 				return

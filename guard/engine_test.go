@@ -434,7 +434,7 @@ func TestRefusedFlowsAreTheHostgroups(t *testing.T) {
 	r := newRates(&p)
 	x := delta("0.0.0.0", 0, "192.0.2.0", 0, flow.ProtoUDP, 900, 90_000)
 	x.Aggregate = true
-	r.addAll([]Delta{x})
+	r.add(&x)
 	r.refused(&Match{Dst: netip.MustParsePrefix("192.0.2.10/32"), Proto: flow.ProtoUDP, New: true}, Volume{700, 70_000})
 	r.settle()
 	if a, b := r.total[0].cur[Packets], r.total[1].cur[Packets]; a != 200 || b != 700 {

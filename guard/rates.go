@@ -36,7 +36,6 @@ type rates struct {
 	apart  []Delta // of destinations, counted in their networks already: refused
 
 	deltas uint64 // taken since the start
-	read   uint64 // what reading ahead read: it must not be optimised away
 }
 
 // memo remembers the groups of addresses that have no slot.
@@ -102,58 +101,16 @@ func (r *rates) sender(a flow.Addr) uint16 {
 	return outside
 }
 
-// blockOf is how many deltas are looked up together: where their keys are is all over
-// memory, which answers to many questions in the time of one.
-const blockOf = 32
-
-// ahead is what is known of a delta before it is added.
-type ahead struct {
-	src              flow.Addr // as it is counted
-	dstHash, srcHash uint64
-}
-
-func (r *rates) addAll(batch []Delta) {
-	var list [blockOf]ahead
-	for len(batch) > 0 {
-		block := batch[:min(blockOf, len(batch))]
-		batch = batch[len(block):]
-		for i := range block {
-			d, a := &block[i], &list[i]
-			a.src = r.sourceKey(d.Key.Src)
-			a.dstHash, a.srcHash = r.dst.hash(&d.Key.Dst), r.src.hash(&a.src)
-		}
-		var x uint64
-		for i := range block { // nothing else is in these loops, lest it fills the processor's window
-			x += uint64(r.dst.index[list[i].dstHash&r.dst.mask] + r.src.index[list[i].srcHash&r.src.mask])
-		}
-		for i := range block {
-			x += r.dst.ahead(list[i].dstHash) + r.src.ahead(list[i].srcHash)
-		}
-		r.read += x
-		for i := range block {
-			r.add(&block[i], &list[i])
-		}
-	}
-}
-
-// sourceKey is as what a source is counted: itself, or the /64 of those of others.
-func (r *rates) sourceKey(a flow.Addr) flow.Addr {
-	if m := mask6(a); m != a && r.sender(a) == outside {
-		return m
-	}
-	return a // what ours send is told by address
-}
-
 // add takes one delta. What is counted of a destination that has a slot is added to its
 // network and its group at the tick, by settle.
-func (r *rates) add(d *Delta, a *ahead) {
+func (r *rates) add(d *Delta) {
 	r.deltas++
 	k := kindsOf(d)
 	if d.Aggregate {
 		r.addAggregate(d, k)
 		return
 	}
-	slot, to := r.dst.sums(&d.Key.Dst, a.dstHash, d.Packets, unasked)
+	slot, to := r.dst.sums(&d.Key.Dst, d.Packets, unasked)
 	if to != nil {
 		to.count(d, k)
 		if slot < 0 {
@@ -162,10 +119,14 @@ func (r *rates) add(d *Delta, a *ahead) {
 	} else if r.groupOf(d.Key.Src) == noGroup {
 		return // neither end is ours
 	}
-	_, from := r.src.sums(&a.src, a.srcHash, d.Packets, unasked)
+	src := mask6(d.Key.Src)
+	if src != d.Key.Src && r.sender(d.Key.Src) != outside {
+		src = d.Key.Src // what ours send is told by address
+	}
+	_, from := r.src.sums(&src, d.Packets, unasked)
 	from.count(d, k)
 	r.sample.add(d)
-	if slot >= 0 && r.dst.slots[slot].hot {
+	if slot >= 0 && r.dst.hot[slot] {
 		r.hot.add(d)
 	}
 }
@@ -174,23 +135,20 @@ func (r *rates) add(d *Delta, a *ahead) {
 // groups.
 func (r *rates) settle() {
 	t := r.dst
-	for s := range t.used {
-		if !t.used[s] {
+	for s := range t.keys {
+		c := &t.cur[s]
+		if !t.used[s] || c[Packets] == 0 {
 			continue
 		}
-		x := &t.slots[s]
-		c := &x.cur
-		if c[Packets] == 0 {
-			continue
-		}
-		r.total[x.group].cur.add(c)
-		n := network(x.key)
-		_, to := r.net.sums(&n, r.net.hash(&n), c[Packets], x.group)
+		group := t.group[s]
+		r.total[group].cur.add(c)
+		n := network(t.keys[s])
+		_, to := r.net.sums(&n, c[Packets], group)
 		to.add(c)
 	}
 	for i := range r.apart {
 		d := &r.apart[i]
-		if _, to := r.dst.sums(&d.Key.Dst, r.dst.hash(&d.Key.Dst), d.Packets, unasked); to != nil {
+		if _, to := r.dst.sums(&d.Key.Dst, d.Packets, unasked); to != nil {
 			to.count(d, kindsOf(d))
 		}
 		r.moveTotal(d)
@@ -226,7 +184,7 @@ func (r *rates) addAggregate(d *Delta, k kinds) {
 func (r *rates) addNetwork(d *Delta, k kinds, group uint16) {
 	r.total[group].cur.count(d, k)
 	n := network(d.Key.Dst)
-	_, to := r.net.sums(&n, r.net.hash(&n), d.Packets, group)
+	_, to := r.net.sums(&n, d.Packets, group)
 	to.count(d, k)
 }
 

@@ -12,13 +12,16 @@ import (
 // are in a sketch, which has lower bounds of the largest of them; at the next tick these
 // take the slots of the smallest.
 //
-// What a delta touches is together, and apart from what only a tick touches: the former of
-// all keys should stay in a processor's cache.
+// What a delta touches is apart from what only a tick touches: the former of all keys
+// should stay in a processor's cache.
 type table struct {
 	seed  [2]uint64
 	index []uint32 // open addressing, linear: slot+1 and above it a tag of the key's hash, 0 is free
 	mask  uint64
-	slots []slot
+	keys  []flow.Addr
+	group []uint16
+	hot   []bool   // near a threshold at the last tick
+	cur   []Counts // since the last tick
 	sum   []Counts // of the ring
 	ring  [][windowTicks]Counts
 	idle  []uint8 // ticks without a packet
@@ -40,14 +43,6 @@ type table struct {
 	shown Counts   // and of promote
 }
 
-// slot is what deltas of a key touch: of most of them the first cache line, or two.
-type slot struct {
-	key   flow.Addr
-	group uint16
-	hot   bool   // near a threshold at the last tick
-	cur   Counts // since the last tick
-}
-
 // windowTicks is how many ticks the longer window has.
 const windowTicks = 10
 
@@ -67,17 +62,12 @@ const sketchWays = 4
 
 // sketchSet has some of the largest keys among those without a slot (space-saving,
 // Metwally et al. 2005, in sets): weight bounds a key's packets from above, 0 is a free
-// entry. Most keys of a flood are new to it: the first cache line says so.
+// entry; since is what was surely counted.
 type sketchSet struct {
+	key    [sketchWays]flow.Addr
 	weight [sketchWays]uint64
-	tag    [sketchWays]uint32 // of the keys' hashes
+	since  [sketchWays]Counts
 	group  [sketchWays]uint16
-	_      [8]byte
-	way    [sketchWays]struct {
-		key   flow.Addr
-		since Counts // what was surely counted
-		_     [8]byte
-	}
 }
 
 // newTable has that many slots. ask tells the group of a key that is new; all says that it
@@ -87,8 +77,9 @@ func newTable(slots int, ask func(flow.Addr) uint16, all bool) *table {
 	sets := max(64, size/8/sketchWays)
 	t := &table{
 		index: make([]uint32, size), mask: uint64(size - 1),
-		slots: make([]slot, slots), sum: make([]Counts, slots), ring: make([][windowTicks]Counts, slots), idle: make([]uint8, slots),
-		used: make([]bool, slots), free: make([]uint32, slots), sketch: make([]sketchSet, sets), smask: uint64(sets - 1), coldLine: 16,
+		keys: make([]flow.Addr, slots), group: make([]uint16, slots), hot: make([]bool, slots), cur: make([]Counts, slots), sum: make([]Counts, slots),
+		ring: make([][windowTicks]Counts, slots), idle: make([]uint8, slots), used: make([]bool, slots),
+		free: make([]uint32, slots), sketch: make([]sketchSet, sets), smask: uint64(sets - 1), coldLine: 16,
 		cold: make([]uint32, 0, 4096), ask: ask, all: all,
 	}
 	for i := range t.free { // the lowest slots first: untouched memory is none
@@ -112,7 +103,7 @@ func (t *table) seek(k *flow.Addr, hash uint64) uint64 {
 	tag := tagOf(hash)
 	for i := hash & t.mask; ; i = (i + 1) & t.mask {
 		e := t.index[i]
-		if e == 0 || e&^slotMask == tag && t.slots[e&slotMask-1].key == *k {
+		if e == 0 || e&^slotMask == tag && t.keys[e&slotMask-1] == *k {
 			return i
 		}
 	}
@@ -121,28 +112,15 @@ func (t *table) seek(k *flow.Addr, hash uint64) uint64 {
 // find gives the slot of k, -1 if it has none.
 func (t *table) find(k *flow.Addr) int { return int(t.index[t.seek(k, t.hash(k))]&slotMask) - 1 }
 
-// setOf is where in the sketch keys of a hash are.
-func (t *table) setOf(hash uint64) *sketchSet { return &t.sketch[hash>>40&t.smask] }
-
-// ahead begins to read what sums will need for keys of a hash, and does not wait for it.
-// What it gives means nothing, but must be used.
-func (t *table) ahead(hash uint64) uint64 {
-	e := t.index[hash&t.mask]
-	if e != 0 && e&^slotMask == tagOf(hash) {
-		s := &t.slots[e&slotMask-1]
-		return s.cur[Packets] + s.cur[SYNPackets]
-	}
-	return t.setOf(hash).weight[0]
-}
-
-// sums gives where packets of k, whose hash that is, and what else they are, are to be
-// added: in a slot; or (slot -1) in the sketch; or nowhere (nil), as k is of no group. A
-// key that is new is of that group.
-func (t *table) sums(k *flow.Addr, hash, packets uint64, group uint16) (slot int, to *Counts) {
-	i := t.seek(k, hash)
+// sums gives where packets of k, and what else they are, are to be added: in a slot; or
+// (slot -1) in the sketch; or nowhere (nil), as k is of no group. A key that is new is of
+// that group.
+func (t *table) sums(k *flow.Addr, packets uint64, group uint16) (slot int, to *Counts) {
+	h := t.hash(k)
+	i := t.seek(k, h)
 	if e := t.index[i]; e != 0 {
 		s := e&slotMask - 1
-		return int(s), &t.slots[s].cur
+		return int(s), &t.cur[s]
 	}
 	full := len(t.free) == 0
 	if group == unasked && !(full && t.all) {
@@ -153,10 +131,10 @@ func (t *table) sums(k *flow.Addr, hash, packets uint64, group uint16) (slot int
 	}
 	if full {
 		t.beyond += packets
-		return -1, t.note(hash, k, group, packets)
+		return -1, t.note(h, k, group, packets)
 	}
-	s := t.take(i, hash, k, group)
-	return int(s), &t.slots[s].cur
+	s := t.take(i, h, k, group)
+	return int(s), &t.cur[s]
 }
 
 // take gives k a slot. index[i] is where it was not found.
@@ -164,34 +142,33 @@ func (t *table) take(i, hash uint64, k *flow.Addr, group uint16) uint32 {
 	s := t.free[len(t.free)-1]
 	t.free = t.free[:len(t.free)-1]
 	t.index[i] = tagOf(hash) | (s + 1)
-	t.slots[s] = slot{key: *k, group: group}
-	t.sum[s], t.ring[s], t.idle[s], t.used[s] = Counts{}, [windowTicks]Counts{}, 0, true
+	t.keys[s], t.group[s], t.cur[s], t.sum[s], t.idle[s], t.used[s], t.hot[s] = *k, group, Counts{}, Counts{}, 0, true, false
+	t.ring[s] = [windowTicks]Counts{}
 	t.n++
 	return s
 }
 
 // note gives k's sums in the sketch.
 func (t *table) note(hash uint64, k *flow.Addr, group uint16, packets uint64) *Counts {
-	set, tag := t.setOf(hash), uint32(hash)
-	least := ^uint64(0) // the smallest weight, and whose it is: without a branch, which would be guessed wrong
+	set := &t.sketch[(hash>>40)&t.smask]
+	least := 0
 	for i := range sketchWays {
-		if set.tag[i] == tag && set.weight[i] > 0 && set.way[i].key == *k {
+		if set.key[i] == *k && set.weight[i] > 0 {
 			set.weight[i] += packets
-			return &set.way[i].since
+			return &set.since[i]
 		}
-		least = min(least, set.weight[i]*sketchWays|uint64(i))
+		if set.weight[i] < set.weight[least] {
+			least = i
+		}
 	}
-	i := least % sketchWays
-	set.weight[i] += max(1, packets)
-	set.tag[i], set.group[i] = tag, group
-	w := &set.way[i]
-	w.key, w.since = *k, Counts{}
-	return &w.since
+	set.key[least], set.group[least], set.since[least] = *k, group, Counts{}
+	set.weight[least] += max(1, packets)
+	return &set.since[least]
 }
 
 // drop takes the slot from its key.
 func (t *table) drop(s uint32) {
-	i := t.hash(&t.slots[s].key) & t.mask
+	i := t.hash(&t.keys[s]) & t.mask
 	for t.index[i]&slotMask != s+1 {
 		i = (i + 1) & t.mask
 	}
@@ -206,7 +183,7 @@ func (t *table) drop(s uint32) {
 				t.n--
 				return
 			}
-			home := t.hash(&t.slots[t.index[j]&slotMask-1].key) & t.mask
+			home := t.hash(&t.keys[t.index[j]&slotMask-1]) & t.mask
 			if (j-home)&t.mask >= (j-i)&t.mask {
 				break
 			}
@@ -220,19 +197,18 @@ func (t *table) drop(s uint32) {
 // second and of the window. at is the ring's place.
 func (t *table) tick(at int, look func(slot int, key *flow.Addr, group uint16, cur, sum *Counts)) {
 	t.cold = t.cold[:0]
-	for s := range t.used {
+	for s := range t.keys {
 		if !t.used[s] {
 			continue
 		}
-		x, old := &t.slots[s], &t.ring[s][at]
-		cur := &x.cur
+		cur, old := &t.cur[s], &t.ring[s][at]
 		if t.idle[s] == 0 || cur[Packets] > 0 || old[Packets] > 0 {
 			t.sum[s].add(cur)
 			t.sum[s].sub(old)
 			*old = *cur
 		}
 		if cur[Packets] == 0 {
-			if t.idle[s]++; t.idle[s] >= windowTicks && !x.hot {
+			if t.idle[s]++; t.idle[s] >= windowTicks && !t.hot[s] {
 				t.drop(uint32(s))
 				continue
 			}
@@ -242,7 +218,7 @@ func (t *table) tick(at int, look func(slot int, key *flow.Addr, group uint16, c
 		if t.sum[s][Packets] <= t.coldLine && len(t.cold) < cap(t.cold) {
 			t.cold = append(t.cold, uint32(s))
 		}
-		look(s, &x.key, x.group, cur, &t.sum[s])
+		look(s, &t.keys[s], t.group[s], cur, &t.sum[s])
 		*cur = Counts{}
 	}
 	t.promote(at, look)
@@ -258,11 +234,11 @@ func (t *table) promote(at int, look func(slot int, key *flow.Addr, group uint16
 				continue
 			}
 			set.weight[j] = 0
-			since := &set.way[j].since
+			since := &set.since[j]
 			if since[Packets] <= t.coldLine {
 				continue
 			}
-			k, group := &set.way[j].key, set.group[j]
+			k, group := &set.key[j], set.group[j]
 			if group == unasked {
 				group = t.ask(*k)
 			}
@@ -282,10 +258,9 @@ func (t *table) promote(at int, look func(slot int, key *flow.Addr, group uint16
 			}
 			h := t.hash(k)
 			s := t.take(t.seek(k, h), h, k, group)
-			cur := &t.slots[s].cur
-			*cur, t.sum[s], t.ring[s][at] = *since, *since, *since
-			look(int(s), k, group, cur, &t.sum[s])
-			*cur = Counts{}
+			t.cur[s], t.sum[s], t.ring[s][at] = *since, *since, *since
+			look(int(s), k, group, &t.cur[s], &t.sum[s])
+			t.cur[s] = Counts{}
 		}
 	}
 	// The line follows what there is: so many keys give way that the largest find a place.

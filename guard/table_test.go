@@ -20,7 +20,7 @@ func key(i int) flow.Addr {
 func everyOne(flow.Addr) uint16 { return 0 }
 
 func (t *table) add(k *flow.Addr, c *Counts) {
-	_, to := t.sums(k, t.hash(k), c[Packets], unasked)
+	_, to := t.sums(k, c[Packets], unasked)
 	to.add(c)
 }
 
