@@ -20,11 +20,10 @@ func (g *Gone) Reason() flow.EndReason { return flow.EndReason(g.Mark & goneReas
 // it; for an entry that had to leave between two ticks, the next.
 func (g *Gone) End() uint32 { return g.Until }
 
-// A flow id (IE 148) is, from the top: 12 bits of the start, 6 of the cache, 27
-// of the slot, 19 of how many records that slot has given.
+// What makes a flow id, as flow.Record has it.
 const (
-	slotBits        = 27
-	incarnationBits = 19
+	slotBits        = flow.IDSlotBits
+	incarnationBits = flow.IDRecordBits
 )
 
 // Recorder makes records of what has left the caches of one Config.

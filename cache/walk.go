@@ -34,6 +34,7 @@ func (c *Cache) EntriesOf(part int, yield func(*flow.Record) bool) {
 		if mark == 0 && c.wide != nil {
 			copyWide(&g.Entry, e, c.places)
 		}
+		g.Incarnation++ // as when it leaves
 		c.out.recorder.Fill(c.gone(g, slot, 0, mark), &r)
 		c.out.recorder.Begin(&told, 1)
 		c.out.recorder.Tell(g, &r, &told)

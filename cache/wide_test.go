@@ -294,11 +294,13 @@ func TestWideModel(t *testing.T) {
 		}
 		var got []string
 		var packets, octets uint64
+		shown, left := map[uint64]uint64{}, map[uint64]uint64{}
 		sink := flow.SinkFunc(func(batch []flow.Record) error {
 			for i := range batch {
 				p, b := batch[i].Total()
 				packets, octets = packets+p, octets+b
 				got = append(got, recordText(&batch[i], &cfg.Select))
+				left[batch[i].FlowID] = p
 			}
 			return nil
 		})
@@ -330,6 +332,7 @@ func TestWideModel(t *testing.T) {
 		c.Entries(func(r *flow.Record) bool {
 			p, _ := r.Total()
 			held += p
+			shown[r.FlowID] = p
 			return true
 		})
 		c.Flush()
@@ -340,6 +343,11 @@ func TestWideModel(t *testing.T) {
 			m.end(key, f, flow.EndForced)
 		}
 		c.Drain(flow.EndForced)
+		for id, p := range shown {
+			if left[id] != p {
+				t.Fatalf("%#x was shown with %d packets and left with %d", id, p, left[id])
+			}
+		}
 		slices.Sort(m.out)
 		slices.Sort(got)
 		if !slices.Equal(m.out, got) {

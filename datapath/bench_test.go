@@ -10,6 +10,7 @@ import (
 
 	"weir/bpf"
 	"weir/flow"
+	"weir/guard"
 )
 
 // million is a table as the kernel maps it, small pages and all, in which n flows
@@ -246,5 +247,38 @@ func BenchmarkPorts(b *testing.B) {
 	b.ReportMetric(float64((cpuTime()-start).Microseconds())/1000/float64(b.N), "cpu-ms")
 	if p, _ := total(&into); p != 1_000_000 {
 		b.Fatalf("%d packets", p)
+	}
+}
+
+// BenchmarkWalk: a million flows, with a packet each since the last walk, are shown; to
+// nobody, and to who makes deltas of them.
+func BenchmarkWalk(b *testing.B) {
+	for _, deltas := range []bool{false, true} {
+		b.Run(fmt.Sprintf("deltas=%v", deltas), func(b *testing.B) {
+			m := newMillion(b, 1<<20, 1_000_000)
+			s := sweeper(b, SweepConfig{Idle: time.Hour}, m, &counting{})
+			differ, list, shown := guard.NewDiffer(1<<20), []guard.Delta(nil), 0
+			var used time.Duration
+			for b.Loop() {
+				b.StopTimer()
+				m.send()
+				start := cpuTime()
+				b.StartTimer()
+				err := s.Walk(func(batch []flow.Record) error {
+					if shown += len(batch); deltas {
+						list = differ.Shown(list[:0], batch)
+					}
+					return nil
+				})
+				if err != nil {
+					b.Fatal(err)
+				}
+				used += cpuTime() - start
+			}
+			if shown < b.N*950_000 {
+				b.Fatalf("%d flows in %d walks", shown, b.N)
+			}
+			b.ReportMetric(float64(used.Microseconds())/1000/float64(b.N), "cpu-ms/walk")
+		})
 	}
 }

@@ -141,6 +141,14 @@ type Record struct {
 	Elements []byte
 }
 
+// A FlowID given here is, from the top: 12 bits of the start, 6 of the cache, IDSlotBits of
+// the cache's slot, IDRecordBits of how many records that slot has given. A record that a
+// live cache shows has the id with which it will leave.
+const (
+	IDSlotBits   = 27
+	IDRecordBits = 19
+)
+
 // Total is what r counts: of both directions, if it is a biflow's.
 func (r *Record) Total() (packets, bytes uint64) {
 	if r.Reverse == nil {

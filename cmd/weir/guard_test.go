@@ -74,7 +74,7 @@ func flood(n *node) {
 	for i := range 8000 {
 		list = append(list, flow.Record{
 			Src: flow.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)}), Dst: flow.AddrFrom4([4]byte{192, 0, 2, 10}), Proto: 6, TCPFlags: flow.SYN, DstPort: 80,
-			Packets: 1, Bytes: 40, First: 1e18, Last: 1e18, Has: flow.HasPackets,
+			Packets: 1, Bytes: 40, First: 1e18, Last: 1e18, FlowID: uint64(i) << flow.IDRecordBits, Has: flow.HasPackets | flow.HasFlowID,
 		})
 	}
 	now := time.Now().UnixNano()
