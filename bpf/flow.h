@@ -195,8 +195,9 @@ struct hits {
 /* While there is a rule of new flows, who is in the table can be told without a look at
  * it: of each entry, the tag in its word is marked in both banks of `guard_there`. The
  * daemon fills the bank that is not in use anew, now and then, and changes over; a bank
- * may have marks of flows that are gone, and lacks none of those that are there. Of the
- * tag's bits a bank leaves out so many that it is no larger than the flows need. */
+ * may have marks of flows that are gone, and lacks none of those that are there. Each has
+ * two marks, by the tag and by the tag mixed, of whose bits a bank leaves out so many that
+ * it is no larger than the flows need. */
 #define GUARD_MARKS         0x1000 /* of control.guard: who enters is marked */
 #define GUARD_BANK          0x2000 /* the bank in use is the second */
 #define GUARD_FLOOD         0x4000 /* the bank is asked */

@@ -133,10 +133,10 @@ func WithGuardLeftOut(word uint64, bank, n int) uint64 {
 	return word&^(guardLeftOut<<at) | uint64(n)<<at
 }
 
-// GuardMark is where in a bank of There the mark of an entry is, by Set.Word.
-func GuardMark(word uint32, leftOut int) (at uint32, bit uint64) {
-	tag := word >> 8 >> leftOut
-	return tag / 64, 1 << (tag % 64)
+// GuardMarksOf are the bits of an entry in a bank of There, by Set.Word.
+func GuardMarksOf(word uint32, leftOut int) [2]uint32 {
+	tag := word >> 8
+	return [2]uint32{tag >> leftOut, tag * mixer >> 8 >> leftOut}
 }
 
 // SetGuard is the guard's kill switch.

@@ -333,7 +333,7 @@ __noinline int guarded(struct seen *s, struct entry *e)
 		word = guard_choose(s, e);
 		rule = GUARD_RULE(word);
 	}
-	__u32 stopped = apply_first(s, rule, GUARD_ROWS(in_force), true);
+	__u32 stopped = rule ? apply_first(s, rule, GUARD_ROWS(in_force), true) : 0;
 	if (!stopped && GUARD_LIMIT(word) && guard_limit_flow(s, e, GUARD_LIMIT(word) - 1))
 		stopped = VERDICT_GUARD;
 	s->word |= stopped;
@@ -346,7 +346,12 @@ __noinline int guarded_new(struct seen *s)
 	if (!s || READ_ONCE(control.guard_off))
 		return 0;
 	__u32 rows = GUARD_ROWS(READ_ONCE(control.guard)), rule = guard_find(s, 0, rows, false);
-	if (rule && !is_allowed(s))
+	if (!rule || is_allowed(s))
+		return 0;
+	bool over;
+	if (!guard_passes_by(rule - 1, s, &over)) /* nearly always, and a call less */
+		s->word |= guard_apply(s, rule - 1, false);
+	else
 		s->word |= apply_first(s, rule, rows, false);
 	return 0;
 }
@@ -368,13 +373,28 @@ static __always_inline void guard(struct seen *s, struct entry *e)
 		guarded(s, e);
 }
 
+static __always_inline __u32 mixed_tag(__u32 live) { return (live >> 8) * MIXER >> 8; }
+
+static __always_inline bool is_marked(__u32 bank, __u32 bit)
+{
+	__u32 at = bank * GUARD_TAG_WORDS + bit / 64;
+	__u64 *marks = bpf_map_lookup_elem(&guard_there, &at);
+	return !marks || READ_ONCE(*marks) >> bit % 64 & 1;
+}
+
+static __always_inline void mark_at(__u32 bank, __u32 bit)
+{
+	__u32 at = bank * GUARD_TAG_WORDS + bit / 64;
+	__u64 *marks = bpf_map_lookup_elem(&guard_there, &at);
+	if (marks)
+		__sync_fetch_and_or(marks, 1ull << bit % 64);
+}
+
 /* may_be_there says whether a flow may be in the table, by its word. */
 static __always_inline bool may_be_there(__u32 live)
 {
-	__u32 in_force = READ_ONCE(control.guard), bank = in_force & GUARD_BANK ? 1 : 0, tag = live >> 8 >> GUARD_LEFT_OUT(in_force, bank);
-	__u32 at = bank * GUARD_TAG_WORDS + tag / 64;
-	__u64 *marks = bpf_map_lookup_elem(&guard_there, &at);
-	return !marks || READ_ONCE(*marks) >> tag % 64 & 1;
+	__u32 in_force = READ_ONCE(control.guard), bank = in_force & GUARD_BANK ? 1 : 0, out = GUARD_LEFT_OUT(in_force, bank);
+	return is_marked(bank, (live >> 8) >> out) && is_marked(bank, mixed_tag(live) >> out);
 }
 
 /* mark_there is before a flow can be found. */
@@ -384,10 +404,9 @@ static __always_inline void mark_there(__u32 live)
 	if (likely(!(in_force & GUARD_MARKS)))
 		return;
 	for (int bank = 0; bank < 2; bank++) {
-		__u32 tag = live >> 8 >> GUARD_LEFT_OUT(in_force, bank), at = bank * GUARD_TAG_WORDS + tag / 64;
-		__u64 *marks = bpf_map_lookup_elem(&guard_there, &at);
-		if (marks)
-			__sync_fetch_and_or(marks, 1ull << tag % 64);
+		__u32 out = GUARD_LEFT_OUT(in_force, bank);
+		mark_at(bank, (live >> 8) >> out);
+		mark_at(bank, mixed_tag(live) >> out);
 	}
 }
 

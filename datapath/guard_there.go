@@ -46,8 +46,9 @@ func (g *Guard) fillThere() error {
 		return err
 	}
 	eachTag(m, func(w uint32) {
-		at, bit := bpf.GuardMark(w, leftOut)
-		atomic.OrUint64(&bank[at], bit)
+		for _, bit := range bpf.GuardMarksOf(w, leftOut) {
+			atomic.OrUint64(&bank[bit/64], 1<<(bit%64))
+		}
 	})
 	word := atomic.LoadUint64(c)&^bpf.GuardBank | bpf.GuardFlood
 	if next == 1 {
@@ -68,8 +69,8 @@ func eachTag(m *bpf.Memory, do func(word uint32)) {
 	}
 }
 
-// tagBitsLeftOut makes a bank as small as it can be with room for 32 marks for each flow: so
-// that it stays in a processor's cache, and one in 32 of new flows costs a look.
+// tagBitsLeftOut makes a bank as small as it can be with 32 bits for each flow: so that it
+// stays in a processor's cache, and one in hundreds of new flows costs a look.
 func tagBitsLeftOut(flows int) int {
 	n := 0
 	for n < 9 && bpf.GuardTagWords*64>>(n+1) >= 32*flows {
