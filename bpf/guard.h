@@ -443,14 +443,15 @@ __noinline int kept_out(const struct seen *s)
 		cost[i] = READ_ONCE(g->cost[i]);
 		burst[i] = READ_ONCE(g->burst[i]);
 	}
+	/* A flood has one destination and any sources: those are asked last, when they must be. */
 	if (cost[GATE_CPU] && !conforms(c->at, now, burst[GATE_CPU]))
 		by = GATE_CPU;
-	if (cost[GATE_SOURCE] && sketched(s->p.word, v6, GATE_SOURCE, b) &&
-	    !conforms(b[0]->at, now, burst[GATE_SOURCE]) && !conforms(b[1]->at, now, burst[GATE_SOURCE]))
-		by = by < GATES ? by : GATE_SOURCE;
-	if (cost[GATE_DESTINATION] && sketched(s->p.word + 4, 0, GATE_DESTINATION, b + 2) &&
-	    !conforms(b[2]->at, now, burst[GATE_DESTINATION]) && !conforms(b[3]->at, now, burst[GATE_DESTINATION]))
-		by = by < GATES ? by : GATE_DESTINATION;
+	else if (cost[GATE_DESTINATION] && sketched(s->p.word + 4, 0, GATE_DESTINATION, b + 2) &&
+		 !conforms(b[2]->at, now, burst[GATE_DESTINATION]) && !conforms(b[3]->at, now, burst[GATE_DESTINATION]))
+		by = GATE_DESTINATION;
+	else if (cost[GATE_SOURCE] && sketched(s->p.word, v6, GATE_SOURCE, b) &&
+		 !conforms(b[0]->at, now, burst[GATE_SOURCE]) && !conforms(b[1]->at, now, burst[GATE_SOURCE]))
+		by = GATE_SOURCE;
 	if (by < GATES) {
 		bump(&c->packets[by], s->packets);
 		bump(&c->bytes[by], s->bytes);

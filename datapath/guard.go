@@ -29,6 +29,11 @@ type Guard struct {
 	closed   bool
 	profiles []guard.Profile
 	of       []int // by a row of limits: the profile
+
+	// Admission keeps many flows out of the table, or did some looks ago: see refresh.
+	crowded    bool
+	sinceCrowd int
+	keptOut    uint64
 }
 
 // isOpening says whether a rule stops what opens flows, so that it does not get into the
@@ -40,7 +45,7 @@ const policeBurst = 100 * time.Millisecond
 
 // newGuard takes over what an earlier process has left in force.
 func newGuard(k *bpf.Kernel, index func(string) (uint32, bool), rule func(string) (uint16, bool)) *Guard {
-	g := &Guard{k: k, index: index, rule: rule}
+	g := &Guard{k: k, index: index, rule: rule, sinceCrowd: crowdOver}
 	g.move()
 	return g
 }
@@ -326,7 +331,7 @@ func (g *Guard) free(r *bpf.GuardRule) error {
 
 // move makes flows ask the rules anew. It comes after what has changed.
 func (g *Guard) move() {
-	rows, flood := 0, false
+	rows, flood := 0, g.crowded
 	for i := range g.k.Guard.Rules {
 		if r := &g.k.Guard.Rules[i]; atomic.LoadUint64(&r.Until) != 0 {
 			rows = i + 1

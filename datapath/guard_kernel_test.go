@@ -817,3 +817,71 @@ func TestKernelGuardMarks(t *testing.T) {
 		t.Errorf("marks are kept for nobody: %x", flags)
 	}
 }
+
+// While admission keeps a crowd out, nobody is looked for who has no marks; who was in the
+// table is found all the same, and when the crowd is gone nobody is marked any more.
+func TestKernelGuardCrowd(t *testing.T) {
+	k, g := guarding(t, 1<<14, onlyXDP)
+	src := newSource(t, k, 512)
+	src.gen.Mode = genFlood
+	if err := g.SetAdmission(guard.Admission{CPU: 100}); err != nil {
+		t.Fatal(err)
+	}
+	var frames [][]byte
+	for n := range 20 {
+		f := udpFrame(byte(n), 10)
+		f[34] = byte(1 + n)
+		frames = append(frames, f)
+		passes(t, k, f)
+	}
+	marked := func() bool {
+		if err := g.refresh(); err != nil {
+			t.Fatal(err)
+		}
+		return atomic.LoadUint64(&k.Memory().Control.Guard)&bpf.GuardFlood != 0
+	}
+	if marked() {
+		t.Error("there are marks before there is a crowd")
+	}
+	sent := uint64(len(frames))
+	for range 2 {
+		before := cached(k)
+		for range 4 {
+			if err := src.send(10_000); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !marked() {
+			t.Fatal("a crowd, and no marks")
+		}
+		for _, f := range frames {
+			passes(t, k, f)
+		}
+		sent += uint64(len(frames))
+		if n := cached(k) - before; n > 1000 {
+			t.Errorf("%d flows entered", n)
+		}
+	}
+	var found uint64
+	for i := range k.Memory().Sets[:k.Memory().Flows] {
+		set := &k.Memory().Sets[i]
+		for way := range set.Word {
+			if w := atomic.LoadUint32(&set.Word[way]) & bpf.StateMask; w == bpf.Live || w == bpf.New {
+				if netip.MustParsePrefix("192.0.2.0/24").Contains(set.Entry[way].Key.Src.Netip()) {
+					found += set.Entry[way].Packets
+				}
+			}
+		}
+	}
+	if found != sent {
+		t.Errorf("%d packets of flows that were in the table before are in it, %d were sent", found, sent)
+	}
+	for range crowdOver - 1 {
+		if !marked() {
+			t.Fatal("no marks any more")
+		}
+	}
+	if marked() {
+		t.Error("marks are kept for nobody")
+	}
+}

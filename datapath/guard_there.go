@@ -79,12 +79,43 @@ func tagBitsLeftOut(flows int) int {
 	return n
 }
 
-// refresh forgets marks of flows that are gone. It is asked now and then.
+// A crowd is so many packets kept out of the table between two looks; it is over after so
+// many looks without.
+const (
+	crowd     = 10_000
+	crowdOver = 15
+)
+
+// refresh forgets marks of flows that are gone, and makes some while admission keeps a
+// crowd out, which need not be looked for either. It is asked now and then.
 func (g *Guard) refresh() error {
 	return g.unlessClosed(func() error {
-		if atomic.LoadUint64(&g.k.Memory().Control.Guard)&bpf.GuardFlood == 0 {
-			return nil
+		out, err := g.k.Guard.KeptOut()
+		if err != nil {
+			return err
 		}
-		return g.fillThere()
+		total := uint64(0)
+		for _, c := range out {
+			total += c.Packets
+		}
+		g.sinceCrowd++
+		if total-g.keptOut >= crowd {
+			g.sinceCrowd = 0
+		}
+		g.keptOut = total
+		marked := atomic.LoadUint64(&g.k.Memory().Control.Guard)&bpf.GuardFlood != 0
+		switch crowded := g.sinceCrowd < crowdOver; {
+		case crowded != g.crowded && !crowded:
+			g.crowded = false
+			g.move()
+			return nil
+		case crowded && !marked:
+			g.crowded = true
+			return g.markThere()
+		case marked:
+			g.crowded = crowded
+			return g.fillThere()
+		}
+		return nil
 	})
 }
