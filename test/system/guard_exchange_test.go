@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// The table is exchanged for one of another size or key while packets come and rules are in
-// force: no packet passes that the rules drop; the guard does not take for calm what it
+// The table is exchanged for one of another size or key, by a reload and by a restart, while
+// packets come and rules are in force: no packet passes that the rules drop; the guard does not take for calm what it
 // could not see; and each packet is in a record, dropped or not.
 func TestGuardExchange(t *testing.T) {
 	t.Parallel()
@@ -24,14 +24,21 @@ func TestGuardExchange(t *testing.T) {
 		t.Fatal(r.stderr)
 	}
 	dropped.stopped(t)
-	for _, cache := range []string{
-		"{entries: 64Ki, idle: 2s, active: 10s}",
-		"{entries: 16Ki, idle: 2s, active: 10s}",
-		"{entries: 16Ki, idle: 2s, active: 10s, key: 5tuple}",
+	restart := func(t testing.TB) {
+		g.stop(t)
+		g.begin(t)
+	}
+	for _, step := range []struct {
+		cache string
+		come  func(testing.TB)
+	}{
+		{"{entries: 64Ki, idle: 2s, active: 10s}", g.reload},
+		{"{entries: 16Ki, idle: 2s, active: 10s}", restart},
+		{"{entries: 16Ki, idle: 2s, active: 10s, key: 5tuple}", g.reload},
 	} {
-		before := arrived.of(dropped.network)
+		before, cache := arrived.of(dropped.network), step.cache
 		g.reconfigure(t, "cache: .*", "cache: "+cache)
-		g.reload(t)
+		step.come(t)
 		n := arrived.of(dropped.network) - before
 		if n > 0 {
 			t.Errorf("%s: %d packets passed while the table was exchanged", cache, n)
