@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -91,6 +92,9 @@ func OpenLists(dir string, m *Memory) (*Lists, error) {
 	for name, p := range map[string]**ebpf.Map{"judged": &l.judged, "hits": &l.hits} {
 		if *p, err = ebpf.LoadPinnedMap(filepath.Join(dir, name), nil); err != nil {
 			l.Close()
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil, nil
+			}
 			return nil, fmt.Errorf("%s: %w", dir, err)
 		}
 	}

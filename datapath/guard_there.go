@@ -6,13 +6,14 @@ import (
 	"weir/bpf"
 )
 
-// While a rule of what opens flows is in force, the programs tell by a bit whether a flow may be
-// in the table: a flood of those that are not costs them no look at it. A bank of bits
-// lacks none of an entry that can be found, at any moment: who enters marks both banks
-// first; one that is emptied is not in use until all entries are in it; and between
-// emptying and looking at entries a grace period lets programs publish those whose marks
-// may have been emptied away. Marks of flows that are gone cost a look. How many bits a bank has of the tag is told before it
-// is emptied, so that after the grace period all programs know it.
+// While a rule of what opens flows is in force, or a crowd is kept out, the programs tell by
+// two bits whether a flow may be in the table: a flood of those that are not costs them no
+// look at it. A bank of bits lacks none of an entry that can be found, at any moment: who
+// enters marks both banks first; one that is emptied is not in use until all entries are in
+// it; and between emptying and looking at entries a grace period lets programs publish those
+// whose marks may have been emptied away. How many bits a bank has of a tag is told before
+// it is emptied, so that after the grace period all programs know it. Marks of flows that
+// are gone cost a look.
 
 // markThere makes the programs ask the banks.
 func (g *Guard) markThere() error {
