@@ -178,9 +178,11 @@ func guardFlood(t *testing.T, more func(rounds int) bool) {
 		})
 		t.Logf("round %d: of %d packets of established flows %d arrived, beside %d SYNs; %d dropped", rounds, sent, came, syns, dropped)
 	}
-	if now, _ := held(t, g.process); now > rss+100 {
-		t.Errorf("%d MiB resident before the floods, %d behind them", rss, now)
-	}
+	// The store takes 200 MiB more while it merges what a minute has brought, and gives them back.
+	until(t, 2*time.Minute, fmt.Sprintf("no more than 100 MiB above the %d before the floods are resident", rss), func() bool {
+		now, _ := held(t, g.process)
+		return now <= rss+100
+	})
 	if now := pins(t, g.r); len(now) != len(tables) {
 		t.Errorf("pinned before: %v; now: %v", tables, now)
 	}
