@@ -95,6 +95,9 @@ if has clang-19; then
 	"$BENCH_BIN/genroutes" -n "$ROUTES" -o "$BENCH_TMP/routes" -dsts "$BENCH_TMP/routes.dsts"
 	bench/run_forward.sh -r "$SHORT" -f 1024,65536,524288 -b "$BENCH_TMP/routes" "kernel=true" "xdp-fib=$(xdp fib)" "weir=$(forward forward)"
 
+	echo; echo "== kernel: what is lost of a million packets a second while weir, which forwards them, is killed or stopped, and comes back"
+	for signal in KILL TERM; do bench/run_kill.sh -s $signal "$(forward forward | sed s/^meter://)"; done
+
 	echo; echo "== kernel: how long a packet takes there and back, alone, and beside a tenth of what the kernel forwards"
 	for pps in 0 60000; do
 		bench/run_forward.sh -r "$SHORT" -t 2 -l $pps "kernel=true" "${filters[@]}" "xdp-fib=$(xdp fib)" "weir=$(forward forward)"
