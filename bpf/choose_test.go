@@ -4,9 +4,11 @@ import (
 	"encoding/binary"
 	"math"
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"weir/capture"
 	"weir/packet"
@@ -68,8 +70,18 @@ func udp(src, dst string, port uint16) []byte {
 	return append(f, make([]byte, 14+64-len(f))...)
 }
 
+// send gives a program a frame, n times to the packet: a run that a signal interrupts is
+// begun anew, and Go preempts by a signal, which has to wait.
 func send(t *testing.T, p *ebpf.Program, frame []byte, n int) {
 	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var urgent, before unix.Sigset_t
+	urgent.Val[0] = 1 << (unix.SIGURG - 1)
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &urgent, &before); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
 	if _, err := p.Run(&ebpf.RunOptions{Data: frame, Repeat: uint32(n)}); err != nil {
 		t.Fatal(err)
 	}
