@@ -54,8 +54,8 @@ func startSpeakers(t *testing.T) *speakers {
 	}
 	daemon("ospfd", ospf+"router ospf\n ospf router-id 10.255.0.1\n network 10.0.0.0/8 area 0\n")
 	for i, side := range []struct{ name, ns, more string }{
-		{"a", s.a, "protocol bgp peer { local 10.1.0.1 as 65001; neighbor 10.2.0.1 as 65002; multihop; hold time 6; ipv4 { import all; export none; }; }"},
-		{"b", s.b, "protocol static { ipv4; route 10.50.0.0/16 blackhole; }\nprotocol bgp peer { local 10.2.0.1 as 65002; neighbor 10.1.0.1 as 65001; multihop; hold time 6; ipv4 { import all; export where source = RTS_STATIC; }; }"},
+		{"a", s.a, "protocol bgp peer { local 10.1.0.1 as 65001; neighbor 10.2.0.1 as 65002; multihop; hold time 6; connect delay time 1; connect retry time 2; error wait time 1, 2; ipv4 { import all; export none; }; }"},
+		{"b", s.b, "protocol static { ipv4; route 10.50.0.0/16 blackhole; }\nprotocol bgp peer { local 10.2.0.1 as 65002; neighbor 10.1.0.1 as 65001; multihop; hold time 6; connect delay time 1; connect retry time 2; error wait time 1, 2; ipv4 { import all; export where source = RTS_STATIC; }; }"},
 		{"c", s.c, "protocol static { ipv4; route 10.50.0.0/16 blackhole; }"},
 	} {
 		conf := fmt.Sprintf(`router id 10.255.0.%d;
