@@ -43,42 +43,9 @@ more() {
 } 2>/dev/null
 trap more EXIT
 up() {
-	local x
-	for x in $c $r $s; do
-		ip netns add "$x"
-		ip netns exec "$x" sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 # no packets but the bench's
-		ip -n "$x" link set lo up
-	done
-	for x in "0 c0 $c" "1 s0 $s"; do
-		set -- $x
-		ip -n "$r" link add "r$1" address "02:00:00:00:01:0$1" numrxqueues 1 numtxqueues 1 type veth peer name "$2" netns "$3" address "02:00:00:00:02:0$1" numrxqueues 1 numtxqueues 1
-		ip -n "$r" link set "r$1" up
-		ip -n "$3" link set "$2" up
-		ip -n "$r" addr add "10.9.1$1.1/24" dev "r$1"
-		ip netns exec "$r" ethtool -K "r$1" gro on
-		ip netns exec "$3" ethtool -K "$2" gro on
-	done
-	ip -n "$r" route add 10.9.9.0/24 via 10.9.11.9
-	ip -n "$r" neigh add 10.9.11.9 lladdr 02:00:00:00:09:09 dev r1
-	ip netns exec "$r" sh -c 'sysctl -qw net.ipv4.ip_forward=1; for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$f; done'
+	wire_up
 	attach "$s" 1 "$BENCH_BIN/xdpfib" -o "$BENCH_BIN/xdpfib.o" -do tell s0
 	sink=$! sinklog=$log
-} >/dev/null
-attach() { # NAMESPACE HOW_MANY COMMAND...: a program in the foreground, until it is ready
-	local ns=$1 want=$2
-	log=$BENCH_TMP/log${#PIDS[@]}.$$
-	shift 2
-	: >"$log"
-	ip netns exec "$ns" "$@" >"$log" 2>&1 9>&- &
-	PIDS+=($!)
-	for ((w = 0; w < 600; w++)); do
-		[ "$(grep -cs 'msg=\(metering\|attached\)' "$log")" -ge "$want" ] && return
-		kill -0 $! 2>/dev/null || break
-		sleep 0.1
-	done
-	echo "# not ready: $*" >&2
-	tail -n 5 "$log" >&2
-	exit 1
 }
 threads() { pgrep '^napi/r0-' | sort; }
 take_up() { # setup

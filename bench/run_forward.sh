@@ -39,6 +39,7 @@ xdp=$BENCH_BIN/xdpfib.o
 labels=() stop=()
 more() {
 	for i in "${!labels[@]}"; do take_down "$i"; done
+	rm -f "$BENCH_TMP"/log*."$$"
 	cleanup
 	wait
 } 2>/dev/null
@@ -71,23 +72,6 @@ up() { # which setup
 	ip netns exec "$r" sysctl -qw net.ipv4.ip_forward=1
 	attach "$s" 1 "$BENCH_BIN/xdpfib" -o "$xdp" -do sink s0
 } >/dev/null
-# attach NAMESPACE HOW_MANY COMMAND...: a program in the foreground, until it is ready
-attach() {
-	local ns=$1 want=$2 log
-	log=$BENCH_TMP/log.$$.${#PIDS[@]}
-	shift 2
-	: >"$log"
-	ip netns exec "$ns" "$@" >"$log" 2>&1 9>&- &
-	PIDS+=($!)
-	for ((w = 0; w < 600; w++)); do
-		[ "$(grep -cs 'msg=\(metering\|attached\)' "$log")" -ge "$want" ] && return
-		kill -0 $! 2>/dev/null || break
-		sleep 0.1
-	done
-	echo "# not ready: $*" >&2
-	tail -n 5 "$log" >&2
-	exit 1
-}
 rules() { # linear list, none matching
 	echo "table ip acl {"; echo " chain f { type filter hook forward priority 0; policy drop;"
 	for ((k = 0; k < $1; k++)); do echo "  ip saddr 198.$((18 + k % 2)).$((k / 256)).$((k % 256)) udp dport $((2000 + k)) drop"; done

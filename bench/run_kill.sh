@@ -17,7 +17,7 @@ while getopts p:t:f:s: o; do case $o in
 shift $((OPTIND - 1))
 : "${SEND_CPU:=0}" "${ROUTE_CPU:=1}"
 c=${NS}c r=${NS}r s=${NS}s
-ctl=$BENCH_TMP/ctl.$$ log=$BENCH_TMP/log.$$
+ctl=$BENCH_TMP/ctl.$$
 more() {
 	[ -z "${weir:-}" ] || { kill "$weir" && wait "$weir"; }
 	[ -z "${BENCH_DETACH:-}" ] || ip netns exec "$r" sh -c "$(subst "$BENCH_DETACH" CTL "$ctl")"
@@ -26,42 +26,12 @@ more() {
 	rm -f "$BENCH_TMP"/*."$$"
 } 2>/dev/null
 trap more EXIT
-for x in $c $r $s; do
-	ip netns add "$x"
-	ip netns exec "$x" sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 # no packets but the bench's
-	ip -n "$x" link set lo up
-done
-for x in "0 c0 $c" "1 s0 $s"; do
-	set -- $x "$@"
-	ip -n "$r" link add "r$1" address "02:00:00:00:01:0$1" type veth peer name "$2" netns "$3" address "02:00:00:00:02:0$1"
-	ip -n "$r" link set "r$1" up
-	ip -n "$3" link set "$2" up
-	ip -n "$r" addr add "10.9.1$1.1/24" dev "r$1"
-	ip netns exec "$r" ethtool -K "r$1" gro on >/dev/null
-	ip netns exec "$3" ethtool -K "$2" gro on >/dev/null
-	shift 3
-done
-ip -n "$r" route add 10.9.9.0/24 via 10.9.11.9
-ip -n "$r" neigh add 10.9.11.9 lladdr 02:00:00:00:09:09 dev r1
-ip netns exec "$r" sh -c 'sysctl -qw net.ipv4.ip_forward=1; for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$f; done'
-ip netns exec "$s" "$BENCH_BIN/xdpfib" -o "$BENCH_BIN/xdpfib.o" -do sink s0 >"$log" 2>&1 &
-PIDS+=($!)
-ready() { # HOW_MANY lines
-	for ((w = 0; w < 600; w++)); do
-		[ "$(grep -cs 'msg=\(metering\|attached\)' "$log")" -ge "$1" ] && return
-		kill -0 $! 2>/dev/null || break
-		sleep 0.1
-	done
-	echo "# not ready:" >&2
-	tail -n 5 "$log" >&2
-	exit 1
-}
-ready 1
+wire_up
+attach "$s" 1 "$BENCH_BIN/xdpfib" -o "$BENCH_BIN/xdpfib.o" -do sink s0
 begin() {
-	: >"$log"
-	ip netns exec "$r" taskset -c "$ROUTE_CPU" bash -c "exec $(subst "$1" IN r0 OUT r1 CTL "$ctl")" >>"$log" 2>&1 &
+	attach "$r" 2 taskset -c "$ROUTE_CPU" bash -c "exec $(subst "$1" IN r0 OUT r1 CTL "$ctl")"
 	weir=$!
-	ready 2
+	unset 'PIDS[-1]' # it is ended here
 }
 send() { ip netns exec "$c" taskset -c "$SEND_CPU" "$BENCH_BIN/xdpsend" -dev c0 -dmac 02:00:00:00:01:00 -size 60 -flows "$flows" "$@"; }
 counts() { # arrived at the sink, forwarded by the router's kernel

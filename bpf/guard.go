@@ -124,10 +124,7 @@ func GuardRow(rate uint64) (row int, hit bool) {
 	return n - 1, n > 0
 }
 
-// GuardLeftOut is how many bits of a tag a bank of There leaves out, by Control.Guard.
-func GuardLeftOut(word uint64, bank int) int { return int(word >> (16 + 5*bank) & guardLeftOut) }
-
-// WithGuardLeftOut says so in that word.
+// WithGuardLeftOut is Control.Guard with how many bits of a tag a bank of There leaves out.
 func WithGuardLeftOut(word uint64, bank, n int) uint64 {
 	at := 16 + 5*bank
 	return word&^(guardLeftOut<<at) | uint64(n)<<at

@@ -178,8 +178,8 @@ struct {
 	__uint(max_entries, 1 << 13);
 } route_mtus SEC(".maps");
 
-/* The guard's rules, in the order in which they are asked. The daemon writes; the
- * programs count in them. Full: the daemon is told. */
+/* The guard's rules, in the order in which they are asked. The daemon writes, and the
+ * programs their buckets. Full: the daemon is told. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -188,8 +188,8 @@ struct {
 	__uint(max_entries, GUARD_RULES);
 } guard_rules SEC(".maps");
 
-/* What single flows may send, in the order in which they are asked. The daemon writes;
- * the programs count in them. Full: the daemon is told. */
+/* What single flows may send, in the order in which they are asked. The daemon writes.
+ * Full: the daemon is told. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

@@ -66,7 +66,8 @@ static __always_inline __u32 row(__u32 port)
 	return number * 2 + (port >> 31);
 }
 
-/* bump adds to what this CPU alone adds to. */
+/* bump adds to what this CPU alone adds to: programs run with softirqs held off, at either
+ * hook, so that none interrupts another, but where the kernel is a real-time one. */
 static __always_inline void bump(__u64 *to, __u64 n)
 {
 	if (real_time)

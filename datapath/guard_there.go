@@ -104,18 +104,16 @@ func (g *Guard) refresh() error {
 			g.sinceCrowd = 0
 		}
 		g.keptOut = total
-		marked := atomic.LoadUint64(&g.k.Memory().Control.Guard)&bpf.GuardFlood != 0
-		switch crowded := g.sinceCrowd < crowdOver; {
-		case crowded != g.crowded && !crowded:
-			g.crowded = false
-			g.move()
-			return nil
-		case crowded && !marked:
-			g.crowded = true
-			return g.markThere()
+		was := g.crowded
+		g.crowded = g.sinceCrowd < crowdOver
+		if was && !g.crowded {
+			g.move() // no marks any more, unless a rule needs them
+		}
+		switch marked := atomic.LoadUint64(&g.k.Memory().Control.Guard)&bpf.GuardFlood != 0; {
 		case marked:
-			g.crowded = crowded
 			return g.fillThere()
+		case g.crowded:
+			return g.markThere()
 		}
 		return nil
 	})

@@ -60,51 +60,6 @@ func (s *Simulation) WriteRecords(batch []flow.Record) error {
 	return nil
 }
 
-// DeltaOf is a whole record as one delta, as if its flow began and ended within a tick.
-// Packets are multiplied by the sampling rate, as far as it is known.
-func DeltaOf(r *flow.Record) (d Delta) {
-	d.be(r)
-	return d
-}
-
-// be makes d the delta of a whole record, field by field: copies of it would take as long
-// as all the rest.
-func (d *Delta) be(r *flow.Record) {
-	rate := uint64(1)
-	if r.Has&flow.HasSampling != 0 && r.Sampling > 1 {
-		rate = uint64(r.Sampling)
-	}
-	d.Packets, d.Bytes, d.Flows, d.TCPFlags = r.Packets*rate, r.Bytes*rate, 1, uint8(r.TCPFlags)
-	d.DroppedPackets, d.DroppedBytes = 0, 0
-	if r.Has&flow.HasDropped != 0 {
-		d.DroppedPackets, d.DroppedBytes = r.DroppedPackets*rate, r.DroppedBytes*rate
-	}
-	// As the cache has it: a rule for one flow compares the whole key.
-	k := &d.Key
-	k.Src, k.Dst, k.SrcPort, k.DstPort, k.Proto, k.TOS = r.Src, r.Dst, r.SrcPort, r.DstPort, r.Proto, r.TOS
-	vlan, input := r.VLAN&flow.VLANMask, r.Input
-	if r.IPVersion == 6 {
-		vlan |= flow.KeyIPv6
-	}
-	if r.Has&flow.HasVLAN != 0 {
-		vlan |= flow.KeyTagged
-	}
-	if r.Fragment {
-		vlan |= flow.KeyFragment
-	}
-	if r.Has&flow.HasDirection != 0 && r.Direction == 1 {
-		input = r.Output | flow.KeyEgress
-	}
-	k.VLAN, k.Input = vlan, input
-	d.Aggregate = r.Has&flow.HasSrc == 0 && r.Src == flow.Addr{}
-	d.Established = establishedBy(r.Proto, d.TCPFlags, r.Packets)
-}
-
-// establishedBy says whether packets, and flags, make an established flow.
-func establishedBy(proto, flags uint8, packets uint64) bool {
-	return packets >= 3 && (proto != flow.ProtoTCP || flags&flow.ACK != 0)
-}
-
 // Fired is what a simulation tells of one attack.
 type Fired struct {
 	AttackStatus
